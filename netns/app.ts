@@ -1,0 +1,63 @@
+/**
+ * The application that runs on each target of the lab: `node netns/app.ts NAME [PORT]`. Plain HTTP, one request per
+ * connection, so that each request is a distribution decision of its own.
+ *
+ *   GET /name               this node's name
+ *   GET /download?bytes=N   N bytes of the node's own stream (`app-stream.ts`)
+ *   PUT /upload             {"node","bytes","sha256"} of what was sent
+ *
+ * Each answer carries the node's name in `x-node`.
+ */
+import { createHash } from "node:crypto";
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import { Readable } from "node:stream";
+import { pipeline } from "node:stream/promises";
+import { MAX_STREAM_BYTES, streamChunks } from "./app-stream.ts";
+import { APPLICATION_PORT } from "./layout.ts";
+
+async function answer(node: string, request: IncomingMessage, response: ServerResponse): Promise<void> {
+  response.setHeader("x-node", node);
+  const url = new URL(request.url ?? "/", "http://lab.example");
+  if (request.method === "GET" && url.pathname === "/name") {
+    response.end(`${node}\n`);
+  } else if (request.method === "GET" && url.pathname === "/download") {
+    await download(node, url.searchParams.get("bytes"), response);
+  } else if (request.method === "PUT" && url.pathname === "/upload") {
+    await upload(node, request, response);
+  } else {
+    response.writeHead(404).end("GET /name, GET /download?bytes=N, PUT /upload\n");
+  }
+}
+
+async function download(node: string, wanted: string | null, response: ServerResponse): Promise<void> {
+  const bytes = Number(wanted);
+  if (wanted === null || !Number.isInteger(bytes) || bytes < 0 || bytes > MAX_STREAM_BYTES) {
+    response.writeHead(400).end(`bytes must be 0 to ${MAX_STREAM_BYTES}\n`);
+    return;
+  }
+  response.setHeader("content-length", bytes);
+  await pipeline(Readable.from(streamChunks(node, bytes), { objectMode: false }), response);
+}
+
+async function upload(node: string, request: IncomingMessage, response: ServerResponse): Promise<void> {
+  const hash = createHash("sha256");
+  let bytes = 0;
+  for await (const chunk of request as AsyncIterable<Buffer>) {
+    bytes += chunk.length;
+    hash.update(chunk);
+  }
+  response.setHeader("content-type", "application/json");
+  response.end(`${JSON.stringify({ node, bytes, sha256: hash.digest("hex") })}\n`);
+}
+
+const [node, port] = process.argv.slice(2);
+if (node === undefined) throw new Error("usage: app.ts NAME [PORT]");
+const server = createServer({ keepAlive: false }, (request, response) => {
+  response.setHeader("connection", "close");
+  answer(node, request, response).catch((error: unknown) => {
+    // The other end went away in the middle: nothing to answer any more.
+    console.error(`${request.method ?? "?"} ${request.url ?? "?"}: ${String(error)}`);
+    response.destroy();
+  });
+});
+server.listen(Number(port ?? APPLICATION_PORT), "0.0.0.0", () => console.log(`${node} listens`));

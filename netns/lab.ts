@@ -1,0 +1,197 @@
+import { mkdir, mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import type { CouplingStatus } from "../src/daemons/coupling/status.ts";
+import type { NodeStatus } from "../src/daemons/node/status.ts";
+import { Capture } from "./capture.ts";
+import { createCertificates, credentialArguments } from "./certificates.ts";
+import { writeClusterFiles, type ClusterSettings } from "./cluster-files.ts";
+import { countCleartext, countDecapsulatedTcp } from "./counters.ts";
+import { LabDaemon, START_LIMIT_MS } from "./daemon.ts";
+import { APPLICATION_PORT, planNodes, type LabNode } from "./layout.ts";
+import { LabNetwork } from "./network.ts";
+import { Program } from "./program.ts";
+import { createPsk } from "./secrets.ts";
+import { DEFAULT_CLIENT, StrongSwan, type ClientSettings } from "./strongswan.ts";
+import { until } from "./until.ts";
+
+const APPLICATION = fileURLToPath(new URL("app.ts", import.meta.url));
+
+/** What a lab may be asked for; the defaults are those of the demo. */
+export interface LabOptions {
+  /** In the name of each namespace; default: `esplex` and the pid, so that labs of several processes do not meet. */
+  readonly prefix?: string;
+  /** 1 to 8; default 3. */
+  readonly targets?: number;
+  /** The lab's files; default: a new directory for temporary files. Removed with the lab when it was made here. */
+  readonly directory?: string;
+  readonly cluster?: Partial<ClusterSettings>;
+}
+
+/**
+ * A cluster in network namespaces: see `layout.ts` for the picture. `create` lays out namespaces and files and starts
+ * nothing; `startCluster` starts coupling service, nodes and applications; `startClient` a stock strongSwan. Disposing
+ * of it kills every process in its namespaces and removes everything, whatever state it is in.
+ */
+export class Lab implements AsyncDisposable {
+  readonly network: LabNetwork;
+  readonly directory: string;
+  readonly coupling: LabDaemon<CouplingStatus>;
+  readonly distributor: LabDaemon<NodeStatus>;
+  readonly targets: readonly LabDaemon<NodeStatus>[];
+  readonly #applications = new Map<string, Program>();
+  readonly #psk: string;
+  readonly #ownsDirectory: boolean;
+  #captures = 0;
+
+  private constructor(network: LabNetwork, directory: string, psk: string, ownsDirectory: boolean) {
+    this.network = network;
+    this.directory = directory;
+    this.#psk = psk;
+    this.#ownsDirectory = ownsDirectory;
+    this.coupling = this.#daemon("cf", this.#couplingArguments());
+    this.distributor = this.#daemon("d1", this.#nodeArguments("d1"));
+    this.targets = nodesOf(network, "target").map(({ name }) => this.#daemon(name, this.#nodeArguments(name)));
+  }
+
+  /** Makes the namespaces, keys, certificates and cluster files. */
+  static async create(options: LabOptions = {}): Promise<Lab> {
+    const directory = options.directory ?? (await mkdtemp(join(tmpdir(), "esplex-lab-")));
+    await Promise.all(
+      ["log", "run", "state"].map((name) => mkdir(join(directory, name), { recursive: true, mode: 0o700 })),
+    );
+    const nodes = planNodes(options.targets ?? 3);
+    const psk = await createPsk(join(directory, "psk"));
+    const network = await LabNetwork.create(options.prefix ?? `esplex${process.pid}`, nodes);
+    const lab = new Lab(network, directory, psk, options.directory === undefined);
+    try {
+      await Promise.all([
+        writeClusterFiles(directory, network, { peerWindowPackets: 1024, ...options.cluster }),
+        createCertificates(join(directory, "pki"), nodes),
+        countCleartext(network),
+        countDecapsulatedTcp(network, "d1"),
+      ]);
+    } catch (error) {
+      await lab.destroy();
+      throw error;
+    }
+    return lab;
+  }
+
+  /** Every node daemon: d1 first, then the targets. */
+  get nodes(): readonly LabDaemon<NodeStatus>[] {
+    return [this.distributor, ...this.targets];
+  }
+
+  /** The target called `name`. */
+  target(name: string): LabDaemon<NodeStatus> {
+    const found = this.targets.find((candidate) => candidate.node === name);
+    if (found === undefined) throw new RangeError(`this lab has no target ${name}`);
+    return found;
+  }
+
+  /** Starts coupling service, nodes and applications, but no target in `without`, and waits until all are ready. */
+  async startCluster(without: readonly string[] = []): Promise<void> {
+    const wanted = this.nodes.filter(({ node }) => !without.includes(node));
+    await Promise.all([this.coupling.start(), ...wanted.map((daemon) => daemon.start())]);
+    await Promise.all(
+      this.targets
+        .filter(({ node }) => wanted.some((daemon) => daemon.node === node))
+        .map(({ node }) => this.startApplication(node)),
+    );
+    await Promise.all([this.coupling.ready(), ...wanted.map((daemon) => daemon.ready())]);
+    await this.targetsConnected(wanted.map(({ node }) => node).filter((node) => node !== "d1"));
+  }
+
+  /** Starts a target that was left out, or restarts one with its application still there, and waits until it is in. */
+  async startTarget(name: string): Promise<void> {
+    await this.target(name).start();
+    if (!this.#applications.has(name)) await this.startApplication(name);
+    await this.target(name).ready();
+    await this.targetsConnected([name]);
+  }
+
+  /** Waits until the distributor is connected with each of these targets. */
+  async targetsConnected(names: readonly string[] = this.targets.map(({ node }) => node)): Promise<void> {
+    await this.distributor.waitFor(`is connected with ${names.join(", ")}`, START_LIMIT_MS, ({ targets }) =>
+      names.every((name) => targets.some((target) => target.name === name && target.connected)),
+    );
+  }
+
+  /** Starts the HTTP application on a target and waits until it listens. */
+  async startApplication(node: string): Promise<void> {
+    const logFile = join(this.directory, "log", `app-${node}.log`);
+    const command = [process.execPath, APPLICATION, node, String(APPLICATION_PORT)];
+    const program = Program.start({ network: this.network, node, label: `application of ${node}`, command, logFile });
+    this.#applications.set(node, program);
+    await until(`the application of ${node} listens`, START_LIMIT_MS, async () => {
+      await program.assertRunning();
+      return (await program.logTail()).includes("listens");
+    });
+  }
+
+  /** Starts the client's strongSwan with the lab's key; nothing is negotiated yet. */
+  async startClient(settings: Partial<ClientSettings> = {}): Promise<StrongSwan> {
+    return StrongSwan.start(this.network, "client", join(this.directory, "client"), this.clientSettings(settings));
+  }
+
+  /** Settings that fit this lab, with changes. */
+  clientSettings(changes: Partial<ClientSettings> = {}): ClientSettings {
+    return { ...DEFAULT_CLIENT, psk: this.#psk, ...changes };
+  }
+
+  /** Starts a capture of the client's link, in a file of its own. */
+  async startCapture(): Promise<Capture> {
+    this.#captures += 1;
+    return Capture.start(this.network, join(this.directory, `client-link-${this.#captures}.pcap`));
+  }
+
+  /** The node whose interface has this MAC address. */
+  ownerOfMac(mac: string): string {
+    const owner = this.network.nodes.find((node) => node.interfaces.some((link) => link.mac === mac));
+    return owner?.name ?? mac;
+  }
+
+  /** The end of a node's log: its daemon's, or strongSwan's. */
+  async logTail(node: string, lines = 40): Promise<string> {
+    const path =
+      node === "client" ? join(this.directory, "client", "charon.log") : join(this.directory, "log", `${node}.log`);
+    const text = await readFile(path, "utf8").catch(() => "(no log)");
+    return text.trimEnd().split("\n").slice(-lines).join("\n");
+  }
+
+  /** Kills what runs and removes everything; `keepFiles` leaves the lab's directory. */
+  async destroy(options: { readonly keepFiles?: boolean } = {}): Promise<void> {
+    await this.network.destroy();
+    if (this.#ownsDirectory && options.keepFiles !== true) await rm(this.directory, { recursive: true, force: true });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.destroy();
+  }
+
+  #daemon<Status extends NodeStatus | CouplingStatus>(node: string, args: readonly string[]): LabDaemon<Status> {
+    return new LabDaemon<Status>({
+      network: this.network,
+      node,
+      arguments: args,
+      runDirectory: join(this.directory, "run", node),
+      logFile: join(this.directory, "log", `${node}.log`),
+    });
+  }
+
+  #couplingArguments(): string[] {
+    const files = ["--cluster", join(this.directory, "cluster.yaml"), "--state", join(this.directory, "state")];
+    return ["coupling", ...files, ...credentialArguments(join(this.directory, "pki"), "coupling")];
+  }
+
+  #nodeArguments(name: string): string[] {
+    const cluster = join(this.directory, name === "d1" ? "cluster.yaml" : "cluster-target.yaml");
+    return ["node", "--name", name, "--cluster", cluster, ...credentialArguments(join(this.directory, "pki"), name)];
+  }
+}
+
+function nodesOf(network: LabNetwork, role: LabNode["role"]): readonly LabNode[] {
+  return network.nodes.filter((node) => node.role === role);
+}

@@ -1,0 +1,84 @@
+/**
+ * The lab's plan: which namespaces there are, their links and addresses. Data only; `network.ts` builds it.
+ *
+ *                        client .10  (strongSwan)
+ *                           │ cli0
+ *   ════════════════════════╪═══════════════ client network 192.0.2.0/24 (bridge `client`) ═══
+ *        │ cli0 .1          │ cli0 .11      │ cli0 .12      │ cli0 .13
+ *      ┌─┴──┐             ┌─┴──┐          ┌─┴──┐          ┌─┴──┐      ┌────┐
+ *      │ d1 │             │ t1 │          │ t2 │          │ t3 │      │ cf │
+ *      └─┬──┘             └─┬──┘          └─┬──┘          └─┬──┘      └─┬──┘
+ *        │ trust0 .1        │ trust0 .11    │ trust0 .12    │ trust0 .13│ trust0 .9
+ *   ═════╧══════════════════╧═══════════════╧═══════════════╧═══════════╧ trusted link 198.51.100.0/24 (bridge `trust`)
+ *
+ * DVIPA 192.0.2.100: put up by the node daemons, never by the lab. Both bridges live in the namespace `net`, so that
+ * the host stays as it was. Each link end in `net` is named after its node: `c-t1` on the client network, `t-t1` on
+ * the trusted link.
+ */
+
+/** The virtual address that the lab's cluster serves. */
+export const DVIPA = "192.0.2.100";
+/** Port of the DVIPA whose connections are distributed. */
+export const APPLICATION_PORT = 80;
+/** The client's own address. */
+export const CLIENT_ADDRESS = "192.0.2.10";
+/** Where the coupling service listens for the cluster bus. */
+export const BUS_PORT = 7600;
+/** Most targets a lab may have: our choice, the plan has addresses for them. */
+const MAX_TARGETS = 8;
+
+/** Identities in IKE_AUTH (RFC 7296 §3.5, ID_FQDN). */
+export const CLIENT_IDENTITY = "client.lab.example";
+export const DVIPA_IDENTITY = "dvipa.lab.example";
+
+/** The names of the lab's two networks, also the names of their bridges and, with `0`, of the nodes' interfaces. */
+export type NetworkName = "client" | "trust";
+
+/** One end of a link: the interface of a node on one of the two networks. */
+export interface LabInterface {
+  readonly network: NetworkName;
+  /** Interface name inside the node. */
+  readonly name: "cli0" | "trust0";
+  /** IPv4 address; the prefix length is 24. */
+  readonly address: string;
+  /** Locally administered MAC address: says in a capture who sent a frame. */
+  readonly mac: string;
+  /** Interface name of the other end, in the namespace `net`. */
+  readonly port: string;
+}
+
+/** One host of the lab. */
+export interface LabNode {
+  readonly name: string;
+  readonly role: "client" | "distributor" | "target" | "coupling";
+  readonly interfaces: readonly LabInterface[];
+}
+
+/** Client, d1, cf and `targets` targets (1 to 8), in that order. */
+export function planNodes(targets: number): readonly LabNode[] {
+  if (!Number.isInteger(targets) || targets < 1 || targets > MAX_TARGETS) {
+    throw new RangeError(`a lab has 1 to ${MAX_TARGETS} targets, not ${targets}`);
+  }
+  const ranks = Array.from({ length: targets }, (_, index) => index + 1);
+  return [
+    { name: "client", role: "client", interfaces: [onClientNetwork("client", 10)] },
+    { name: "d1", role: "distributor", interfaces: [onClientNetwork("d1", 1), onTrustedLink("d1", 1)] },
+    { name: "cf", role: "coupling", interfaces: [onTrustedLink("cf", 9)] },
+    ...ranks.map((rank): LabNode => {
+      const name = `t${rank}`;
+      return { name, role: "target", interfaces: [onClientNetwork(name, 10 + rank), onTrustedLink(name, 10 + rank)] };
+    }),
+  ];
+}
+
+function onClientNetwork(node: string, host: number): LabInterface {
+  return { network: "client", name: "cli0", address: `192.0.2.${host}`, mac: macOf(1, host), port: `c-${node}` };
+}
+
+function onTrustedLink(node: string, host: number): LabInterface {
+  return { network: "trust", name: "trust0", address: `198.51.100.${host}`, mac: macOf(2, host), port: `t-${node}` };
+}
+
+function macOf(network: number, host: number): string {
+  return `02:e5:00:00:0${network}:${host.toString(16).padStart(2, "0")}`;
+}

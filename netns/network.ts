@@ -1,0 +1,133 @@
+import { readdir } from "node:fs/promises";
+import { runCommand, tryCommand, type CommandResult } from "./command.ts";
+import type { LabInterface, LabNode, NetworkName } from "./layout.ts";
+import { until } from "./until.ts";
+
+/** The namespace that holds the bridges, beside those of the nodes. */
+const BRIDGES = "net";
+const NETWORKS: readonly NetworkName[] = ["client", "trust"];
+const KILL_LIMIT_MS = 10_000;
+
+/** The lab's namespaces, links and bridges. Every name carries `prefix`, so that labs do not meet. */
+export class LabNetwork {
+  readonly prefix: string;
+  readonly nodes: readonly LabNode[];
+
+  private constructor(prefix: string, nodes: readonly LabNode[]) {
+    this.prefix = prefix;
+    this.nodes = nodes;
+  }
+
+  /** Builds it all. When a step fails, what was built is taken down again. */
+  static async create(prefix: string, nodes: readonly LabNode[]): Promise<LabNetwork> {
+    const network = new LabNetwork(prefix, nodes);
+    try {
+      await network.#build();
+      return network;
+    } catch (error) {
+      await network.destroy();
+      throw error;
+    }
+  }
+
+  /** A network that `create` made in another process. */
+  static existing(prefix: string, nodes: readonly LabNode[]): LabNetwork {
+    return new LabNetwork(prefix, nodes);
+  }
+
+  /** The kernel's name of a node's namespace, as `ip netns` shows it. */
+  namespaceOf(node: string): string {
+    return `${this.prefix}-${node}`;
+  }
+
+  /** The interface of `node` on `network`. Fails when there is none. */
+  interfaceOf(node: string, network: NetworkName): LabInterface {
+    const owner = this.nodes.find((candidate) => candidate.name === node);
+    const found = owner?.interfaces.find((candidate) => candidate.network === network);
+    if (found === undefined) throw new RangeError(`${node} is not on the ${network} network of this lab`);
+    return found;
+  }
+
+  /** The command line that runs `command` inside a node, for `execa` or `spawn`. */
+  inside(node: string, command: readonly string[]): [string, ...string[]] {
+    return ["ip", "netns", "exec", this.namespaceOf(node), ...command];
+  }
+
+  /** Runs a command that must succeed in a node, or in `net`; returns its stdout. */
+  async run(
+    node: string,
+    command: readonly string[],
+    options: { input?: string; limitMs?: number } = {},
+  ): Promise<string> {
+    const [file, ...args] = this.inside(node, command);
+    return runCommand(file, args, options);
+  }
+
+  /** Like `run`, but a command that fails is a result too. */
+  async try(node: string, command: readonly string[], options: { limitMs?: number } = {}): Promise<CommandResult> {
+    const [file, ...args] = this.inside(node, command);
+    return tryCommand(file, args, options);
+  }
+
+  /** Ends every process inside the namespaces and removes them. Works on half-built networks, and twice. */
+  async destroy(): Promise<void> {
+    const wanted = [...this.nodes.map((node) => node.name), BRIDGES].map((name) => this.namespaceOf(name));
+    const present = await readdir("/run/netns").catch((): string[] => []);
+    await Promise.all(wanted.filter((name) => present.includes(name)).map(removeNamespace));
+  }
+
+  async #build(): Promise<void> {
+    await Promise.all([BRIDGES, ...this.nodes.map((node) => node.name)].map((name) => this.#addNamespace(name)));
+    await this.#ip(
+      BRIDGES,
+      NETWORKS.flatMap((name) => [`link add name ${name} type bridge`, `link set dev ${name} up`]),
+    );
+    for (const node of this.nodes) {
+      for (const link of node.interfaces) await this.#attach(node, link);
+    }
+  }
+
+  async #addNamespace(name: string): Promise<void> {
+    await runCommand("ip", ["netns", "add", this.namespaceOf(name)]);
+    // Duplicate address detection would keep addresses unusable for a second; nothing else is changed here.
+    await this.run(name, [
+      "sysctl",
+      "-q",
+      "-w",
+      "net.ipv6.conf.default.accept_dad=0",
+      "net.ipv6.conf.all.accept_dad=0",
+    ]);
+    await this.#ip(name, ["link set dev lo up"]);
+  }
+
+  async #attach(node: LabNode, link: LabInterface): Promise<void> {
+    const peer = `peer name ${link.name} netns ${this.namespaceOf(node.name)} address ${link.mac}`;
+    await this.#ip(BRIDGES, [
+      `link add name ${link.port} type veth ${peer}`,
+      `link set dev ${link.port} master ${link.network}`,
+      `link set dev ${link.port} up`,
+    ]);
+    await this.#ip(node.name, [`address add ${link.address}/24 dev ${link.name}`, `link set dev ${link.name} up`]);
+  }
+
+  async #ip(node: string, lines: readonly string[]): Promise<void> {
+    await runCommand("ip", ["-netns", this.namespaceOf(node), "-batch", "-"], { input: `${lines.join("\n")}\n` });
+  }
+}
+
+async function removeNamespace(namespace: string): Promise<void> {
+  await until(`the processes in ${namespace} are gone`, KILL_LIMIT_MS, async () => {
+    const pids = (await runCommand("ip", ["netns", "pids", namespace])).split("\n").filter((line) => line !== "");
+    for (const pid of pids) kill(Number(pid));
+    return pids.length === 0;
+  });
+  await runCommand("ip", ["netns", "delete", namespace]);
+}
+
+function kill(pid: number): void {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch {
+    // It ended between the list and the signal.
+  }
+}

@@ -1,0 +1,34 @@
+import type { Lab } from "./lab.ts";
+import { readXfrmStat } from "./counters.ts";
+import type { LabNetwork } from "./network.ts";
+
+/** A key as `ip xfrm` prints one: longer than any SPI, mark or sequence number. */
+const KEY = /0x[0-9a-f]{32,}/g;
+
+/** The node's IPsec states with counters, as `ip -s xfrm state` shows them, without keys. */
+async function describeStates(network: LabNetwork, node: string): Promise<string> {
+  return (await network.run(node, ["ip", "-s", "xfrm", "state", "list", "nokeys"])).replaceAll(KEY, "(key)");
+}
+
+/** What one needs to see when a test failed: of each node states, policies, error counters and the ends of the logs. */
+export async function describeLab(lab: Lab): Promise<string> {
+  const parts = await Promise.all(lab.network.nodes.map(({ name }) => describeNode(lab, name).catch(String)));
+  return parts.join("\n");
+}
+
+async function describeNode(lab: Lab, node: string): Promise<string> {
+  const [states, policies, stat, log] = await Promise.all([
+    describeStates(lab.network, node),
+    lab.network.run(node, ["ip", "xfrm", "policy", "list", "nosock"]),
+    readXfrmStat(lab.network, node),
+    lab.logTail(node),
+  ]);
+  const counters = [...stat].filter(([, value]) => value !== 0).map(([name, value]) => `${name}=${value}`);
+  return [
+    `======== ${node}`,
+    `-- states\n${states}`,
+    `-- policies\n${policies}`,
+    `-- xfrm_stat: ${counters.join(" ") || "all zero"}`,
+    `-- log\n${log}`,
+  ].join("\n");
+}

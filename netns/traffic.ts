@@ -1,0 +1,116 @@
+import { readFile, rm } from "node:fs/promises";
+import { createHash } from "node:crypto";
+import { join } from "node:path";
+import { streamDigest, writeStreamFile } from "./app-stream.ts";
+import { DVIPA } from "./layout.ts";
+import type { Lab } from "./lab.ts";
+
+/** Longest time one transfer may take, s: 20 MB in a slow emulated machine. Our choice, below `COMMAND_LIMIT_MS`. */
+const TRANSFER_LIMIT_SECONDS = 110;
+const REQUEST_LIMIT_SECONDS = 30;
+const PING_INTERVAL_SECONDS = 0.2;
+/** Seed of uploaded files: no node has this name. */
+const UPLOAD_SEED = "client";
+
+/** One request that the client made of the DVIPA's application. */
+export interface RequestResult {
+  readonly ok: boolean;
+  /** The target that answered. */
+  readonly node: string | undefined;
+  /** For a person: what went wrong. */
+  readonly problem: string | undefined;
+}
+
+let files = 0;
+
+/** Pings the DVIPA from the client `count` times. */
+export async function ping(lab: Lab, count: number): Promise<{ readonly sent: number; readonly received: number }> {
+  const command = ["ping", "-n", "-q", "-c", String(count), "-i", String(PING_INTERVAL_SECONDS), "-W", "5", DVIPA];
+  const { stdout } = await lab.network.try("client", command);
+  const [, sent, received] = /(\d+) packets transmitted, (\d+) (?:packets )?received/.exec(stdout) ?? [];
+  if (sent === undefined) throw new Error(`ping said something else:\n${stdout}`);
+  return { sent: Number(sent), received: Number(received) };
+}
+
+/** Asks the DVIPA for the name of the node that answers, over a connection of its own. */
+export async function requestName(lab: Lab): Promise<RequestResult> {
+  const { exitCode, stdout, stderr } = await curl(lab, REQUEST_LIMIT_SECONDS, ["/name"]);
+  if (exitCode !== 0) return { ok: false, node: undefined, problem: stderr };
+  return { ok: true, node: stdout.trim(), problem: undefined };
+}
+
+/** How a client downloads. */
+export interface DownloadPace {
+  /** The client reads no faster than this, so that something can happen meanwhile. */
+  readonly bytesPerSecond: number;
+  /** When it gives up. */
+  readonly limitSeconds: number;
+}
+
+/** Downloads `bytes` from whichever target is chosen and compares the checksum with what that target must send. */
+export async function download(lab: Lab, bytes: number, pace?: DownloadPace): Promise<RequestResult> {
+  const path = newFile(lab);
+  try {
+    const said = await curl(lab, pace?.limitSeconds ?? TRANSFER_LIMIT_SECONDS, [
+      ...["--output", path, "--write-out", "%header{x-node}"],
+      ...(pace === undefined ? [] : ["--limit-rate", String(pace.bytesPerSecond)]),
+      `/download?bytes=${bytes}`,
+    ]);
+    const node = said.stdout.trim();
+    if (said.exitCode !== 0) return { ok: false, node: node === "" ? undefined : node, problem: said.stderr };
+    const found = createHash("sha256")
+      .update(await readFile(path))
+      .digest("hex");
+    return compared(node, found, streamDigest(node, bytes));
+  } finally {
+    await rm(path, { force: true });
+  }
+}
+
+/** Uploads `bytes` to whichever target is chosen and compares the checksum that it answers. */
+export async function upload(lab: Lab, bytes: number): Promise<RequestResult> {
+  const path = newFile(lab);
+  await writeStreamFile(path, UPLOAD_SEED, bytes);
+  try {
+    const { exitCode, stdout, stderr } = await curl(lab, TRANSFER_LIMIT_SECONDS, ["--upload-file", path, "/upload"]);
+    if (exitCode !== 0) return { ok: false, node: undefined, problem: stderr };
+    const answer = JSON.parse(stdout) as { node: string; sha256: string };
+    return compared(answer.node, answer.sha256, streamDigest(UPLOAD_SEED, bytes));
+  } finally {
+    await rm(path, { force: true });
+  }
+}
+
+/**
+ * Repeats a transfer until every target has served one; round robin needs as many as there are targets. Returns all of
+ * them; a target that is missing there was not chosen in three rounds.
+ */
+export async function onEveryTarget(
+  lab: Lab,
+  transfer: () => Promise<RequestResult>,
+): Promise<readonly RequestResult[]> {
+  const results: RequestResult[] = [];
+  const served = (): Set<string | undefined> => new Set(results.filter(({ ok }) => ok).map(({ node }) => node));
+  while (served().size < lab.targets.length && results.length < 3 * lab.targets.length) results.push(await transfer());
+  return results;
+}
+
+async function curl(
+  lab: Lab,
+  limitSeconds: number,
+  args: readonly string[],
+): Promise<{ exitCode: number; stdout: string; stderr: string }> {
+  const path = args.at(-1) ?? "/";
+  const options = ["--silent", "--show-error", "--fail", "--http1.1", "--max-time", String(limitSeconds)];
+  return lab.network.try("client", ["curl", ...options, ...args.slice(0, -1), `http://${DVIPA}${path}`]);
+}
+
+function compared(node: string, found: string, wanted: string): RequestResult {
+  if (found === wanted) return { ok: true, node, problem: undefined };
+  return { ok: false, node, problem: `${node}: SHA-256 ${found}, not ${wanted}` };
+}
+
+function newFile(lab: Lab): string {
+  files += 1;
+  return join(lab.directory, `transfer-${process.pid}-${files}`);
+}

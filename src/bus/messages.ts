@@ -1,0 +1,257 @@
+/**
+ * Every message of the cluster bus: one table of requests, one of notices. The schemas check what comes in; `encode`
+ * turns bodies whose program form is not plain JSON into their wire form.
+ */
+import { z } from "zod";
+import { ipAddress, nodeName, saId, u16, u32, u64 } from "./fields.ts";
+import { sharedSa, sharedSaToWire } from "./sa-wire.ts";
+
+/** One cluster: nodes, and the DVIPAs that one of them distributes. */
+const MAX_MEMBERS = 256;
+const MAX_DVIPAS = 256;
+const MAX_PORTS = 1024;
+/** SAs that one node mirrors. */
+const MAX_SAS = 65_536;
+/** SAs in one part of a snapshot; the frame limit binds earlier. */
+const MAX_SAS_A_PART = 4096;
+
+const empty = z.strictObject({});
+const ok = z.strictObject({ ok: z.boolean() });
+const digest = z.string().regex(/^[0-9a-f]{64}$/);
+
+const member = z.strictObject({
+  name: nodeName,
+  /** Where it takes targets' connections; null for a node that distributes nothing. */
+  listen: z.strictObject({ address: ipAddress, port: u16.min(1) }).nullable(),
+  /** DVIPAs that the cluster file lets it distribute. */
+  distributes: z.array(ipAddress).max(MAX_DVIPAS),
+  connected: z.boolean(),
+});
+
+/** One node as the coupling service knows it. */
+export type Member = z.output<typeof member>;
+
+const members = z.array(member).max(MAX_MEMBERS);
+
+/** When packets may go out on the outbound half: at once, or not before `saUseOutbound`. */
+const outbound = z.enum(["now", "hold"]);
+
+const dvipa = z.strictObject({
+  address: ipAddress,
+  epoch: u64,
+  /** TCP ports that are distributed. */
+  ports: z.union([z.literal("ALL"), z.array(u16.min(1)).max(MAX_PORTS)]),
+});
+
+/** Requests: each is answered once, by its response or by an error. */
+export const REQUESTS = {
+  // node → coupling service
+  /** The first message of a node. `instance` is new with every start of its process. */
+  hello: {
+    request: z.strictObject({
+      node: nodeName,
+      instance: z.string().regex(/^[0-9a-zA-Z-]{1,64}$/),
+      listen: z.strictObject({ address: ipAddress, port: u16.min(1) }).nullable(),
+      distributes: z.array(ipAddress).max(MAX_DVIPAS),
+    }),
+    /** `instance` is the coupling service's own. */
+    response: z.strictObject({ instance: z.string().max(64), members }),
+  },
+  /** Makes the sender the owner of a DVIPA under a new epoch; SAs of older epochs get no numbers any more. */
+  own: { request: z.strictObject({ dvipa: ipAddress }), response: z.strictObject({ epoch: u64 }) },
+  /** Opens an SA's number line, or carries it over into a new epoch. Owner only. */
+  registerSa: {
+    request: z.strictObject({
+      sa: saId,
+      dvipa: ipAddress,
+      epoch: u64,
+      firstNumber: u64,
+      windowPackets: u32.min(1).max(65_536),
+      esn: z.boolean(),
+    }),
+    response: empty,
+  },
+  /** Ends an SA's number line for good. Owner only. */
+  retireSa: { request: z.strictObject({ sa: saId, dvipa: ipAddress, epoch: u64 }), response: empty },
+  /**
+   * Asks for numbers. `nextUnsent` is the lowest number that the sender's kernel may still send, 0 when it holds none.
+   * The answer may hold fewer than `count`. `[first, end)`; `highWater` is the end of the last grant to anyone.
+   */
+  reserve: {
+    request: z.strictObject({ sa: saId, epoch: u64, count: u32.min(1), nextUnsent: u64 }),
+    response: z.strictObject({
+      first: u64,
+      end: u64,
+      highWater: u64,
+      /** Nodes that hold a live lease, the asking one included. */
+      holders: z.number().int().min(1).max(MAX_MEMBERS),
+      /** The SA's numbers come to their end: negotiate a new one now. */
+      rekeySoon: z.boolean(),
+    }),
+  },
+  /** The sender's kernel can send nothing on this SA any more; what it had left is burnt. */
+  release: { request: z.strictObject({ sa: saId, epoch: u64, nextUnsent: u64 }), response: empty },
+
+  // target → distributor
+  /** The first message of a target; the distributor follows with a snapshot. */
+  join: { request: z.strictObject({ node: nodeName, shadow: z.array(saId).max(MAX_SAS) }), response: empty },
+  /** May I give my lease back? `ok` means that the distributor takes the target as inactive from now on. */
+  leaseIdle: { request: z.strictObject({ sa: saId }), response: ok },
+
+  // distributor → target
+  /** The whole set, in parts: parts 0, 1, … in order, applied when `last` arrives. */
+  snapshot: {
+    request: z.strictObject({
+      part: u32,
+      last: z.boolean(),
+      dvipas: z.array(dvipa).max(MAX_DVIPAS),
+      sas: z.array(z.strictObject({ sa: sharedSa, outbound })).max(MAX_SAS_A_PART),
+      /** Of the whole set, in every part. */
+      digest,
+    }),
+    response: empty,
+  },
+  saInstall: { request: z.strictObject({ sa: sharedSa, epoch: u64, outbound }), response: empty },
+  saUseOutbound: { request: z.strictObject({ id: saId }), response: empty },
+  saRemove: { request: z.strictObject({ id: saId }), response: empty },
+  /** Answered once the target's kernel holds a live lease; `ok: false` when it cannot get one. */
+  leaseWant: { request: z.strictObject({ sa: saId }), response: ok },
+  /** Compares sets; `ok: false` when the target's differs (it then sends `resync`). */
+  digest: { request: z.strictObject({ digest }), response: ok },
+} as const;
+
+/** Notices: one way, no answer. */
+const NOTICES = {
+  // coupling service → node
+  members: z.strictObject({ members }),
+  /** Your lease lags behind: refresh it, or park. */
+  recall: z.strictObject({ sa: saId, highWater: u64, holders: z.number().int().min(0).max(MAX_MEMBERS) }),
+  /** To all but the new owner: the DVIPA has a new owner, or the same one a new epoch. SAs registered under an older epoch get no numbers. */
+  fenced: z.strictObject({ dvipa: ipAddress, epoch: u64 }),
+  /** To the owner: the SA's numbers come to their end. */
+  rekeySoon: z.strictObject({ sa: saId }),
+  // target → distributor
+  resync: empty,
+} as const;
+
+export type RequestType = keyof typeof REQUESTS;
+export type NoticeType = keyof typeof NOTICES;
+/** A request's body in its program form (`bigint`, `Secret`). */
+export type RequestBody<T extends RequestType> = z.output<(typeof REQUESTS)[T]["request"]>;
+export type ResponseBody<T extends RequestType> = z.output<(typeof REQUESTS)[T]["response"]>;
+export type NoticeBody<T extends NoticeType> = z.output<(typeof NOTICES)[T]>;
+
+/** Request types whose handler may take long without holding up the messages behind it. */
+export const CONCURRENT_REQUESTS: ReadonlySet<RequestType> = new Set<RequestType>([
+  "reserve",
+  "leaseWant",
+  "leaseIdle",
+]);
+
+export function isRequestType(type: unknown): type is RequestType {
+  return typeof type === "string" && Object.hasOwn(REQUESTS, type);
+}
+
+export function isNoticeType(type: unknown): type is NoticeType {
+  return typeof type === "string" && Object.hasOwn(NOTICES, type);
+}
+
+/** JSON text of a request's body. */
+export function encodeRequest<T extends RequestType>(type: T, body: RequestBody<T>): string {
+  if (type === "reserve") return encodeReserve(body as RequestBody<"reserve">);
+  if (type === "saInstall") {
+    const { sa, ...rest } = body as RequestBody<"saInstall">;
+    return encodeBody({ ...rest, sa: sharedSaToWire(sa) });
+  }
+  if (type === "snapshot") {
+    const { sas, ...rest } = body as RequestBody<"snapshot">;
+    return encodeBody({ ...rest, sas: sas.map((entry) => ({ ...entry, sa: sharedSaToWire(entry.sa) })) });
+  }
+  return encodeBody(body);
+}
+
+/** JSON text of a response's body. */
+export function encodeResponse<T extends RequestType>(type: T, body: ResponseBody<T>): string {
+  return type === "reserve" ? encodeGrant(body as ResponseBody<"reserve">) : encodeBody(body);
+}
+
+/** JSON text of a notice's body. */
+export function encodeNotice<T extends NoticeType>(_type: T, body: NoticeBody<T>): string {
+  return encodeBody(body);
+}
+
+function encodeBody(body: unknown): string {
+  return JSON.stringify(body, (_key, value: unknown) => (typeof value === "bigint" ? value.toString() : value));
+}
+
+// `reserve` is the hot path: its two bodies are written and checked by hand, to the same rules as the schemas above
+// (a test compares both on random bodies).
+
+function encodeReserve({ sa, epoch, count, nextUnsent }: RequestBody<"reserve">): string {
+  return `{"sa":"${sa}","epoch":"${epoch.toString()}","count":${count},"nextUnsent":"${nextUnsent.toString()}"}`;
+}
+
+function encodeGrant({ first, end, highWater, holders, rekeySoon }: ResponseBody<"reserve">): string {
+  return `{"first":"${first.toString()}","end":"${end.toString()}","highWater":"${highWater.toString()}","holders":${holders},"rekeySoon":${rekeySoon}}`;
+}
+
+/** The body of a request, checked; null when it breaks the schema. */
+export function decodeRequest<T extends RequestType>(type: T, body: unknown): RequestBody<T> | null {
+  if (type === "reserve") return decodeReserve(body) as RequestBody<T> | null;
+  const parsed = REQUESTS[type].request.safeParse(body);
+  return parsed.success ? (parsed.data as RequestBody<T>) : null;
+}
+
+/** The body of a response, checked; null when it breaks the schema. */
+export function decodeResponse<T extends RequestType>(type: T, body: unknown): ResponseBody<T> | null {
+  if (type === "reserve") return decodeGrant(body) as ResponseBody<T> | null;
+  const parsed = REQUESTS[type].response.safeParse(body);
+  return parsed.success ? (parsed.data as ResponseBody<T>) : null;
+}
+
+/** The body of a notice, checked; null when it breaks the schema. */
+export function decodeNotice<T extends NoticeType>(type: T, body: unknown): NoticeBody<T> | null {
+  const parsed = NOTICES[type].safeParse(body);
+  return parsed.success ? (parsed.data as NoticeBody<T>) : null;
+}
+
+const SA_ID = /^[0-9a-f]{32}$/;
+const DECIMAL = /^(0|[1-9]\d{0,19})$/;
+const U64_MAX = 0xffff_ffff_ffff_ffffn;
+
+function decodeReserve(body: unknown): RequestBody<"reserve"> | null {
+  if (!isRecord(body) || keyCount(body) !== 4) return null;
+  const { sa, count } = body;
+  const epoch = decimal(body["epoch"]);
+  const nextUnsent = decimal(body["nextUnsent"]);
+  if (typeof sa !== "string" || !SA_ID.test(sa) || epoch === null || nextUnsent === null) return null;
+  return isInteger(count, 1, 0xffff_ffff) ? { sa, epoch, count, nextUnsent } : null;
+}
+
+function decodeGrant(body: unknown): ResponseBody<"reserve"> | null {
+  if (!isRecord(body) || keyCount(body) !== 5) return null;
+  const { holders, rekeySoon } = body;
+  const first = decimal(body["first"]);
+  const end = decimal(body["end"]);
+  const highWater = decimal(body["highWater"]);
+  if (first === null || end === null || highWater === null || typeof rekeySoon !== "boolean") return null;
+  return isInteger(holders, 1, MAX_MEMBERS) ? { first, end, highWater, holders, rekeySoon } : null;
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function keyCount(value: object): number {
+  return Object.keys(value).length;
+}
+
+function decimal(text: unknown): bigint | null {
+  if (typeof text !== "string" || !DECIMAL.test(text)) return null;
+  const value = BigInt(text);
+  return value <= U64_MAX ? value : null;
+}
+
+function isInteger(value: unknown, min: number, max: number): value is number {
+  return typeof value === "number" && Number.isInteger(value) && value >= min && value <= max;
+}

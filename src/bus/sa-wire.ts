@@ -1,0 +1,93 @@
+import { createHash } from "node:crypto";
+import { z } from "zod";
+import type { SaHalf, SharedSa } from "../sa/spec.ts";
+import { suiteLengths } from "../sa/suite.ts";
+import { ipAddress, saId, secretBytes, u16, u32 } from "./fields.ts";
+
+/** RFC 7296 bounds the number of selectors by one byte; more than this no peer of ours needs. */
+const MAX_SELECTORS = 64;
+/** RFC 4303 §2.1: 1 to 255 are reserved. */
+const MIN_SPI = 256;
+
+const keyBits = z.union([z.literal(128), z.literal(256)]);
+
+const suite = z.discriminatedUnion("kind", [
+  z.strictObject({ kind: z.literal("aes-gcm-16"), keyBits }),
+  z.strictObject({
+    kind: z.literal("aes-cbc"),
+    keyBits,
+    integrity: z.enum(["hmac-sha2-256", "hmac-sha2-384", "hmac-sha2-512"]),
+  }),
+]);
+
+const selector = z.strictObject({
+  startAddress: ipAddress,
+  endAddress: ipAddress,
+  protocol: z.number().int().min(0).max(255),
+  startPort: u16,
+  endPort: u16,
+});
+
+const half = z.strictObject({
+  spi: u32.min(MIN_SPI),
+  encryptionKey: secretBytes,
+  integrityKey: secretBytes.nullable(),
+});
+
+/** A `SharedSa` as it travels: checked, with its keys decoded into `Secret`. Key lengths must be those of the suite. */
+export const sharedSa: z.ZodType<SharedSa> = z
+  .strictObject({
+    id: saId,
+    dvipa: ipAddress,
+    peer: ipAddress,
+    peerName: z.string().min(1).max(64),
+    mode: z.enum(["transport", "tunnel"]),
+    suite,
+    reqid: u32.min(1),
+    inbound: half,
+    outbound: half,
+    localSelectors: z.array(selector).min(1).max(MAX_SELECTORS),
+    remoteSelectors: z.array(selector).min(1).max(MAX_SELECTORS),
+    peerWindowPackets: u32.min(1).max(65_536),
+    esn: z.boolean(),
+  })
+  .refine((sa: SharedSa) => keysFit(sa, sa.inbound) && keysFit(sa, sa.outbound), { error: "key lengths" });
+
+function keysFit(sa: SharedSa, { encryptionKey, integrityKey }: SaHalf): boolean {
+  const { encryptionKeyBytes, integrityKeyBytes } = suiteLengths(sa.suite);
+  return (
+    encryptionKey.lengthBytes === encryptionKeyBytes &&
+    (integrityKey === null ? integrityKeyBytes === 0 : integrityKey.lengthBytes === integrityKeyBytes)
+  );
+}
+
+/** The wire form of an SA. It holds key bytes as text: for a bus frame only, never for a log or a file. */
+export function sharedSaToWire(sa: SharedSa): unknown {
+  return { ...sa, inbound: halfToWire(sa.inbound), outbound: halfToWire(sa.outbound) };
+}
+
+function halfToWire({ spi, encryptionKey, integrityKey }: SaHalf): unknown {
+  const base64 = (bytes: Uint8Array): string => Buffer.from(bytes).toString("base64");
+  return {
+    spi,
+    encryptionKey: base64(encryptionKey.expose()),
+    integrityKey: integrityKey === null ? null : base64(integrityKey.expose()),
+  };
+}
+
+/** What the digest covers of one SA. Its keys are not in it: an id never stands for two sets of keys. */
+export interface DigestEntry {
+  readonly sa: Pick<SharedSa, "id" | "inbound" | "outbound">;
+  /** Ownership epoch of its DVIPA. */
+  readonly epoch: bigint;
+}
+
+/** SHA-256 over the ids, SPIs and epochs of a set of SAs, in hex; the order of the entries does not matter. */
+export function digestOfSas(entries: Iterable<DigestEntry>): string {
+  const lines = [...entries].map(
+    ({ sa, epoch }) => `${sa.id} ${sa.inbound.spi} ${sa.outbound.spi} ${epoch.toString()}\n`,
+  );
+  const hash = createHash("sha256");
+  for (const line of lines.sort()) hash.update(line);
+  return hash.digest("hex");
+}

@@ -1,0 +1,37 @@
+import yargs from "yargs";
+import { hideBin } from "yargs/helpers";
+import { EsplexError, isError, messageOf } from "../core/errors.ts";
+import { couplingCommand } from "./coupling.ts";
+import { nodeCommand } from "./node.ts";
+import { pkiCommand } from "./pki.ts";
+import { statusCommand } from "./status.ts";
+
+/** Exit status of a command used wrongly, or with a cluster file that is. */
+const EXIT_WRONG_USE = 2;
+const EXIT_FAILED = 1;
+
+/** Says what went wrong on stderr and ends: 2 for wrong use, 1 for everything else. */
+function fail(error: unknown): never {
+  const hint = error instanceof EsplexError ? "" : "\n(run `esplex --help` for the commands)";
+  process.stderr.write(`esplex: ${messageOf(error)}${hint}\n`);
+  process.exit(isError(error, "config.") ? EXIT_WRONG_USE : EXIT_FAILED);
+}
+
+await yargs(hideBin(process.argv))
+  .scriptName("esplex")
+  .usage("$0 COMMAND\n\nOne virtual IP with IPsec in front of many Linux hosts.")
+  .command(couplingCommand)
+  .command(nodeCommand)
+  .command(pkiCommand)
+  .command(statusCommand)
+  .demandCommand(1, "a command is missing")
+  .strict()
+  .version(false)
+  .help()
+  .fail((message: string | null, error: unknown, parser) => {
+    if (error !== undefined && error !== null) fail(error);
+    process.stderr.write(`esplex: ${message ?? "wrong use"}\n\n`);
+    parser.showHelp("error");
+    process.exit(EXIT_WRONG_USE);
+  })
+  .parseAsync();

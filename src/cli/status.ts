@@ -1,0 +1,78 @@
+import type { ArgumentsCamelCase, CommandModule } from "yargs";
+import { callControl } from "../daemons/control.ts";
+import type { NodeStatus } from "../daemons/node/status.ts";
+import { formatTable } from "./table.ts";
+
+interface StatusArguments {
+  readonly run: string;
+  readonly json: boolean;
+}
+
+/** `esplex status`: what a daemon on this machine holds and does now. */
+export const statusCommand: CommandModule<object, StatusArguments> = {
+  command: "status",
+  describe: "Show what a daemon on this machine holds and does",
+  builder: (args) =>
+    args
+      .option("run", {
+        type: "string",
+        demandOption: true,
+        requiresArg: true,
+        describe: "the daemon's run directory (its --run)",
+      })
+      .option("json", { type: "boolean", default: false, describe: "one line of JSON instead of tables" }),
+  handler: async ({ run, json }: ArgumentsCamelCase<StatusArguments>) => {
+    const status = await callControl(`${run}/control.sock`, "status");
+    const text = json ? `${JSON.stringify(status)}\n` : isNodeStatus(status) ? describeNode(status) : indented(status);
+    process.stdout.write(text);
+  },
+};
+
+function isNodeStatus(status: unknown): status is NodeStatus {
+  return typeof status === "object" && status !== null && "daemon" in status && status.daemon === "node";
+}
+
+function indented(status: unknown): string {
+  return `${JSON.stringify(status, null, 2)}\n`;
+}
+
+function describeNode(status: NodeStatus): string {
+  const state = status.ready ? "ready" : `waiting for ${status.waitingFor.join(", ")}`;
+  return [
+    `node ${status.node}: ${state}\n`,
+    formatTable(
+      "DVIPAs",
+      ["address", "role", "epoch"],
+      status.dvipas.map((d) => [d.address, d.role, d.epoch]),
+    ),
+    formatTable(
+      "targets",
+      ["name", "connected", "connections"],
+      status.targets.map((t) => [t.name, t.connected ? "yes" : "no", String(t.connections)]),
+    ),
+    formatTable(
+      "SAs",
+      ["peer", "address", "mode", "suite", "SPI in", "SPI out", "lease", "numbers"],
+      status.sas.map((sa) => [
+        sa.peerName,
+        sa.peer,
+        sa.mode,
+        sa.suite,
+        sa.spiIn,
+        sa.spiOut,
+        sa.lease.state,
+        sa.lease.first === null ? "-" : `[${sa.lease.first}, ${sa.lease.end ?? "?"}) next ${sa.lease.next ?? "?"}`,
+      ]),
+    ),
+    formatTable(
+      "connections",
+      ["client", "DVIPA", "target", "state"],
+      status.connections.map((c) => [`${c.client}:${c.clientPort}`, `${c.dvipa}:${c.port}`, c.target, c.state]),
+    ),
+    formatTable(
+      "counters",
+      ["name", "count"],
+      Object.entries(status.counters).map(([name, count]) => [name, String(count)]),
+    ),
+  ].join("\n");
+}

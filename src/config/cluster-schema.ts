@@ -1,0 +1,117 @@
+import { isIP } from "node:net";
+import { z } from "zod";
+import { ipFromBytes, ipToBytes } from "../core/ip.ts";
+import { isSubnet } from "./subnet.ts";
+
+/** The port on which distributors listen for targets when the file names none. Our choice. */
+const DEFAULT_BUS_PORT = 7701;
+/** What a peer's anti-replay window is taken for when the file does not say (strongSwan's default). */
+const DEFAULT_REPLAY_WINDOW_PACKETS = 32;
+const MIN_WINDOW_PACKETS = 32;
+/** The largest window of a Linux peer. */
+const MAX_WINDOW_PACKETS = 4096;
+
+// The `error` of each schema is the text behind "allowed:" in the message.
+
+const NAME = "a name of 1 to 32 characters of a-z, 0-9 and -, not starting with -";
+const name = z.string(NAME).regex(/^[a-z0-9][a-z0-9-]{0,31}$/, NAME);
+
+const ADDRESS = "an IPv4 or IPv6 address";
+/** In its canonical text, so that addresses can be compared as text. */
+const address = z
+  .string(ADDRESS)
+  .refine((text) => isIP(text) !== 0 && !text.includes("%"), { error: ADDRESS, abort: true })
+  .transform((text) => ipFromBytes(ipToBytes(text)));
+
+const PORT = "a port from 1 to 65535";
+const port = z.number(PORT).int(PORT).min(1, PORT).max(65_535, PORT);
+
+const ENDPOINT = "ADDRESS:PORT, an IPv6 address in brackets";
+const endpoint = z.string(ENDPOINT).transform((text, context) => {
+  const [, v6, v4, digits = ""] = /^(?:\[([^\]%]+)\]|([^:]+)):(\d{1,5})$/.exec(text) ?? [];
+  const host = v6 ?? v4 ?? "";
+  const number = Number(digits);
+  if (isIP(host) === (v6 === undefined ? 4 : 6) && number >= 1 && number <= 65_535) return { host, port: number };
+  context.addIssue({ code: "custom", message: ENDPOINT });
+  return z.NEVER;
+});
+
+const SUBNET = "ADDRESS/PREFIX with no bits set behind the prefix";
+const subnet = z.string(SUBNET).refine(isSubnet, SUBNET);
+
+const INTERFACE = "an interface name of 1 to 15 characters";
+const IDENTITY = "a name, address or user@name of 1 to 255 printable characters";
+const identity = z.string(IDENTITY).regex(/^[!-~]{1,255}$/, IDENTITY);
+
+const TARGETS = "ALL, or a list of 1 to 256 node names";
+const PORTS = "ALL, or a list of 1 to 1024 TCP ports";
+const WINDOW = `a power of two from ${MIN_WINDOW_PACKETS} to ${MAX_WINDOW_PACKETS} (packets)`;
+const MODES = "a list of transport and tunnel, at least one";
+const FILE = "a path, relative to the cluster file";
+const PEER_NAME = "a name of 1 to 64 characters of A-Z, a-z, 0-9, ., _ and -";
+
+/** A section of the file: unknown keys are refused, and the message lists the known ones. */
+function section<S extends z.ZodRawShape>(shape: S) {
+  const allowed = Object.keys(shape).join(", ");
+  return z.strictObject(shape, {
+    error: (issue) => (issue.code === "unrecognized_keys" ? allowed : `a section with ${allowed}`),
+  });
+}
+
+const listOrAll = <S extends z.ZodType>(item: S, max: number, text: string) =>
+  z.union([z.literal("ALL", text), z.array(item, text).min(1, text).max(max, text)], text);
+
+export const busSection = section({ coupling: endpoint, port: port.default(DEFAULT_BUS_PORT) });
+
+export const dvipaSection = section({
+  address,
+  interface: z
+    .string(INTERFACE)
+    .regex(/^[^\s/:]{1,15}$/, INTERFACE)
+    .nullable()
+    .default(null),
+  distributor: name,
+  targets: listOrAll(name, 256, TARGETS),
+  ports: listOrAll(port, 1024, PORTS),
+});
+
+export const peerSection = section({
+  name: z.string(PEER_NAME).regex(/^[A-Za-z0-9._-]{1,64}$/, PEER_NAME),
+  address: z.union([z.literal("ANY"), address], `ANY, or ${ADDRESS}`),
+  identity,
+  localIdentity: identity,
+  psk: section({ file: z.string(FILE).min(1, FILE).max(4096, FILE) }),
+  modes: z
+    .array(z.enum(["transport", "tunnel"], MODES), MODES)
+    .min(1, MODES)
+    .max(2, MODES)
+    .default(["transport", "tunnel"]),
+  remoteSubnets: z.array(subnet, `a list of ${SUBNET}`).max(64, "at most 64 subnets").default([]),
+  replayWindow: z
+    .number(WINDOW)
+    .int(WINDOW)
+    .refine((n) => n >= MIN_WINDOW_PACKETS && n <= MAX_WINDOW_PACKETS && (n & (n - 1)) === 0, WINDOW)
+    .default(DEFAULT_REPLAY_WINDOW_PACKETS),
+});
+
+const MAX_DVIPAS = 256;
+const MAX_PEERS = 4096;
+const list = <S extends z.ZodType>(item: S, max: number) => {
+  const text = `a list of at most ${max}`;
+  return z.array(item, text).max(max, text).default([]);
+};
+
+/** The cluster file. */
+export const clusterFile = section({
+  cluster: name,
+  bus: busSection,
+  dvipas: list(dvipaSection, MAX_DVIPAS),
+  peers: list(peerSection, MAX_PEERS),
+});
+
+/** The cluster file, checked, with its defaults filled in. */
+export type ClusterConfig = z.output<typeof clusterFile>;
+/** A virtual address: who distributes it, to which targets, for which TCP ports. */
+export type DvipaConfig = z.output<typeof dvipaSection>;
+/** An IKE peer. Its pre-shared key stays in its file: `readPsk`. */
+export type PeerConfig = z.output<typeof peerSection>;

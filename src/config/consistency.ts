@@ -1,0 +1,124 @@
+import { ipFromBytes, ipToBytes } from "../core/ip.ts";
+import { type DvipaConfig, type PeerConfig, busSection, dvipaSection, peerSection } from "./cluster-schema.ts";
+import { overlaps, rangeOf } from "./subnet.ts";
+
+/** One thing that is wrong with the file: where, what was found, what is allowed. */
+export interface Problem {
+  readonly path: readonly (string | number)[];
+  readonly found: string;
+  readonly allowed: string;
+}
+
+/** An item of a list that its own schema accepts, with its place. */
+interface Placed<T> {
+  readonly index: number;
+  readonly value: T;
+}
+
+/**
+ * What no single value shows: duplicates, overlaps, references to nothing. Looks at every item that is valid by itself, so that all
+ * problems of a file come out at once.
+ */
+export function inconsistencies(raw: unknown): Problem[] {
+  const file = typeof raw === "object" && raw !== null ? (raw as Record<string, unknown>) : {};
+  const dvipas = valid<DvipaConfig>(file["dvipas"], (item) => dvipaSection.safeParse(item));
+  const peers = valid<PeerConfig>(file["peers"], (item) => peerSection.safeParse(item));
+  // An invalid one is reported by itself: no reason to complain that it is missing as well.
+  const dvipaCount = Array.isArray(file["dvipas"]) ? file["dvipas"].length : 0;
+  const bus = busSection.safeParse(file["bus"]);
+  return [
+    ...duplicates(dvipas, "dvipas", "address", ({ address }) => address),
+    ...dvipas.flatMap(({ index, value }) => [
+      ...repeated(["dvipas", index, "targets"], value.targets),
+      ...repeated(["dvipas", index, "ports"], value.ports),
+      ...(bus.success ? sameAsCoupling(index, value, bus.data.coupling.host) : []),
+    ]),
+    ...duplicates(peers, "peers", "name", ({ name }) => name),
+    ...duplicates(peers, "peers", "identity", ({ address, identity }) => `${address} ${identity}`),
+    ...peers.flatMap((peer) => [
+      ...peerProblems(peer, dvipas, dvipaCount),
+      ...repeated(["peers", peer.index, "modes"], peer.value.modes),
+    ]),
+  ];
+}
+
+function valid<T>(list: unknown, parse: (item: unknown) => { success: boolean; data?: T }): Placed<T>[] {
+  if (!Array.isArray(list)) return [];
+  return list.flatMap((item: unknown, index) => {
+    const { data } = parse(item);
+    return data === undefined ? [] : [{ index, value: data }];
+  });
+}
+
+function duplicates<T>(items: readonly Placed<T>[], list: string, key: string, of: (value: T) => string): Problem[] {
+  const seen = new Map<string, number>();
+  return items.flatMap(({ index, value }) => {
+    const text = of(value);
+    const first = seen.get(text);
+    if (first === undefined) {
+      seen.set(text, index);
+      return [];
+    }
+    return [{ path: [list, index, key], found: `${text}, as in ${list}[${first}]`, allowed: "each only once" }];
+  });
+}
+
+function repeated(path: readonly (string | number)[], items: readonly (string | number)[] | "ALL"): Problem[] {
+  if (items === "ALL") return [];
+  return items.flatMap((item, index) =>
+    items.indexOf(item) === index
+      ? []
+      : [{ path: [...path, index], found: `${item} again`, allowed: "each only once" }],
+  );
+}
+
+function sameAsCoupling(index: number, { address }: DvipaConfig, host: string): Problem[] {
+  if (address !== ipFromBytes(ipToBytes(host))) return [];
+  const found = `${address}, the address of bus.coupling`;
+  return [{ path: ["dvipas", index, "address"], found, allowed: "an address that nothing else uses" }];
+}
+
+function peerProblems(
+  { index, value: peer }: Placed<PeerConfig>,
+  dvipas: readonly Placed<DvipaConfig>[],
+  dvipaCount: number,
+): Problem[] {
+  const problems: Problem[] = [];
+  const at = (key: string, found: string, allowed: string): unknown =>
+    problems.push({ path: ["peers", index, key], found, allowed });
+  const addresses = dvipas.map(({ value }) => rangeOf(value.address));
+  if (dvipaCount === 0) at("name", "a peer, but no DVIPA", "peers only where the file has dvipas");
+  if (peer.address !== "ANY") {
+    const range = rangeOf(peer.address);
+    if (addresses.some((address) => overlaps(address, range))) {
+      at("address", `${peer.address}, which is a DVIPA`, "an address of the peer's own, or ANY");
+    } else if (
+      dvipas.length === dvipaCount &&
+      dvipaCount > 0 &&
+      !addresses.some(({ version }) => version === range.version)
+    ) {
+      at("address", peer.address, "an address of a version that a DVIPA has");
+    }
+  }
+  for (const [i, subnet] of peer.remoteSubnets.entries()) {
+    const range = rangeOf(subnet);
+    const dvipa = dvipas.find(({ value }) => overlaps(rangeOf(value.address), range));
+    const other = peer.remoteSubnets.findIndex((text, j) => j < i && overlaps(rangeOf(text), range));
+    const path = ["peers", index, "remoteSubnets", i];
+    if (dvipa !== undefined) {
+      problems.push({
+        path,
+        found: `${subnet}, which holds the DVIPA ${dvipa.value.address}`,
+        allowed: "subnets behind the peer",
+      });
+    }
+    if (other >= 0) {
+      const found = `${subnet}, which overlaps ${peer.remoteSubnets[other] ?? ""}`;
+      problems.push({ path, found, allowed: "subnets that share no address" });
+    }
+  }
+  if (peer.remoteSubnets.length > 0 && !peer.modes.includes("tunnel")) {
+    at("remoteSubnets", "subnets without tunnel mode", "an empty list, or modes with tunnel");
+  }
+  return problems;
+}

@@ -1,0 +1,350 @@
+import { randomBytes, randomInt } from "node:crypto";
+import type { BusConnection, BusHandlers } from "../../bus/connection.ts";
+import type { Clock, Timer } from "../../core/clock.ts";
+import type { Counters } from "../../core/counters.ts";
+import { EsplexError, messageOf } from "../../core/errors.ts";
+import type { Log } from "../../core/log.ts";
+import type { IkePeerConfig } from "../../ike/environment.ts";
+import { IkeResponder } from "../../ike/responder.ts";
+import { tunnelReqid } from "../../net/ids.ts";
+import { wipeSaKeys, type SharedSa } from "../../sa/spec.ts";
+import { windowCarriesBursts } from "../../sequence/size.ts";
+import { RoundRobin } from "../../steer/choose.ts";
+import { ConnectionTable } from "../../steer/connection-table.ts";
+import { LeaseGate } from "../../steer/lease-gate.ts";
+import { InboundSas } from "../../steer/verdict.ts";
+import type { CouplingLink } from "./coupling-link.ts";
+import type { HostDvipa, HostNetworkState } from "./host-network.ts";
+import { IkeRunner } from "./ike-runner.ts";
+import { OWN_IKE, type SaKeeper } from "./sa-keeper.ts";
+import type { ConnectionStatus, TargetStatus } from "./status.ts";
+import { Steering } from "./steering.ts";
+import { isTargetOf, Targets, type DistributedDvipa, type DistributedSa } from "./targets.ts";
+import { Tunnels } from "./tunnels.ts";
+
+/** The smallest SPI that is not reserved (RFC 4303 §2.1), and one past the largest. */
+const SPI_MIN = 256;
+const SPI_END = 2 ** 32;
+/** A node keeps its lease when packets came through for it within this time; our choice. */
+const QUIET_BEFORE_PARK_MS = 250;
+const EXPIRE_CONNECTIONS_MS = 1_000;
+
+/** A DVIPA of the cluster file that names this node as its distributor. */
+export interface OwnDvipa {
+  readonly address: string;
+  readonly interfaceName: string | null;
+  readonly targets: "ALL" | readonly string[];
+  readonly ports: "ALL" | readonly number[];
+}
+
+export interface DistributorContext {
+  readonly nodeName: string;
+  readonly dvipas: readonly OwnDvipa[];
+  readonly peers: readonly IkePeerConfig[];
+  readonly keeper: SaKeeper;
+  readonly coupling: CouplingLink;
+  /** Makes the host's network what this role needs. */
+  readonly setNetwork: (wanted: HostNetworkState) => Promise<void>;
+  readonly clock: Clock;
+  readonly counters: Counters;
+  readonly log: Log;
+}
+
+/**
+ * The role of a node that owns DVIPAs: runs IKE for them, mirrors the SAs to the targets, and steers inbound packets.
+ * It starts when the coupling service has given it the ownership epochs, and holds them as long as it lives.
+ */
+export class Distributor {
+  readonly #context: DistributorContext;
+  readonly #targets: Targets;
+  readonly #gate: LeaseGate;
+  readonly #ike: IkeRunner;
+  readonly #steering: Steering;
+  readonly #tunnels = new Tunnels();
+  readonly #sas = new Map<string, DistributedSa>();
+  readonly #inbound = new InboundSas();
+  readonly #connections = new ConnectionTable();
+  readonly #turns = new Map<string, RoundRobin>();
+  readonly #epochs = new Map<string, bigint>();
+  /** Names of targets in the order of their first join: the place makes mark and table. */
+  readonly #places: string[] = [];
+  #expire: Timer | null = null;
+
+  constructor(context: DistributorContext) {
+    this.#context = context;
+    const { clock, counters, log, nodeName, peers, dvipas } = context;
+    this.#gate = new LeaseGate((node, tunnel) => this.#wantLease(node, tunnel), counters);
+    this.#targets = new Targets({
+      dvipas: () => this.#distributed(),
+      sas: () => this.#sas.values(),
+      onChange: () => this.#applyNetwork(),
+      onJoin: (name) => this.#gate.forgetNode(name),
+      onSynced: (name) => this.#resume(name),
+      mayPark: (name, saId) => this.#mayPark(name, saId),
+      clock,
+      counters,
+      log,
+    });
+    const responder = new IkeResponder({
+      randomBytes: (lengthBytes) => new Uint8Array(randomBytes(lengthBytes)),
+      newSpi: () => this.#newSpi(),
+      // Every SA gets the reqid of its tunnel when it is installed.
+      newReqid: () => tunnelReqid(1),
+      dvipas: () => dvipas.map(({ address }) => address),
+      peers: () => peers,
+    });
+    const actions = {
+      install: (sa: SharedSa, outbound: "now" | "hold") => this.#install(sa, outbound),
+      useOutbound: (saId: string) => this.#useOutbound(saId),
+      remove: (saId: string, reason: string) => this.#remove(saId, reason),
+    };
+    this.#ike = new IkeRunner(responder, actions, clock, counters, log);
+    this.#steering = new Steering({
+      nodeName,
+      tables: {
+        sas: this.#inbound,
+        connections: this.#connections,
+        isDistributed: (dvipa, port) => this.#isDistributed(dvipa, port),
+        chooseTarget: ({ dvipa }) => this.#chooseTarget(dvipa),
+      },
+      gate: this.#gate,
+      targetIndex: (target) => this.#indexOf(target),
+      clock,
+      counters,
+      log,
+    });
+  }
+
+  /** True when the DVIPAs are owned and IKE answers. */
+  get isServing(): boolean {
+    return this.#ike.isOpen;
+  }
+
+  epochOf(dvipa: string): bigint | null {
+    return this.#epochs.get(dvipa) ?? null;
+  }
+
+  /**
+   * Takes the DVIPAs under new epochs and begins to serve. The coupling service must be in reach; when the start fails
+   * half-way it may be called again.
+   */
+  async start(): Promise<void> {
+    const { coupling, dvipas, keeper, log } = this.#context;
+    for (const { address } of dvipas) {
+      const { epoch } = await coupling.request("own", { dvipa: address });
+      this.#epochs.set(address, epoch);
+      log.info("owns DVIPA", { dvipa: address, epoch });
+    }
+    const addresses = dvipas.map(({ address }) => address);
+    await keeper.setDvipas(OWN_IKE, addresses, "distributor");
+    await this.#steering.start();
+    await this.#applyNetwork();
+    await this.#ike.start(addresses);
+    if (this.#expire === null) this.#scheduleExpiry();
+  }
+
+  /** Says goodbye to the peers, which removes the SAs everywhere, and stops serving. */
+  async stop(): Promise<void> {
+    this.#expire?.cancel();
+    await this.#ike.stop();
+    for (const saId of [...this.#sas.keys()]) await this.#remove(saId, "the distributor stops");
+    this.#targets.close();
+    await this.#steering.stop();
+  }
+
+  accept(connection: BusConnection): BusHandlers | null {
+    const { peer } = connection;
+    if (peer.kind !== "node" || peer.name === this.#context.nodeName) return null;
+    return this.#targets.accept(connection);
+  }
+
+  /** True when another holder of a DVIPA's ownership has been given a newer epoch than ours. */
+  isFencedBy(dvipa: string, epoch: bigint): boolean {
+    const own = this.#epochs.get(dvipa);
+    return own !== undefined && epoch > own;
+  }
+
+  /** May this node park its own lease on the tunnel? */
+  mayParkOwn(tunnel: number): boolean {
+    const { nodeName, clock } = this.#context;
+    return this.#gate.close(nodeName, tunnel, clock.nowMs(), QUIET_BEFORE_PARK_MS);
+  }
+
+  targetStatus(): TargetStatus[] {
+    const names = new Set(this.#places);
+    for (const { targets } of this.#context.dvipas) if (targets !== "ALL") for (const name of targets) names.add(name);
+    return [...names].map((name) => ({
+      name,
+      connected: this.#targets.isConnected(name),
+      connections: this.#connections.openOn(name),
+    }));
+  }
+
+  connectionStatus(): ConnectionStatus[] {
+    return this.#connections.list().map(({ client, clientPort, dvipa, port, target, state }) => ({
+      client,
+      clientPort,
+      dvipa,
+      port,
+      target,
+      state,
+    }));
+  }
+
+  async #install(negotiated: SharedSa, outbound: "now" | "hold"): Promise<void> {
+    const { counters, log } = this.#context;
+    const sa: SharedSa = { ...negotiated, reqid: this.#tunnels.take(negotiated) };
+    let entry: DistributedSa;
+    try {
+      entry = await this.#installHere(sa, outbound);
+    } catch (error) {
+      this.#tunnels.release(sa);
+      wipeSaKeys(sa);
+      throw error;
+    }
+    this.#sas.set(sa.id, entry);
+    this.#inbound.add(sa);
+    await this.#targets.install(entry);
+    this.#warnOfSmallWindow(sa);
+    counters.add("sa.installed");
+    log.info("SA installed on distributor and targets", { sa: sa.id, peer: sa.peerName, mode: sa.mode, outbound });
+  }
+
+  /** The window rule cannot be kept for two busy senders: said aloud, for the peer would only see stalls. */
+  #warnOfSmallWindow({ peerName, peerWindowPackets }: SharedSa): void {
+    if (windowCarriesBursts(peerWindowPackets, 2)) return;
+    this.#context.counters.add("lease.windowTooSmall");
+    this.#context.log.warn(
+      "the peer's anti-replay window is too small for two busy targets at once: they will stop and refill all the time. " +
+        "Set a larger one at the peer, and the same as `replayWindow` of this peer in the cluster file",
+      { peer: peerName, replayWindow: peerWindowPackets },
+    );
+  }
+
+  /** Opens the SA's number line, then puts the SA into this node's kernel. */
+  async #installHere(sa: SharedSa, outbound: "now" | "hold"): Promise<DistributedSa> {
+    const { coupling, keeper } = this.#context;
+    const { id, dvipa, esn } = sa;
+    const epoch = this.#epochs.get(dvipa);
+    if (epoch === undefined) throw new EsplexError("cluster.notOwner", `this node does not own ${dvipa}`);
+    const windowPackets = sa.peerWindowPackets;
+    await coupling.request("registerSa", { sa: id, dvipa, epoch, firstNumber: 1n, windowPackets, esn });
+    const entry: DistributedSa = { sa, epoch, outbound };
+    await keeper.install(OWN_IKE, entry);
+    return entry;
+  }
+
+  async #useOutbound(saId: string): Promise<void> {
+    const entry = this.#sas.get(saId);
+    if (entry === undefined || entry.outbound === "now") return;
+    entry.outbound = "now";
+    await Promise.all([this.#context.keeper.useOutbound(saId), this.#targets.useOutbound(entry.sa)]);
+  }
+
+  /**
+   * A target is back with connections that may have something to send at any time, to a client that waits in silence: it
+   * gets its leases at once, or its next packet would find a parked state and kill it.
+   */
+  #resume(name: string): void {
+    if (this.#connections.openOn(name) === 0) return;
+    const served = [...this.#sas.values()].filter(({ sa }) => this.#targets.serves(name, sa.dvipa));
+    for (const tunnel of new Set(served.map(({ sa }) => sa.reqid))) {
+      this.#gate.enter(name, tunnel, this.#context.clock.nowMs(), () => {});
+    }
+  }
+
+  /** Leaves nothing of the SA anywhere; harmless when there is nothing. */
+  async #remove(saId: string, reason: string): Promise<void> {
+    const { coupling, keeper, counters, log } = this.#context;
+    const entry = this.#sas.get(saId);
+    if (entry === undefined) return;
+    const { sa, epoch } = entry;
+    this.#sas.delete(saId);
+    this.#inbound.remove(sa);
+    const goneTunnel = this.#tunnels.release(sa);
+    if (goneTunnel !== null) this.#gate.forgetTunnel(goneTunnel);
+    await Promise.all([keeper.remove(OWN_IKE, saId), this.#targets.remove(sa)]);
+    counters.add("sa.removed");
+    log.info("SA removed from distributor and targets", { sa: saId, peer: sa.peerName, reason });
+    coupling.request("retireSa", { sa: saId, dvipa: sa.dvipa, epoch }).catch((error: unknown) => {
+      // Nobody can ask for its numbers any more: the entry at the service is only litter.
+      log.debug("the coupling service did not hear of a removed SA", { sa: saId, reason: messageOf(error) });
+    });
+  }
+
+  async #wantLease(node: string, tunnel: number): Promise<void> {
+    const { nodeName, keeper } = this.#context;
+    if (node === nodeName) return keeper.wantLease(tunnel);
+    const saId = keeper.currentOutbound(tunnel);
+    if (saId === null) throw new EsplexError("cluster.unknownSa", "the tunnel has no outbound SA");
+    return this.#targets.wantLease(node, saId);
+  }
+
+  #mayPark(name: string, saId: string): boolean {
+    const entry = this.#sas.get(saId);
+    if (entry === undefined) return true;
+    if (this.#connections.openOn(name) > 0) return false;
+    return this.#gate.close(name, entry.sa.reqid, this.#context.clock.nowMs(), QUIET_BEFORE_PARK_MS);
+  }
+
+  #isDistributed(dvipa: string, port: number): boolean {
+    const own = this.#context.dvipas.find(({ address }) => address === dvipa);
+    return own !== undefined && (own.ports === "ALL" || own.ports.includes(port));
+  }
+
+  #chooseTarget(dvipa: string): string | null {
+    const own = this.#context.dvipas.find(({ address }) => address === dvipa);
+    if (own === undefined) return null;
+    const available = this.#places.filter((name) => isTargetOf(own, name) && this.#targets.isConnected(name)).sort();
+    let turn = this.#turns.get(dvipa);
+    if (turn === undefined) this.#turns.set(dvipa, (turn = new RoundRobin()));
+    return turn.next(available);
+  }
+
+  #indexOf(target: string): number | null {
+    const place = this.#places.indexOf(target);
+    return place < 0 ? null : place + 1;
+  }
+
+  #distributed(): DistributedDvipa[] {
+    return this.#context.dvipas.map(({ address, ports, targets }) => ({
+      address,
+      ports,
+      targets,
+      epoch: this.#epochs.get(address) ?? 0n,
+    }));
+  }
+
+  async #applyNetwork(): Promise<void> {
+    const seen = this.#targets.addresses();
+    for (const { name } of seen) if (!this.#places.includes(name)) this.#places.push(name);
+    const dvipas = this.#context.dvipas.map(({ address, interfaceName }): HostDvipa => ({
+      address,
+      role: "distributor",
+      interfaceName,
+    }));
+    const targets = seen.flatMap(({ name, address }) => {
+      const index = this.#indexOf(name);
+      return index === null ? [] : [{ index, gateway: address }];
+    });
+    await this.#context.setNetwork({ dvipas, targets });
+  }
+
+  /** Random, so that an SPI of an earlier life of this node does not come back soon. */
+  #newSpi(): number {
+    const used = new Set([...this.#sas.values()].map(({ sa }) => sa.inbound.spi));
+    for (;;) {
+      const spi = randomInt(SPI_MIN, SPI_END);
+      if (!used.has(spi)) return spi;
+    }
+  }
+
+  #scheduleExpiry(): void {
+    this.#expire = this.#context.clock.after(EXPIRE_CONNECTIONS_MS, () => {
+      const { clock, counters } = this.#context;
+      const expired = this.#connections.expire(clock.nowMs());
+      if (expired > 0) counters.add("steer.connectionsExpired", expired);
+      this.#scheduleExpiry();
+    });
+  }
+}

@@ -1,0 +1,245 @@
+import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
+import { EsplexError, messageOf } from "../../core/errors.ts";
+import { ipToBytes } from "../../core/ip.ts";
+import type { Log } from "../../core/log.ts";
+import {
+  addAddress,
+  deleteAddress,
+  listAddresses,
+  listOurAddresses,
+  type InterfaceAddress,
+} from "../../net/addresses.ts";
+import { steeringMark, steeringTable } from "../../net/ids.ts";
+import { AF_INET } from "../../net/inet-address.ts";
+import { linkByName, linkOwning, listLinks } from "../../net/links.ts";
+import type { NetlinkSocket } from "../../net/netlink-socket.ts";
+import { applyRuleset, deleteTable, listTable } from "../../net/nftables.ts";
+import { deleteRoute, listOurRoutes, replaceRoute, targetRoute, type Route } from "../../net/routes.ts";
+import {
+  addRule,
+  deleteRule,
+  listSteeringRules,
+  moveLocalRuleBack,
+  moveLocalRuleBehindSteering,
+  steeringRule,
+  type RoutingRule,
+} from "../../net/rules.ts";
+import { SysctlJournal, type SysctlName } from "../../net/sysctl.ts";
+
+/** The nftables table of a node; one node per network namespace. */
+const NFT_TABLE = "esplex";
+/** Number of the packet queue between the kernel and the steering; our choice. */
+export const STEERING_QUEUE = 4550;
+const LOOPBACK = "lo";
+const HOST_PREFIX_BITS = 32;
+
+/** A virtual address on this host. */
+export interface HostDvipa {
+  readonly address: string;
+  readonly role: "distributor" | "target";
+  /** Distributor only: the interface that answers ARP for it; null: the one whose subnet holds it. */
+  readonly interfaceName: string | null;
+}
+
+/** A target that packets may be steered to; `index` makes its mark and its routing table. */
+export interface SteeringTarget {
+  readonly index: number;
+  readonly gateway: string;
+}
+
+/** What this host's network should look like, apart from IPsec. */
+export interface HostNetworkState {
+  readonly dvipas: readonly HostDvipa[];
+  readonly targets: readonly SteeringTarget[];
+}
+
+export const NO_NETWORK_STATE: HostNetworkState = { dvipas: [], targets: [] };
+
+/**
+ * Addresses, sysctls, ip rules, routes and the nftables table of a node, as a reconciler: `apply` makes the kernel what
+ * is wanted, whatever an earlier run left behind, and touches nothing that does not carry our protocol number or name.
+ */
+export class HostNetwork {
+  readonly #route: NetlinkSocket;
+  readonly #sysctls: SysctlJournal;
+  readonly #recordPath: string;
+  readonly #trustedAddress: string;
+  readonly #log: Log;
+
+  /** `trustedAddress` is this node's own on the trusted link; `recordPath` keeps the sysctls' first values over a crash. */
+  constructor(route: NetlinkSocket, trustedAddress: string, recordPath: string, log: Log) {
+    this.#route = route;
+    this.#trustedAddress = trustedAddress;
+    this.#recordPath = recordPath;
+    this.#sysctls = new SysctlJournal(undefined, loadRecord(recordPath, log));
+    this.#log = log;
+  }
+
+  /** Converges. Order: nobody answers for an address before its guards stand, nobody steers before routes are there. */
+  async apply(wanted: HostNetworkState): Promise<void> {
+    const distributes = wanted.dvipas.filter((dvipa) => dvipa.role === "distributor");
+    if (wanted.dvipas.some((dvipa) => dvipa.role === "target")) await this.#prepareTarget();
+    if (distributes.length > 0) await this.#prepareDistributor(distributes);
+    await this.#applyRoutes(distributes.length > 0 ? wanted.targets : []);
+    await this.#applyQueue(distributes);
+    await this.#applyAddresses(wanted.dvipas);
+  }
+
+  /** Removes everything of ours and puts the sysctls back. */
+  async clear(): Promise<void> {
+    await this.#applyAddresses([]);
+    await this.#applyQueue([]);
+    await this.#applyRoutes([]);
+    this.#sysctls.restore();
+    rmSync(this.#recordPath, { force: true });
+  }
+
+  /** The interface that stands on the trusted link. */
+  async #trustedLink(): Promise<{ readonly index: number; readonly name: string }> {
+    const link = await linkOwning(this.#route, this.#trustedAddress);
+    if (link === null) {
+      throw new EsplexError("config.invalid", `no interface has the trusted-link address ${this.#trustedAddress}`);
+    }
+    return link;
+  }
+
+  /** A target keeps quiet about the address, and takes packets for it from the trusted link. */
+  async #prepareTarget(): Promise<void> {
+    const { name } = await this.#trustedLink();
+    this.#set(["net", "ipv4", "conf", "all", "arp_ignore"], "1");
+    this.#set(["net", "ipv4", "conf", "all", "arp_announce"], "2");
+    // Loose: the client's packets come in where no route to the client leads (RFC 3704 §2.4).
+    this.#set(["net", "ipv4", "conf", name, "rp_filter"], "2");
+  }
+
+  /** A distributor forwards, and tells nobody of a shorter way (the client would then pass it by). */
+  async #prepareDistributor(dvipas: readonly HostDvipa[]): Promise<void> {
+    this.#set(["net", "ipv4", "ip_forward"], "1");
+    this.#set(["net", "ipv4", "conf", "all", "send_redirects"], "0");
+    for (const dvipa of dvipas) {
+      const { name } = await this.#clientLink(dvipa);
+      this.#set(["net", "ipv4", "conf", name, "send_redirects"], "0");
+    }
+  }
+
+  #set(name: SysctlName, value: string): void {
+    this.#sysctls.set(name, value);
+    saveRecord(this.#recordPath, this.#sysctls.before);
+  }
+
+  async #clientLink(dvipa: HostDvipa): Promise<{ readonly index: number; readonly name: string }> {
+    if (dvipa.interfaceName !== null) return linkByName(this.#route, dvipa.interfaceName);
+    const addresses = await listAddresses(this.#route);
+    const neighbour = addresses.find((entry) => entry.prefixBits < HOST_PREFIX_BITS && inSubnet(dvipa.address, entry));
+    const link = (await listLinks(this.#route)).find((candidate) => candidate.index === neighbour?.interfaceIndex);
+    if (link === undefined) {
+      throw new EsplexError(
+        "config.invalid",
+        `no interface has a subnet that holds ${dvipa.address}: name one with \`interface\` under this DVIPA`,
+      );
+    }
+    return link;
+  }
+
+  async #applyAddresses(dvipas: readonly HostDvipa[]): Promise<void> {
+    const wanted: Omit<InterfaceAddress, "protocol">[] = [];
+    for (const dvipa of dvipas) {
+      const { index } =
+        dvipa.role === "target" ? await linkByName(this.#route, LOOPBACK) : await this.#clientLink(dvipa);
+      wanted.push({ address: dvipa.address, prefixBits: HOST_PREFIX_BITS, interfaceIndex: index });
+    }
+    const current = await listOurAddresses(this.#route);
+    for (const entry of current)
+      if (!wanted.some((other) => sameAddress(entry, other))) await deleteAddress(this.#route, entry);
+    for (const entry of wanted)
+      if (!current.some((other) => sameAddress(entry, other))) await addAddress(this.#route, entry);
+  }
+
+  async #applyRoutes(targets: readonly SteeringTarget[]): Promise<void> {
+    const routes = await this.#wantedRoutes(targets);
+    const rules = targets.map(({ index }) => steeringRule(AF_INET, steeringMark(index), steeringTable(index)));
+    const oldRules = await listSteeringRules(this.#route, AF_INET);
+    for (const rule of oldRules) if (!rules.some((other) => sameRule(rule, other))) await deleteRule(this.#route, rule);
+    for (const entry of await listOurRoutes(this.#route, AF_INET)) {
+      if (!routes.some((other) => other.table === entry.table)) await deleteRoute(this.#route, entry);
+    }
+    for (const entry of routes) await replaceRoute(this.#route, entry);
+    if (rules.length === 0) await moveLocalRuleBack(this.#route, AF_INET);
+    else await moveLocalRuleBehindSteering(this.#route, AF_INET);
+    for (const rule of rules) if (!oldRules.some((other) => sameRule(rule, other))) await addRule(this.#route, rule);
+  }
+
+  async #wantedRoutes(targets: readonly SteeringTarget[]): Promise<Route[]> {
+    if (targets.length === 0) return [];
+    const { index: trustedIndex } = await this.#trustedLink();
+    return targets.map(({ index, gateway }) => targetRoute(steeringTable(index), gateway, trustedIndex));
+  }
+
+  /** ESP to a DVIPA waits for the steering. Without `bypass`: when no steering listens the kernel drops (fail closed). */
+  async #applyQueue(distributes: readonly HostDvipa[]): Promise<void> {
+    if (distributes.length === 0) {
+      if ((await listTable("inet", NFT_TABLE)) !== null) await deleteTable("inet", NFT_TABLE);
+      return;
+    }
+    const addresses = distributes.map((dvipa) => dvipa.address).join(", ");
+    await applyRuleset(`
+      add table inet ${NFT_TABLE}
+      delete table inet ${NFT_TABLE}
+      table inet ${NFT_TABLE} {
+        set dvipas { type ipv4_addr; elements = { ${addresses} } }
+        chain steering {
+          type filter hook prerouting priority mangle; policy accept;
+          ip daddr @dvipas meta l4proto esp queue num ${STEERING_QUEUE}
+        }
+      }
+    `);
+    this.#log.debug("ESP to the DVIPAs goes through the steering queue", { addresses, queue: STEERING_QUEUE });
+  }
+}
+
+function sameAddress(a: Omit<InterfaceAddress, "protocol">, b: Omit<InterfaceAddress, "protocol">): boolean {
+  return a.address === b.address && a.prefixBits === b.prefixBits && a.interfaceIndex === b.interfaceIndex;
+}
+
+function sameRule(a: RoutingRule, b: RoutingRule): boolean {
+  return a.mark?.value === b.mark?.value && a.table === b.table && a.priority === b.priority;
+}
+
+function inSubnet(address: string, { address: own, prefixBits }: InterfaceAddress): boolean {
+  const a = ipToBytes(address);
+  const b = ipToBytes(own);
+  if (a.length !== b.length) return false;
+  return a.every((byte, i) => {
+    const bits = Math.max(0, Math.min(8, prefixBits - 8 * i));
+    const mask = (0xff << (8 - bits)) & 0xff;
+    return (byte & mask) === ((b[i] ?? 0) & mask);
+  });
+}
+
+type SysctlRecord = SysctlJournal["before"];
+
+/** The first values of an earlier run that did not get to put them back. */
+function loadRecord(path: string, log: Log): SysctlRecord {
+  let text: string;
+  try {
+    text = readFileSync(path, "utf8");
+  } catch {
+    return [];
+  }
+  try {
+    return (JSON.parse(text) as { name: string[]; value: string }[]).map(({ name, value }) => ({ name, value }));
+  } catch (error) {
+    log.warn("the record of sysctl values is not readable: they stay as they are when this node stops", {
+      path,
+      reason: messageOf(error),
+    });
+    return [];
+  }
+}
+
+function saveRecord(path: string, record: SysctlRecord): void {
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+  writeFileSync(`${path}.new`, JSON.stringify(record));
+  renameSync(`${path}.new`, path);
+}

@@ -1,0 +1,195 @@
+import { createSocket, type RemoteInfo, type Socket } from "node:dgram";
+import type { Clock, Timer } from "../../core/clock.ts";
+import type { Counters } from "../../core/counters.ts";
+import { messageOf, unreachable } from "../../core/errors.ts";
+import type { Log } from "../../core/log.ts";
+import type { IkeEffect, IkeEvent, IkeSaSummary, Path } from "../../ike/events.ts";
+import type { SharedSa } from "../../sa/spec.ts";
+
+/** RFC 7296 §2: IKE's port, and the one that NAT traversal moves to. */
+const IKE_PORT = 500;
+const IKE_NATT_PORT = 4500;
+/** RFC 3948 §2.2: stands before IKE on port 4500, where an ESP packet would have its SPI. */
+const NON_ESP_MARKER_BYTES = 4;
+/** How long a stopping node waits for its peers to answer the DELETEs; our choice. */
+const GOODBYE_MS = 1_500;
+const GOODBYE_POLL_MS = 50;
+
+/** The IKE core as the runner drives it. */
+export interface IkeCore {
+  step(event: IkeEvent): IkeEffect[];
+  snapshot(): { readonly ikeSas: readonly IkeSaSummary[] };
+}
+
+/** What the node does with negotiated SAs. */
+export interface ChildSaActions {
+  /** Resolves once the SA is in the kernels of the distributor and its targets. */
+  install(sa: SharedSa, outbound: "now" | "hold"): Promise<void>;
+  useOutbound(saId: string): Promise<void>;
+  remove(saId: string, reason: string): Promise<void>;
+}
+
+/**
+ * Gives the IKE core its sockets, its clock and its effects: the only place of IKE that waits. Effects of one event
+ * happen in order; an installation is reported back as an event, so it holds nothing up.
+ */
+export class IkeRunner {
+  readonly #core: IkeCore;
+  readonly #actions: ChildSaActions;
+  readonly #clock: Clock;
+  readonly #counters: Counters;
+  readonly #log: Log;
+  /** By `address port`. */
+  readonly #sockets = new Map<string, Socket>();
+  #wake: Timer | null = null;
+
+  constructor(core: IkeCore, actions: ChildSaActions, clock: Clock, counters: Counters, log: Log) {
+    this.#core = core;
+    this.#actions = actions;
+    this.#clock = clock;
+    this.#counters = counters;
+    this.#log = log;
+  }
+
+  get isOpen(): boolean {
+    return this.#sockets.size > 0;
+  }
+
+  /** Listens on ports 500 and 4500 of each address, which must be on this host. A second call opens what is missing. */
+  async start(addresses: readonly string[]): Promise<void> {
+    for (const address of addresses) {
+      for (const port of [IKE_PORT, IKE_NATT_PORT]) {
+        const key = socketKey(address, port);
+        if (!this.#sockets.has(key)) this.#sockets.set(key, await this.#open(address, port));
+      }
+    }
+  }
+
+  /** Says goodbye to every peer (DELETE), waits a moment for the answers, and closes. */
+  async stop(): Promise<void> {
+    if (this.isOpen) {
+      this.#dispatch({ kind: "command", nowMs: this.#clock.nowMs(), command: { kind: "deleteAll" } });
+      const untilMs = this.#clock.nowMs() + GOODBYE_MS;
+      while (this.#core.snapshot().ikeSas.some((sa) => sa.state !== "closed") && this.#clock.nowMs() < untilMs) {
+        await new Promise((resolve) => setTimeout(resolve, GOODBYE_POLL_MS));
+      }
+    }
+    this.#wake?.cancel();
+    for (const socket of this.#sockets.values()) socket.close();
+    this.#sockets.clear();
+  }
+
+  #open(address: string, port: number): Promise<Socket> {
+    const socket = createSocket("udp4");
+    socket.on("message", (bytes, remote) => this.#received(address, port, bytes, remote));
+    return new Promise((resolve, reject) => {
+      socket.once("error", reject);
+      socket.bind({ address, port }, () => {
+        socket.off("error", reject);
+        socket.on("error", (error) => {
+          this.#counters.add("ike.socketError");
+          this.#log.warn("IKE socket error", { address, port, reason: error.message });
+        });
+        resolve(socket);
+      });
+    });
+  }
+
+  #received(address: string, port: number, datagram: Uint8Array, remote: RemoteInfo): void {
+    let bytes = datagram;
+    if (port === IKE_NATT_PORT) {
+      if (datagram.length < NON_ESP_MARKER_BYTES || datagram.subarray(0, NON_ESP_MARKER_BYTES).some((b) => b !== 0)) {
+        this.#counters.add(datagram.length === 1 ? "ike.natKeepalive" : "ike.drop.udpEncapsulatedEsp");
+        return;
+      }
+      bytes = datagram.subarray(NON_ESP_MARKER_BYTES);
+    }
+    this.#dispatch({
+      kind: "datagram",
+      nowMs: this.#clock.nowMs(),
+      local: { address, port },
+      remote: { address: remote.address, port: remote.port },
+      bytes,
+    });
+  }
+
+  #dispatch(event: IkeEvent): void {
+    const effects = this.#core.step(event);
+    // At once, not in turn: an effect that waits must not let an old alarm replace a newer one.
+    for (const effect of effects) if (effect.kind === "wakeAt") this.#wakeAt(effect.atMs);
+    this.#perform(effects).catch((error: unknown) => {
+      this.#counters.add("ike.effectFailed");
+      this.#log.error("an IKE effect failed", { event: event.kind, reason: messageOf(error) });
+    });
+  }
+
+  async #perform(effects: readonly IkeEffect[]): Promise<void> {
+    for (const effect of effects) {
+      switch (effect.kind) {
+        case "send":
+          this.#send(effect, effect.bytes);
+          break;
+        case "installChild":
+          this.#install(effect.sa, effect.outbound);
+          break;
+        case "useOutbound":
+          // Awaited: the answer that follows lets the peer drop the old SA, so nobody may send on it any more.
+          await this.#actions.useOutbound(effect.saId);
+          break;
+        case "removeChild":
+          this.#remove(effect.saId, effect.reason);
+          break;
+        case "count":
+          this.#counters.add(effect.name);
+          break;
+        case "log":
+          this.#log[effect.level](effect.message, effect.fields);
+          break;
+        case "wakeAt":
+          break;
+        default:
+          unreachable(effect);
+      }
+    }
+  }
+
+  #install(sa: SharedSa, outbound: "now" | "hold"): void {
+    this.#actions.install(sa, outbound).then(
+      () => this.#dispatch({ kind: "childInstalled", nowMs: this.#clock.nowMs(), saId: sa.id }),
+      (error: unknown) => {
+        this.#counters.add("ike.installFailed");
+        const reason = messageOf(error);
+        this.#log.error("an SA could not be installed; the peer is refused", { sa: sa.id, peer: sa.peerName, reason });
+        this.#dispatch({ kind: "childInstallFailed", nowMs: this.#clock.nowMs(), saId: sa.id, reason });
+      },
+    );
+  }
+
+  #remove(saId: string, reason: string): void {
+    this.#actions.remove(saId, reason).catch((error: unknown) => {
+      this.#counters.add("ike.removeFailed");
+      this.#log.error("an SA could not be removed", { sa: saId, reason: messageOf(error) });
+    });
+  }
+
+  #send({ local, remote }: Path, bytes: Uint8Array): void {
+    const socket = this.#sockets.get(socketKey(local.address, local.port));
+    if (socket === undefined) return;
+    const datagram = local.port === IKE_NATT_PORT ? [Buffer.alloc(NON_ESP_MARKER_BYTES), bytes] : [bytes];
+    socket.send(datagram, remote.port, remote.address, (error) => {
+      if (error !== null) this.#counters.add("ike.sendFailed");
+    });
+  }
+
+  #wakeAt(atMs: number | null): void {
+    this.#wake?.cancel();
+    this.#wake = null;
+    if (atMs === null) return;
+    const delayMs = Math.max(0, atMs - this.#clock.nowMs());
+    this.#wake = this.#clock.after(delayMs, () => this.#dispatch({ kind: "timer", nowMs: this.#clock.nowMs() }));
+  }
+}
+
+function socketKey(address: string, port: number): string {
+  return `${address} ${port}`;
+}

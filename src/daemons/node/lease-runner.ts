@@ -1,0 +1,309 @@
+import type { Clock, Timer } from "../../core/clock.ts";
+import type { Counters } from "../../core/counters.ts";
+import { EsplexError, isError, messageOf, unreachable, type ErrorCode } from "../../core/errors.ts";
+import type { Log } from "../../core/log.ts";
+import { isErrno } from "../../net/kernel-error.ts";
+import type { RequestBody, ResponseBody } from "../../bus/messages.ts";
+import type { SharedSa } from "../../sa/spec.ts";
+import {
+  initialHolder,
+  leaseOf,
+  stepHolder,
+  type HolderEffect,
+  type HolderEvent,
+  type HolderState,
+} from "../../sequence/holder.ts";
+import type { LeaseReading, Leases } from "../../xfrm/leases.ts";
+import { outboundId } from "../../xfrm/shadow.ts";
+import type { SequenceRange, StateId } from "../../xfrm/states.ts";
+
+/** How often a holder is asked whether something is due; our choice. */
+const TICK_MS = 200;
+/** Every so many ticks the kernel is read, in case an event was lost. */
+const READ_EVERY_TICKS = 5;
+/** A state that could not be made anew is tried again after this long, so that a refusing kernel burns few numbers. */
+const REINSTALL_PAUSE_MS = 1_000;
+/** A state at its limit refuses changes (EINVAL) until the kernel's timer has removed it: given up after this long. */
+const DYING_PAUSE_MS = 50;
+/** Sequence events per lease: the refill starts at the half, so an eighth leaves time to notice. Our choice. */
+const EVENTS_PER_LEASE = 8;
+
+/** The kernel's leases, as far as a runner uses them. */
+export type LeaseKernel = Pick<Leases, "read" | "install" | "extend" | "park" | "setThreshold">;
+
+/** What a runner needs of the rest of the node. */
+export interface LeaseRunnerContext {
+  readonly leases: LeaseKernel;
+  readonly reserve: (body: RequestBody<"reserve">) => Promise<ResponseBody<"reserve">>;
+  readonly release: (body: RequestBody<"release">) => Promise<unknown>;
+  /** Adds the state anew, born with a lease: a new kernel instance of its key. */
+  readonly reinstall: (range: SequenceRange, eventThresholdPackets: number) => Promise<void>;
+  /** The kernel's state is gone. */
+  readonly onGone: () => void;
+  /** May this node give its lease back? False when nobody can be asked. */
+  readonly askPark: () => Promise<boolean>;
+  readonly clock: Clock;
+  readonly counters: Counters;
+  readonly log: Log;
+}
+
+/** Packets between two sequence events for a lease of this size. */
+export function eventThreshold({ first, end }: SequenceRange): number {
+  return Math.max(1, Number(end - first) / EVENTS_PER_LEASE) | 0;
+}
+
+/**
+ * Runs one SA's lease on this node: gives the holder its events in order, and performs its effects in order. The kernel
+ * enforces the lease; this only keeps it filled.
+ */
+export class LeaseRunner {
+  readonly id: StateId;
+  readonly #sa: SharedSa;
+  readonly #epoch: bigint;
+  readonly #context: LeaseRunnerContext;
+  #state: HolderState;
+  #tail: Promise<void> = Promise.resolve();
+  #wants: { readonly resolve: () => void; readonly reject: (error: EsplexError) => void }[] = [];
+  #ticks = 0;
+  #timer: Timer | null = null;
+  #stopped = false;
+
+  /** `isAlive`: the kernel has the outbound state. */
+  constructor(sa: SharedSa, epoch: bigint, isAlive: boolean, context: LeaseRunnerContext) {
+    this.#sa = sa;
+    this.#epoch = epoch;
+    this.#context = context;
+    this.id = outboundId(sa);
+    this.#state = initialHolder(sa.peerWindowPackets, isAlive);
+    this.#scheduleTick();
+  }
+
+  /** For a state that was found in the kernel: what it may still send is replaced by a lease of this process. */
+  adopt({ oseq, lastSendable }: LeaseReading): void {
+    this.#feed({ kind: "adopted", oseq, lastSendable, nowMs: this.#now() });
+  }
+
+  /** Resolves once the kernel can send; rejects when it never will on this SA, or the runner stops. */
+  want(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      if (this.#stopped) {
+        reject(new EsplexError("cluster.unknownSa", "the SA is gone"));
+        return;
+      }
+      this.#wants.push({ resolve, reject });
+      this.#feed({ kind: "want", nowMs: this.#now() });
+    });
+  }
+
+  /** A sequence event of the kernel: `oseq` is the last number sent. */
+  sent(oseq: bigint): void {
+    this.#feed({ kind: "threshold", oseq, nowMs: this.#now() });
+  }
+
+  /** The kernel's state died at its limit, or somebody removed it. */
+  expired(): void {
+    this.#context.onGone();
+    this.#feed({ kind: "expired", nowMs: this.#now() });
+  }
+
+  /** The coupling service says that the lease lags. What the kernel has sent meanwhile is read first. */
+  recalled(holders: number): void {
+    void this.#refresh().then(() => this.#feed({ kind: "recall", holders, nowMs: this.#now() }));
+  }
+
+  /** Events were lost: the kernel is read. */
+  resync(): void {
+    void this.#refresh();
+  }
+
+  status(): { state: string; first: bigint | null; end: bigint | null } {
+    const lease = leaseOf(this.#state);
+    return { state: this.#state.kind, first: lease?.nextUnsent ?? null, end: lease?.end ?? null };
+  }
+
+  get holdsLease(): boolean {
+    return this.#state.kind === "held";
+  }
+
+  /** Ends the runner; the kernel's state is the caller's to remove. */
+  stop(): void {
+    this.#stopped = true;
+    this.#timer?.cancel();
+    this.#answerWants(new EsplexError("cluster.unknownSa", "the SA is gone"));
+  }
+
+  #now(): number {
+    return this.#context.clock.nowMs();
+  }
+
+  #feed(event: HolderEvent): void {
+    if (this.#stopped) return;
+    const { state, effects } = stepHolder(this.#state, event);
+    this.#state = state;
+    for (const effect of effects) this.#tail = this.#tail.then(() => this.#perform(effect));
+  }
+
+  async #perform(effect: HolderEffect): Promise<void> {
+    if (this.#stopped) return;
+    try {
+      await this.#act(effect);
+    } catch (error) {
+      if (effect.kind !== "reinstall" && isErrno(error, "EINVAL")) {
+        this.#context.counters.add("lease.stateDying");
+        this.#context.clock.after(DYING_PAUSE_MS, () => {
+          // Unless the kernel's event was faster, and a newer lease is there.
+          if (this.#state.kind === "held" && "token" in effect && this.#state.token === effect.token) this.expired();
+        });
+        return;
+      }
+      if (isErrno(error, "ESRCH")) {
+        this.#context.counters.add("lease.stateGone");
+      } else {
+        this.#context.counters.add("lease.kernelError");
+        this.#context.log.error("the kernel did not take a lease", {
+          sa: this.#sa.id,
+          effect: effect.kind,
+          reason: messageOf(error),
+        });
+      }
+      if (effect.kind === "reinstall") this.#context.clock.after(REINSTALL_PAUSE_MS, () => this.expired());
+      else this.expired();
+    }
+  }
+
+  async #act(effect: HolderEffect): Promise<void> {
+    const { leases, counters } = this.#context;
+    switch (effect.kind) {
+      case "reserve":
+        this.#reserve(effect.count, effect.nextUnsent);
+        return;
+      case "install": {
+        const range = { first: effect.first, end: effect.end };
+        this.#applied(effect.token, await leases.install(this.#leased(), range, eventThreshold(range)));
+        counters.add("lease.installed");
+        return;
+      }
+      case "extend":
+        await this.#extend(effect.newEnd, effect.token);
+        return;
+      case "reinstall": {
+        const range = { first: effect.first, end: effect.end };
+        await this.#context.reinstall(range, eventThreshold(range));
+        counters.add("lease.reinstalled");
+        this.#applied(effect.token, await this.#mustRead());
+        return;
+      }
+      case "park":
+        await leases.park(this.id);
+        counters.add("lease.parked");
+        return;
+      case "release":
+        this.#release(effect.nextUnsent);
+        return;
+      case "askPark":
+        this.#askPark();
+        return;
+      case "ready":
+        this.#answerWants(null);
+        return;
+      case "unready":
+        this.#answerWants(new EsplexError(effect.code, "the coupling service gives no numbers for this SA"));
+        return;
+      case "burnt":
+        counters.add(`lease.burnt.${effect.why}`, Number(effect.end - effect.first));
+        return;
+      default:
+        unreachable(effect);
+    }
+  }
+
+  async #extend(newEnd: bigint, token: number): Promise<void> {
+    const { leases, counters } = this.#context;
+    const reading = await leases.extend(this.#leased(), newEnd);
+    counters.add("lease.extended");
+    this.#applied(token, reading);
+    const wanted = eventThreshold({ first: reading.oseq + 1n, end: newEnd });
+    // Only a change by half or more is worth a message.
+    if (reading.eventThresholdPackets > 2 * wanted || 2 * reading.eventThresholdPackets < wanted) {
+      await leases.setThreshold(this.id, wanted);
+    }
+  }
+
+  #applied(token: number, { oseq, lastSendable }: LeaseReading): void {
+    this.#feed({ kind: "applied", token, oseq, lastSendable, nowMs: this.#now() });
+  }
+
+  #leased(): { readonly id: StateId; readonly esn: boolean } {
+    return { id: this.id, esn: this.#sa.esn };
+  }
+
+  async #mustRead(): Promise<LeaseReading> {
+    const reading = await this.#context.leases.read(this.id);
+    if (reading === null) throw new EsplexError("kernel.refused", "the state died as it was born");
+    return reading;
+  }
+
+  #reserve(count: number, nextUnsent: bigint): void {
+    this.#context.reserve({ sa: this.#sa.id, epoch: this.#epoch, count, nextUnsent }).then(
+      ({ first, end, holders }) => this.#feed({ kind: "granted", first, end, holders, nowMs: this.#now() }),
+      (error: unknown) => {
+        const code: ErrorCode = error instanceof EsplexError ? error.code : "bus.closed";
+        this.#context.counters.add(`lease.refused.${code}`);
+        if (isError(error, "cluster.exhausted")) {
+          this.#context.log.warn("the SA gets no more numbers; the peer must rekey", { sa: this.#sa.id });
+        }
+        this.#feed({ kind: "refused", code, nowMs: this.#now() });
+      },
+    );
+  }
+
+  #release(nextUnsent: bigint): void {
+    this.#context.release({ sa: this.#sa.id, epoch: this.#epoch, nextUnsent }).catch((error: unknown) => {
+      this.#context.log.debug("the coupling service did not hear that a lease was given back", {
+        sa: this.#sa.id,
+        reason: messageOf(error),
+      });
+    });
+  }
+
+  #askPark(): void {
+    this.#context.askPark().then(
+      (allowed) => this.#feed({ kind: allowed ? "parkAllowed" : "parkDenied", nowMs: this.#now() }),
+      () => this.#feed({ kind: "parkDenied", nowMs: this.#now() }),
+    );
+  }
+
+  #answerWants(error: EsplexError | null): void {
+    const wants = this.#wants.splice(0);
+    for (const { resolve, reject } of wants) {
+      if (error === null) resolve();
+      else reject(error);
+    }
+  }
+
+  /** Reads the kernel and feeds what it says; after what is queued, so that a reading is never older than an effect. */
+  #refresh(): Promise<void> {
+    const run = this.#tail.then(async () => {
+      if (this.#stopped) return;
+      const reading = await this.#context.leases.read(this.id);
+      if (reading !== null) this.#feed({ kind: "tick", oseq: reading.oseq, nowMs: this.#now() });
+      else if (this.#state.kind === "held" || this.#state.isAlive) this.expired();
+    });
+    this.#tail = run.catch((error: unknown) => {
+      this.#context.log.warn("a lease could not be read from the kernel", {
+        sa: this.#sa.id,
+        reason: messageOf(error),
+      });
+    });
+    return this.#tail;
+  }
+
+  #scheduleTick(): void {
+    this.#timer = this.#context.clock.after(TICK_MS, () => {
+      this.#ticks += 1;
+      if (this.holdsLease && this.#ticks % READ_EVERY_TICKS === 0) void this.#refresh();
+      else this.#feed({ kind: "tick", oseq: null, nowMs: this.#now() });
+      if (!this.#stopped) this.#scheduleTick();
+    });
+  }
+}

@@ -1,0 +1,337 @@
+import { randomUUID } from "node:crypto";
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import type { Member } from "../../bus/messages.ts";
+import { loadCredentials } from "../../bus/credentials.ts";
+import { listenBus, type BusOptions, type BusServer } from "../../bus/server.ts";
+import type { ClusterConfig } from "../../config/cluster-schema.ts";
+import { readPsk } from "../../config/psk.ts";
+import { readClusterFile } from "../../config/cluster-file.ts";
+import { systemClock } from "../../core/clock.ts";
+import { runUntilSignal, type Part } from "../parts.ts";
+import { Counters } from "../../core/counters.ts";
+import { EsplexError } from "../../core/errors.ts";
+import { ipVersion } from "../../core/ip.ts";
+import { createLog, type Log, type LogLevel } from "../../core/log.ts";
+import type { IkePeerConfig } from "../../ike/environment.ts";
+import { NETLINK_ROUTE, NetlinkSocket } from "../../net/netlink-socket.ts";
+import type { SharedSa } from "../../sa/spec.ts";
+import { openXfrm } from "../../xfrm/reconciler.ts";
+import { refuseEspOffload, requireEsp } from "../../xfrm/probe.ts";
+import { serveControl, type ControlServer } from "../control.ts";
+import { CouplingLink } from "./coupling-link.ts";
+import { Distributor, type OwnDvipa } from "./distributor.ts";
+import { HostNetwork, NO_NETWORK_STATE, type HostDvipa, type HostNetworkState } from "./host-network.ts";
+import { OWN_IKE, SaKeeper, type SaSource } from "./sa-keeper.ts";
+import { ShadowLink, type ShadowDvipa } from "./shadow-link.ts";
+import type { DvipaStatus, NodeStatus } from "./status.ts";
+import { addressTowards } from "./trusted-address.ts";
+
+/** What a node is started with: its name, where the cluster is, and its key pair. */
+export interface NodeOptions {
+  readonly name: string;
+  readonly clusterFile: string;
+  readonly certificate: string;
+  readonly key: string;
+  readonly ca: string;
+  /** Directory for the control socket and what must outlive a crash; on a file system that a reboot clears. */
+  readonly run: string;
+  readonly logLevel: LogLevel;
+}
+
+/** Runs a node until SIGTERM. Rejects with `config.*` and `kernel.*` before anything was changed. */
+export async function runNode(options: NodeOptions): Promise<void> {
+  const log = createLog("node", options.name, options.logLevel);
+  const config = await readClusterFile(options.clusterFile);
+  const own = ownDvipas(config, options.name);
+  const peers = own.length === 0 ? [] : await loadPeers(config, options.clusterFile);
+  const credentials = await loadCredentials(options);
+  await probeKernel();
+  const bus: BusOptions = {
+    cluster: config.cluster,
+    self: options.name,
+    credentials,
+    clock: systemClock,
+    counters: new Counters(),
+    log,
+  };
+  mkdirSync(options.run, { recursive: true, mode: 0o700 });
+  const { host, port } = config.bus.coupling;
+  const trustedAddress = await addressTowards(host, port);
+  const node = new Node({ options, config, own, peers, bus, trustedAddress });
+  await runUntilSignal(node.parts(), log, node.failed);
+}
+
+interface NodeContext {
+  readonly options: NodeOptions;
+  readonly config: ClusterConfig;
+  readonly own: readonly OwnDvipa[];
+  readonly peers: readonly IkePeerConfig[];
+  readonly bus: BusOptions;
+  readonly trustedAddress: string;
+}
+
+/** Joins the roles of one node: distributor of its own DVIPAs, target of others'. */
+class Node {
+  readonly #context: NodeContext;
+  readonly #log: Log;
+  readonly #keeper: SaKeeper;
+  readonly #route = NetlinkSocket.open(NETLINK_ROUTE);
+  readonly #network: HostNetwork;
+  readonly #distributor: Distributor | null;
+  readonly #coupling: CouplingLink;
+  readonly #shadows = new Map<string, ShadowLink>();
+  readonly #shadowDvipas = new Map<string, readonly ShadowDvipa[]>();
+  #ownNetwork: HostNetworkState = NO_NETWORK_STATE;
+  #networkTail: Promise<unknown> = Promise.resolve();
+  #server: BusServer | null = null;
+  /** The start of the distributor's role, under way or done. */
+  #serving: Promise<void> | null = null;
+  #stopping = false;
+  /** Resolves with the reason when the node cannot go on. */
+  readonly failed: Promise<string>;
+  #fail: (reason: string) => void = () => {};
+
+  constructor(context: NodeContext) {
+    const { options, config, own, peers, bus, trustedAddress } = context;
+    this.#context = context;
+    this.#log = bus.log;
+    this.failed = new Promise((resolve) => (this.#fail = resolve));
+    this.#keeper = new SaKeeper({
+      coupling: () => this.#coupling,
+      mayPark: (source, sa) => this.#mayPark(source, sa),
+      clock: bus.clock,
+      counters: bus.counters,
+      log: bus.log,
+    });
+    this.#network = new HostNetwork(this.#route, trustedAddress, join(options.run, "sysctls.json"), bus.log);
+    this.#coupling = new CouplingLink({
+      bus,
+      host: config.bus.coupling.host,
+      port: config.bus.coupling.port,
+      instance: randomUUID(),
+      listen: own.length === 0 ? null : { address: trustedAddress, port: config.bus.port },
+      distributes: own.map(({ address }) => address),
+      onOpen: () => this.#couplingOpened(),
+      onMembers: (members) => this.#followMembers(members),
+      onRecall: ({ sa, holders }) => this.#keeper.recalled(sa, holders),
+      onFenced: ({ dvipa, epoch }) => this.#fenced(dvipa, epoch),
+      onRekeySoon: ({ sa }) => {
+        bus.counters.add("lease.rekeySoon");
+        bus.log.warn("an SA comes to the end of its sequence numbers: the peer must rekey it", { sa });
+      },
+    });
+    this.#distributor =
+      own.length === 0
+        ? null
+        : new Distributor({
+            nodeName: options.name,
+            dvipas: own,
+            peers,
+            keeper: this.#keeper,
+            coupling: this.#coupling,
+            setNetwork: (wanted) => this.#setOwnNetwork(wanted),
+            clock: bus.clock,
+            counters: bus.counters,
+            log: bus.log,
+          });
+  }
+
+  /** In the order of their start: addresses go before the guards that keep them out of the clear. */
+  parts(): Part[] {
+    const started = (): Promise<void> => Promise.resolve();
+    let control: ControlServer | null = null;
+    return [
+      { name: "coupling link", start: started, stop: synchronous(() => this.#coupling.close()) },
+      { name: "routing socket", start: started, stop: synchronous(() => this.#route.close()) },
+      { name: "kernel SAs", start: started, stop: () => this.#keeper.stop() },
+      {
+        name: "host network",
+        start: started,
+        stop: () => this.#serialNetwork(() => this.#network.clear()),
+      },
+      { name: "roles", start: started, stop: () => this.#stopRoles() },
+      {
+        name: "control socket",
+        start: async () => {
+          const path = join(this.#context.options.run, "control.sock");
+          control = await serveControl(path, { status: () => this.#status() }, this.#log);
+        },
+        stop: async () => control?.close(),
+      },
+    ];
+  }
+
+  async #stopRoles(): Promise<void> {
+    this.#stopping = true;
+    for (const link of this.#shadows.values()) link.close();
+    await this.#distributor?.stop();
+    await this.#server?.close();
+  }
+
+  /** Once in the life of the node; when it fails, the link is dialled again and this is tried again. */
+  async #couplingOpened(): Promise<void> {
+    const distributor = this.#distributor;
+    if (distributor === null || this.#stopping) return;
+    this.#serving ??= this.#serve(distributor).catch((error: unknown) => {
+      this.#serving = null;
+      throw error;
+    });
+    await this.#serving;
+  }
+
+  async #serve(distributor: Distributor): Promise<void> {
+    await distributor.start();
+    this.#server ??= await listenBus({
+      ...this.#context.bus,
+      host: this.#context.trustedAddress,
+      port: this.#context.config.bus.port,
+      accept: (connection) => distributor.accept(connection),
+    });
+    await this.#settle();
+  }
+
+  /** One link to every other node that distributes something. */
+  #followMembers(members: readonly Member[]): void {
+    const { options, bus } = this.#context;
+    if (this.#stopping) return;
+    for (const { name, listen, distributes } of members) {
+      if (name === options.name || listen === null || distributes.length === 0 || this.#shadows.has(name)) continue;
+      const link = new ShadowLink({
+        bus,
+        distributor: { name, ...listen, distributes },
+        keeper: this.#keeper,
+        onSnapshot: (dvipas) => this.#shadowed(name, dvipas),
+      });
+      this.#shadows.set(name, link);
+    }
+  }
+
+  async #shadowed(distributor: string, dvipas: readonly ShadowDvipa[]): Promise<void> {
+    this.#shadowDvipas.set(distributor, dvipas);
+    await this.#applyNetwork();
+    await this.#settle();
+  }
+
+  /** When everybody who may speak for SAs has spoken, what nobody spoke of is a dead run's litter. */
+  async #settle(): Promise<void> {
+    const heard = [...this.#shadows.keys()].every((name) => this.#shadowDvipas.has(name));
+    const isOwnerUp = this.#distributor === null || this.#distributor.isServing;
+    if (heard && isOwnerUp) await this.#keeper.settle();
+  }
+
+  async #setOwnNetwork(wanted: HostNetworkState): Promise<void> {
+    this.#ownNetwork = wanted;
+    await this.#applyNetwork();
+  }
+
+  #applyNetwork(): Promise<void> {
+    return this.#serialNetwork(async () => {
+      if (this.#stopping) return;
+      const shadowed = [...this.#shadowDvipas.values()].flat();
+      const targets = shadowed.map(({ address }): HostDvipa => ({ address, role: "target", interfaceName: null }));
+      const { dvipas, targets: steering } = this.#ownNetwork;
+      await this.#network.apply({ dvipas: [...dvipas, ...targets], targets: steering });
+    });
+  }
+
+  #serialNetwork<T>(work: () => Promise<T>): Promise<T> {
+    const run = this.#networkTail.then(work);
+    this.#networkTail = run.catch(() => {});
+    return run;
+  }
+
+  async #mayPark(source: SaSource, sa: SharedSa): Promise<boolean> {
+    if (source === OWN_IKE) return this.#distributor?.mayParkOwn(sa.reqid) ?? true;
+    return (await this.#shadows.get(source)?.mayPark(sa.id)) ?? false;
+  }
+
+  #fenced(dvipa: string, epoch: bigint): void {
+    if (this.#distributor?.isFencedBy(dvipa, epoch) !== true) return;
+    this.#fail(`another node owns ${dvipa} now (epoch ${epoch.toString()})`);
+  }
+
+  async #status(): Promise<NodeStatus> {
+    const waitingFor = [
+      ...(this.#coupling.isOpen ? [] : ["the coupling service"]),
+      ...(this.#distributor === null || this.#distributor.isServing ? [] : ["the ownership of its DVIPAs"]),
+      ...[...this.#shadows].flatMap(([name, link]) => (link.isSynced ? [] : [`the distributor ${name}`])),
+      ...(this.#distributor === null && this.#shadows.size === 0 ? ["a distributor"] : []),
+    ];
+    return {
+      daemon: "node",
+      node: this.#context.options.name,
+      ready: waitingFor.length === 0,
+      waitingFor,
+      dvipas: [...this.#ownDvipaStatus(), ...this.#shadowDvipaStatus()],
+      targets: this.#distributor?.targetStatus() ?? [],
+      sas: await this.#keeper.status(),
+      connections: this.#distributor?.connectionStatus() ?? [],
+      counters: this.#context.bus.counters.snapshot(),
+    };
+  }
+
+  #ownDvipaStatus(): DvipaStatus[] {
+    return this.#context.own.map(({ address }) => ({
+      address,
+      role: "distributor",
+      epoch: (this.#distributor?.epochOf(address) ?? 0n).toString(),
+    }));
+  }
+
+  #shadowDvipaStatus(): DvipaStatus[] {
+    const all = [...this.#shadowDvipas.values()].flat();
+    return all.map(({ address, epoch }) => ({ address, role: "target", epoch: epoch.toString() }));
+  }
+}
+
+/** A stop that has nothing to wait for. */
+function synchronous(work: () => void): () => Promise<void> {
+  return () => {
+    work();
+    return Promise.resolve();
+  };
+}
+
+function ownDvipas(config: ClusterConfig, name: string): OwnDvipa[] {
+  const own = config.dvipas.filter(({ distributor }) => distributor === name);
+  for (const { address } of own) {
+    if (ipVersion(address) !== 4) {
+      throw new EsplexError("config.invalid", `dvipas: ${address} is IPv6; this version distributes IPv4 only`);
+    }
+  }
+  return own.map(({ address, interface: interfaceName, targets, ports }) => ({
+    address,
+    interfaceName,
+    targets,
+    ports,
+  }));
+}
+
+async function loadPeers(config: ClusterConfig, clusterFile: string): Promise<IkePeerConfig[]> {
+  return Promise.all(
+    config.peers.map(async (peer) => ({
+      name: peer.name,
+      address: peer.address === "ANY" ? "any" : peer.address,
+      remoteIdentity: peer.identity,
+      localIdentity: peer.localIdentity,
+      psk: await readPsk(peer, clusterFile),
+      modes: peer.modes,
+      remoteSubnets: peer.remoteSubnets,
+      replayWindowPackets: peer.replayWindow,
+      ikeSuites: null,
+      espSuites: null,
+    })),
+  );
+}
+
+/** Says at once, and in words, what would fail at the first SA. */
+async function probeKernel(): Promise<void> {
+  refuseEspOffload();
+  const xfrm = openXfrm();
+  try {
+    await requireEsp(xfrm, { kind: "aes-gcm-16", keyBits: 128 });
+  } finally {
+    xfrm.close();
+  }
+}

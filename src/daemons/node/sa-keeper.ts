@@ -1,0 +1,428 @@
+import type { Clock, Timer } from "../../core/clock.ts";
+import type { Counters } from "../../core/counters.ts";
+import { EsplexError, invariant, messageOf } from "../../core/errors.ts";
+import type { Log } from "../../core/log.ts";
+import { isErrno } from "../../net/kernel-error.ts";
+import type { NetlinkSocket } from "../../net/netlink-socket.ts";
+import { wipeSaKeys, type SharedSa } from "../../sa/spec.ts";
+import { suiteName } from "../../sa/suite.ts";
+import { isAbout, openEvents, type XfrmEvent } from "../../xfrm/events.ts";
+import { Leases } from "../../xfrm/leases.ts";
+import { NOTHING } from "../../xfrm/plan.ts";
+import { openXfrm, XfrmReconciler } from "../../xfrm/reconciler.ts";
+import {
+  dvipaGuard,
+  inboundId,
+  joinWanted,
+  outboundId,
+  shadowOf,
+  type NodeRole,
+  type Wanted,
+} from "../../xfrm/shadow.ts";
+import { addState, deleteState, type SequenceRange, type StateSpec } from "../../xfrm/states.ts";
+import type { CouplingLink } from "./coupling-link.ts";
+import { LeaseRunner } from "./lease-runner.ts";
+import type { LeaseStatus, SaStatus } from "./status.ts";
+
+/** How often the kernel is compared with what it should be, besides at every change; our choice. */
+const RECONCILE_MS = 10_000;
+/** A rekeyed SA takes over from one that sends; its peer must not wait longer for the switch. Our choice. */
+const HAND_OVER_MS = 2_000;
+/** Room for a burst of kernel events, in bytes; the kernel clamps it to net.core.rmem_max. */
+const EVENT_BUFFER_BYTES = 4 * 1024 * 1024;
+/** Events of a parked state mean nothing; the first lease sets what fits it. */
+const PARKED_THRESHOLD_PACKETS = 1;
+
+/** Who told this node of an SA: its own IKE, or the distributor of that name. */
+export type SaSource = string;
+/** The source of what this node negotiated itself: no node can have this name. */
+export const OWN_IKE: SaSource = "(own IKE)";
+
+/** What a source says of an SA. */
+export interface KeptSa {
+  readonly sa: SharedSa;
+  readonly epoch: bigint;
+  readonly outbound: "now" | "hold";
+}
+
+interface Entry {
+  readonly source: SaSource;
+  readonly sa: SharedSa;
+  readonly epoch: bigint;
+  outbound: "now" | "hold";
+  /** The outbound half, once it may be used. */
+  runner: LeaseRunner | null;
+  /** True while the kernel should have the outbound state. */
+  outboundAlive: boolean;
+  /** Kernel states made for the outbound key on this node. */
+  instances: number;
+}
+
+export interface SaKeeperContext {
+  readonly coupling: () => CouplingLink;
+  /** May this node give its lease on the SA back? */
+  readonly mayPark: (source: SaSource, sa: SharedSa) => Promise<boolean>;
+  readonly clock: Clock;
+  readonly counters: Counters;
+  readonly log: Log;
+}
+
+/**
+ * The SAs of this node: its own IKE's and those that distributors mirrored to it, kept apart by source (R3). Makes the
+ * kernel have them and nothing else of ours, and runs a lease for each outbound half.
+ */
+export class SaKeeper {
+  readonly #context: SaKeeperContext;
+  readonly #xfrm: NetlinkSocket;
+  readonly #reconciler: XfrmReconciler;
+  readonly #leases: Leases;
+  readonly #events: NetlinkSocket;
+  readonly #entries = new Map<string, Entry>();
+  readonly #dvipas = new Map<SaSource, { readonly addresses: readonly string[]; readonly role: NodeRole }>();
+  #queued: Promise<void> | null = null;
+  #tail: Promise<unknown> = Promise.resolve();
+  #keepUnknown = true;
+  #timer: Timer | null = null;
+
+  constructor(context: SaKeeperContext) {
+    this.#context = context;
+    const { counters, log } = context;
+    this.#xfrm = openXfrm();
+    this.#reconciler = new XfrmReconciler(this.#xfrm, log);
+    this.#leases = new Leases(this.#xfrm);
+    this.#events = openEvents({
+      groups: ["AEVENTS", "EXPIRE", "SA"],
+      onEvent: (event) => this.#onEvent(event),
+      onOverrun: () => {
+        counters.add("xfrm.eventsLost");
+        for (const { runner } of this.#entries.values()) runner?.resync();
+        this.#reapply();
+      },
+      onFault: (error) => log.error("a kernel event could not be handled", { reason: messageOf(error) }),
+      receiveBufferBytes: EVENT_BUFFER_BYTES,
+    });
+    this.#scheduleReconcile();
+  }
+
+  /** From now on what the kernel has of ours and nobody told us of is removed: every source has been heard. */
+  async settle(): Promise<void> {
+    if (!this.#keepUnknown) return;
+    this.#keepUnknown = false;
+    await this.#apply();
+  }
+
+  /** The DVIPAs that a source speaks for, and what this node is to them: their guards stand when it resolves. */
+  async setDvipas(source: SaSource, addresses: readonly string[], role: NodeRole): Promise<void> {
+    this.#dvipas.set(source, { addresses, role });
+    await this.#apply();
+  }
+
+  /** Resolves once the kernel has the SA. Throws when something stands in its way; then nothing of it is left. */
+  async install(source: SaSource, kept: KeptSa): Promise<void> {
+    if (this.#entries.has(kept.sa.id)) return;
+    this.#checkIds(kept.sa);
+    const entry = this.#enter(source, kept);
+    try {
+      await this.#apply();
+      await this.#startRunner(entry);
+    } catch (error) {
+      this.#entries.delete(kept.sa.id);
+      this.#reapply();
+      throw error;
+    }
+  }
+
+  /** Makes the SAs of a source exactly these. */
+  async replaceAll(source: SaSource, kept: readonly KeptSa[]): Promise<void> {
+    const wanted = new Set(kept.map(({ sa }) => sa.id));
+    const gone = [...this.#entries.values()].filter((entry) => entry.source === source && !wanted.has(entry.sa.id));
+    for (const entry of gone) this.#drop(entry);
+    const fresh: Entry[] = [];
+    for (const item of kept) {
+      const known = this.#entries.get(item.sa.id);
+      if (known === undefined) {
+        this.#checkIds(item.sa);
+        fresh.push(this.#enter(source, item));
+        continue;
+      }
+      if (known.sa !== item.sa) wipeSaKeys(item.sa);
+      if (known.outbound === "hold" && item.outbound === "now") await this.useOutbound(item.sa.id);
+    }
+    await this.#apply();
+    for (const { sa } of gone) wipeSaKeys(sa);
+    for (const entry of fresh) await this.#startRunner(entry);
+  }
+
+  /** New packets use the SA from now on; resolves once they can, at the latest after `HAND_OVER_MS`. */
+  async useOutbound(saId: string): Promise<void> {
+    const entry = this.#entries.get(saId);
+    if (entry === undefined || entry.outbound === "now") return;
+    entry.outbound = "now";
+    const sender = [...this.#entries.values()].find(
+      (other) => other !== entry && other.sa.reqid === entry.sa.reqid && other.runner?.holdsLease === true,
+    );
+    if (sender === undefined) {
+      entry.outboundAlive = true;
+      entry.instances += 1;
+      await this.#apply();
+      await this.#startRunner(entry);
+      return;
+    }
+    // This node sends on the SA that is being replaced: the new state is born with its lease, no packet is lost.
+    entry.runner = this.#runner(entry, false);
+    await Promise.race([
+      entry.runner.want(),
+      new Promise<void>((resolve) => this.#context.clock.after(HAND_OVER_MS, resolve)),
+    ]);
+  }
+
+  /** Resolves once the kernel has nothing of the SA; its keys are wiped. */
+  async remove(source: SaSource, saId: string): Promise<void> {
+    const entry = this.#entries.get(saId);
+    if (entry?.source !== source) return;
+    this.#drop(entry);
+    await this.#apply();
+    wipeSaKeys(entry.sa);
+  }
+
+  /** The SA that a tunnel's packets leave on; null when there is none. The youngest, as the kernel chooses. */
+  currentOutbound(tunnel: number): string | null {
+    return this.#sender(tunnel)?.sa.id ?? null;
+  }
+
+  /** Resolves once this node's kernel can send on the tunnel. */
+  async wantLease(tunnel: number): Promise<void> {
+    const runner = this.#sender(tunnel)?.runner ?? null;
+    if (runner === null) throw new EsplexError("cluster.unknownSa", "the tunnel has no outbound SA on this node");
+    await runner.want();
+  }
+
+  tunnelOf(saId: string): number | null {
+    return this.#entries.get(saId)?.sa.reqid ?? null;
+  }
+
+  recalled(saId: string, holders: number): void {
+    this.#entries.get(saId)?.runner?.recalled(holders);
+  }
+
+  /** SAs of one source, for digests. */
+  keptFrom(source: SaSource): KeptSa[] {
+    return [...this.#entries.values()].filter((entry) => entry.source === source);
+  }
+
+  async status(): Promise<SaStatus[]> {
+    return Promise.all([...this.#entries.values()].map(async (entry) => this.#statusOf(entry)));
+  }
+
+  /** Removes every state and policy of ours from the kernel, and gives the leases back. */
+  async stop(): Promise<void> {
+    this.#timer?.cancel();
+    const held = [...this.#entries.values()].filter(({ runner }) => runner?.holdsLease === true);
+    const gone = [...this.#entries.values()];
+    for (const entry of gone) this.#drop(entry);
+    this.#dvipas.clear();
+    this.#keepUnknown = false;
+    await this.#serial(() => this.#reconciler.apply(NOTHING));
+    for (const { sa } of gone) wipeSaKeys(sa);
+    const coupling = this.#context.coupling();
+    const released = held.map(({ sa, epoch }) => coupling.request("release", { sa: sa.id, epoch, nextUnsent: 0n }));
+    await Promise.allSettled(released);
+    this.#events.close();
+    this.#xfrm.close();
+  }
+
+  #enter(source: SaSource, { sa, epoch, outbound }: KeptSa): Entry {
+    const isNow = outbound === "now";
+    const entry: Entry = { source, sa, epoch, outbound, runner: null, outboundAlive: isNow, instances: isNow ? 1 : 0 };
+    this.#entries.set(sa.id, entry);
+    return entry;
+  }
+
+  /** The kernel names states by address and SPI: an SA that would take another's name is refused. */
+  #checkIds(sa: SharedSa): void {
+    for (const { sa: other } of this.#entries.values()) {
+      const sameIn = other.dvipa === sa.dvipa && other.inbound.spi === sa.inbound.spi;
+      const sameOut = other.peer === sa.peer && other.outbound.spi === sa.outbound.spi;
+      if (sameIn || sameOut) throw new EsplexError("kernel.refused", "another SA has this SPI", { sa: other.id });
+    }
+  }
+
+  #drop(entry: Entry): void {
+    entry.runner?.stop();
+    this.#entries.delete(entry.sa.id);
+  }
+
+  /** After the state is in the kernel: whether it is new or was found there, its runner starts from what it says. */
+  async #startRunner(entry: Entry): Promise<void> {
+    if (entry.outbound === "hold" || entry.runner !== null || this.#entries.get(entry.sa.id) !== entry) return;
+    const reading = await this.#leases.read(outboundId(entry.sa));
+    entry.outboundAlive = reading !== null;
+    entry.runner = this.#runner(entry, reading !== null);
+    if (reading !== null) entry.runner.adopt(reading);
+  }
+
+  #runner(entry: Entry, isAlive: boolean): LeaseRunner {
+    const { coupling, mayPark, clock, counters, log } = this.#context;
+    return new LeaseRunner(entry.sa, entry.epoch, isAlive, {
+      leases: this.#leases,
+      reserve: (body) => coupling().request("reserve", body),
+      release: (body) => coupling().request("release", body),
+      reinstall: (range, threshold) => this.#reinstall(entry, range, threshold),
+      onGone: () => {
+        entry.outboundAlive = false;
+      },
+      askPark: () => mayPark(entry.source, entry.sa),
+      clock,
+      counters,
+      log,
+    });
+  }
+
+  async #reinstall(entry: Entry, range: SequenceRange, eventThresholdPackets: number): Promise<void> {
+    await this.#serial(async () => {
+      if (this.#entries.get(entry.sa.id) !== entry) throw new EsplexError("cluster.unknownSa", "the SA is gone");
+      try {
+        await addState(this.#xfrm, outboundState(entry.sa, range, eventThresholdPackets));
+        entry.instances += 1;
+      } catch (error) {
+        // Somebody was faster (a flush, then the reconciler): the state is there, without numbers.
+        if (!isErrno(error, "EEXIST")) throw error;
+        await this.#leases.install({ id: outboundId(entry.sa), esn: entry.sa.esn }, range, eventThresholdPackets);
+      }
+      entry.outboundAlive = true;
+    });
+  }
+
+  #sender(tunnel: number): Entry | null {
+    const usable = [...this.#entries.values()].filter(({ sa, runner }) => sa.reqid === tunnel && runner !== null);
+    return usable.at(-1) ?? null;
+  }
+
+  #wanted(): Wanted {
+    const guards = [...this.#dvipas.values()].flatMap(({ addresses, role }) =>
+      addresses.flatMap((address) => dvipaGuard(address, role)),
+    );
+    const shadows = [...this.#entries.values()].map(({ sa, outboundAlive }) =>
+      shadowOf(sa, {
+        outbound: outboundAlive
+          ? { allowance: { kind: "parked" }, eventThresholdPackets: PARKED_THRESHOLD_PACKETS }
+          : null,
+      }),
+    );
+    return joinWanted({ states: [], policies: guards }, ...shadows);
+  }
+
+  /** Brings the kernel to what is wanted when its turn comes; calls that wait share one run. */
+  #apply(): Promise<void> {
+    this.#queued ??= this.#serial(async () => {
+      this.#queued = null;
+      const { conflicts } = await this.#reconciler.apply(this.#wanted(), { keepUnwanted: this.#keepUnknown });
+      for (const { what, why } of conflicts) this.#context.log.error("something stands in an SA's way", { what, why });
+      if (conflicts.length > 0) {
+        this.#context.counters.add("xfrm.conflicts", conflicts.length);
+        throw new EsplexError("kernel.refused", conflicts.map(({ what, why }) => `${what}: ${why}`).join("; "));
+      }
+    });
+    return this.#queued;
+  }
+
+  /** For changes that nobody waits for: what went wrong is logged, and the next round tries again. */
+  #reapply(): void {
+    this.#apply().catch((error: unknown) => {
+      this.#context.counters.add("xfrm.reconcileFailed");
+      this.#context.log.error("the kernel's SAs could not be brought up to date", { reason: messageOf(error) });
+    });
+  }
+
+  #serial<T>(work: () => Promise<T>): Promise<T> {
+    const run = this.#tail.then(work);
+    this.#tail = run.catch(() => {});
+    return run;
+  }
+
+  #scheduleReconcile(): void {
+    this.#timer = this.#context.clock.after(RECONCILE_MS, () => {
+      this.#reapply();
+      this.#scheduleReconcile();
+    });
+  }
+
+  #onEvent(event: XfrmEvent): void {
+    if (event.kind === "flushed") {
+      this.#foreignChange("all states were flushed");
+      return;
+    }
+    if (event.kind === "acquire" || event.kind === "added") return;
+    const entry = [...this.#entries.values()].find(
+      ({ sa }) => isAbout(event, outboundId(sa)) || isAbout(event, inboundId(sa)),
+    );
+    if (entry === undefined) return;
+    if (event.kind === "sequence") {
+      if (event.cause !== "update" && isAbout(event, outboundId(entry.sa))) entry.runner?.sent(event.oseq);
+    } else if (event.kind === "expired") {
+      if (event.hard && isAbout(event, outboundId(entry.sa))) this.#expired(entry);
+    } else if (event.writerPort !== this.#xfrm.port) {
+      if (event.kind === "updated") this.#voidLease(entry);
+      this.#foreignChange(`a state was ${event.kind}`);
+    }
+  }
+
+  /** An update by somebody else may have moved the packet limit, and with it the lease: fail closed. */
+  #voidLease({ sa }: Entry): void {
+    deleteState(this.#xfrm, outboundId(sa)).catch((error: unknown) => {
+      if (!isErrno(error, "ESRCH"))
+        this.#context.log.error("a changed state could not be deleted", { reason: messageOf(error) });
+    });
+  }
+
+  #expired(entry: Entry): void {
+    this.#context.counters.add("lease.ranOut");
+    entry.runner?.expired();
+  }
+
+  /** Somebody else touches our states: what is left is read again, and what is missing is put back. */
+  #foreignChange(what: string): void {
+    this.#context.counters.add("xfrm.foreignChange");
+    this.#context.log.warn("another program changed our SAs: keep away from them", { what });
+    for (const { runner } of this.#entries.values()) runner?.resync();
+    this.#reapply();
+  }
+
+  async #statusOf({ sa, runner, outbound, instances }: Entry): Promise<SaStatus> {
+    const reading = runner === null ? null : await this.#leases.read(runner.id);
+    const held = runner?.status() ?? { state: "none", first: null, end: null };
+    const lease: LeaseStatus = {
+      state: held.state,
+      first: held.first?.toString() ?? null,
+      end: held.end?.toString() ?? null,
+      next: reading === null ? null : (reading.oseq + 1n).toString(),
+      kernelInstances: instances,
+    };
+    const { id, dvipa, peer, peerName, mode, reqid } = sa;
+    return {
+      id,
+      dvipa,
+      peer,
+      peerName,
+      mode,
+      suite: suiteName(sa.suite),
+      reqid,
+      spiIn: spiText(sa.inbound.spi),
+      spiOut: spiText(sa.outbound.spi),
+      outbound,
+      lease,
+    };
+  }
+}
+
+function spiText(spi: number): string {
+  return `0x${spi.toString(16).padStart(8, "0")}`;
+}
+
+/** The outbound state of an SA, born with a lease. */
+function outboundState(sa: SharedSa, range: SequenceRange, eventThresholdPackets: number): StateSpec {
+  const outbound = { allowance: { kind: "lease", range }, eventThresholdPackets } as const;
+  const [, state] = shadowOf(sa, { outbound }).states;
+  invariant(state !== undefined, "an SA with an outbound half has two states");
+  return state;
+}

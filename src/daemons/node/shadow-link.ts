@@ -1,0 +1,182 @@
+import { BusClient } from "../../bus/client.ts";
+import type { BusConnection, BusHandlers } from "../../bus/connection.ts";
+import type { RequestBody, ResponseBody } from "../../bus/messages.ts";
+import { digestOfSas } from "../../bus/sa-wire.ts";
+import type { BusOptions } from "../../bus/server.ts";
+import { EsplexError, messageOf } from "../../core/errors.ts";
+import type { SaKeeper } from "./sa-keeper.ts";
+
+/** Time for a lease to come, asked for by the distributor, which itself waits no longer. */
+const LEASE_MS = 1_000;
+
+/** A distributor as the coupling service announces it. */
+export interface ShadowedDistributor {
+  readonly name: string;
+  readonly address: string;
+  readonly port: number;
+  /** The DVIPAs that the cluster file gives it: it may speak for no other. */
+  readonly distributes: readonly string[];
+}
+
+export interface ShadowLinkOptions {
+  readonly bus: BusOptions;
+  readonly distributor: ShadowedDistributor;
+  readonly keeper: SaKeeper;
+  /** A whole snapshot has been applied: the DVIPAs for which this node is a target of that distributor. */
+  readonly onSnapshot: (dvipas: readonly ShadowDvipa[]) => Promise<void>;
+}
+
+/** A DVIPA as its distributor announces it. */
+export interface ShadowDvipa {
+  readonly address: string;
+  readonly epoch: bigint;
+}
+
+type Snapshot = RequestBody<"snapshot">;
+
+/**
+ * A target's connection to one distributor: joins, and keeps the shadow SAs as the distributor says. When the
+ * connection is lost everything stays as it is, for the connections that live here; the next snapshot corrects it.
+ */
+export class ShadowLink {
+  readonly #options: ShadowLinkOptions;
+  readonly #client: BusClient;
+  #parts: Snapshot[] = [];
+  #epochs = new Map<string, bigint>();
+  #synced = false;
+
+  constructor(options: ShadowLinkOptions) {
+    this.#options = options;
+    const { bus, distributor } = options;
+    this.#client = new BusClient({
+      ...bus,
+      host: distributor.address,
+      port: distributor.port,
+      expect: { kind: "node", cluster: bus.cluster, name: distributor.name },
+      handlers: (connection) => this.#handlers(connection),
+      onOpen: async (connection) => {
+        this.#parts = [];
+        const shadow = options.keeper.keptFrom(distributor.name).map(({ sa }) => sa.id);
+        await connection.request("join", { node: bus.self, shadow });
+      },
+      onClose: (_connection, reason) => {
+        this.#synced = false;
+        bus.log.warn("the distributor is out of reach; its SAs stay as they are", {
+          distributor: distributor.name,
+          reason,
+        });
+      },
+    });
+  }
+
+  /** True when the distributor's snapshot has been applied on this connection. */
+  get isSynced(): boolean {
+    return this.#synced;
+  }
+
+  /** Asks whether this node may give its lease back. */
+  async mayPark(saId: string): Promise<boolean> {
+    const { connection } = this.#client;
+    if (connection === null) return false;
+    const { ok } = await connection.request("leaseIdle", { sa: saId });
+    return ok;
+  }
+
+  close(): void {
+    this.#client.close();
+  }
+
+  #handlers(connection: BusConnection): BusHandlers {
+    const { keeper, distributor } = this.#options;
+    return {
+      requests: {
+        snapshot: (part) => this.#snapshotPart(part),
+        saInstall: async ({ sa, epoch, outbound }) => {
+          this.#checkEpoch(sa.dvipa, epoch);
+          await keeper.install(distributor.name, { sa, epoch, outbound });
+          return {};
+        },
+        saUseOutbound: async ({ id }) => {
+          await keeper.useOutbound(id);
+          return {};
+        },
+        saRemove: async ({ id }) => {
+          await keeper.remove(distributor.name, id);
+          return {};
+        },
+        leaseWant: ({ sa }) => this.#leaseWant(sa),
+        digest: ({ digest }) => {
+          const ok = digest === digestOfSas(keeper.keptFrom(distributor.name));
+          if (!ok) connection.notify("resync", {});
+          return { ok };
+        },
+      },
+    };
+  }
+
+  async #snapshotPart(part: Snapshot): Promise<Record<string, never>> {
+    if (part.part === 0) this.#parts = [];
+    if (part.part !== this.#parts.length) throw new EsplexError("bus.protocol", "a part of the snapshot is missing");
+    this.#parts.push(part);
+    if (!part.last) return {};
+    const parts = this.#parts.splice(0);
+    const { keeper, distributor, bus, onSnapshot } = this.#options;
+    const sas = parts.flatMap((piece) => piece.sas);
+    this.#checkAuthority(
+      part.dvipas.map(({ address }) => address),
+      sas.map(({ sa }) => sa.dvipa),
+    );
+    const before = this.#epochs;
+    this.#epochs = new Map(part.dvipas.map(({ address, epoch }) => [address, epoch]));
+    // The guard of a DVIPA stands before its address comes, and until after it went.
+    await keeper.setDvipas(distributor.name, [...new Set([...before.keys(), ...this.#epochs.keys()])], "target");
+    await keeper.replaceAll(
+      distributor.name,
+      sas.map(({ sa, outbound }) => ({ sa, outbound, epoch: this.#epochs.get(sa.dvipa) ?? 0n })),
+    );
+    await onSnapshot(part.dvipas);
+    await keeper.setDvipas(distributor.name, [...this.#epochs.keys()], "target");
+    this.#synced = true;
+    bus.counters.add("shadow.snapshots");
+    bus.log.info("shadow SAs are those of the distributor", { distributor: distributor.name, sas: sas.length });
+    return {};
+  }
+
+  /** A distributor speaks for the DVIPAs of the cluster file alone, and SAs come with their DVIPA. */
+  #checkAuthority(dvipas: readonly string[], ofSas: readonly string[]): void {
+    const { name, distributes } = this.#options.distributor;
+    const stranger =
+      dvipas.find((dvipa) => !distributes.includes(dvipa)) ?? ofSas.find((dvipa) => !dvipas.includes(dvipa));
+    if (stranger === undefined) return;
+    this.#options.bus.counters.add("shadow.unauthorisedDvipa");
+    throw new EsplexError("bus.unauthorised", `${name} may not speak for ${stranger}`);
+  }
+
+  /** Only the current owner's SAs are taken (C21). */
+  #checkEpoch(dvipa: string, epoch: bigint): void {
+    const current = this.#epochs.get(dvipa);
+    if (current !== epoch)
+      throw new EsplexError(
+        "cluster.staleEpoch",
+        `${dvipa}: epoch ${epoch.toString()}, not ${current?.toString() ?? "none"}`,
+      );
+  }
+
+  async #leaseWant(saId: string): Promise<ResponseBody<"leaseWant">> {
+    const { keeper, bus } = this.#options;
+    const tunnel = keeper.tunnelOf(saId);
+    if (tunnel === null) return { ok: false };
+    try {
+      await Promise.race([
+        keeper.wantLease(tunnel),
+        new Promise<void>((_resolve, reject) =>
+          bus.clock.after(LEASE_MS, () => reject(new EsplexError("bus.timeout", "no lease in time"))),
+        ),
+      ]);
+      return { ok: true };
+    } catch (error) {
+      bus.log.debug("no lease for the distributor", { sa: saId, reason: messageOf(error) });
+      return { ok: false };
+    }
+  }
+}

@@ -1,0 +1,64 @@
+/** What `esplex status` shows of a node. Plain JSON: SPIs as `0x…` text, 64-bit numbers as decimal text, never a key. */
+export interface NodeStatus {
+  readonly daemon: "node";
+  readonly node: string;
+  /** True when the node does its job: coupling service reached, kernel reconciled, IKE open where it distributes. */
+  readonly ready: boolean;
+  /** Why it is not ready, in words; empty when it is. */
+  readonly waitingFor: readonly string[];
+  readonly dvipas: readonly DvipaStatus[];
+  /** The targets of the DVIPAs that this node distributes. */
+  readonly targets: readonly TargetStatus[];
+  readonly sas: readonly SaStatus[];
+  readonly connections: readonly ConnectionStatus[];
+  readonly counters: Readonly<Record<string, number>>;
+}
+
+export interface DvipaStatus {
+  readonly address: string;
+  readonly role: "distributor" | "target";
+  /** The ownership epoch under which the distributor acts. */
+  readonly epoch: string;
+}
+
+export interface TargetStatus {
+  readonly name: string;
+  readonly connected: boolean;
+  /** Entries of the connection table that point to it. */
+  readonly connections: number;
+}
+
+export interface SaStatus {
+  readonly id: string;
+  readonly dvipa: string;
+  readonly peer: string;
+  readonly peerName: string;
+  readonly mode: "transport" | "tunnel";
+  readonly suite: string;
+  readonly reqid: number;
+  readonly spiIn: string;
+  readonly spiOut: string;
+  /** Whether new packets may use the outbound half (a rekeyed SA waits for the peer). */
+  readonly outbound: "now" | "hold";
+  readonly lease: LeaseStatus;
+}
+
+export interface LeaseStatus {
+  readonly state: string;
+  /** Numbers `[first, end)` that this node's kernel may send; null when it holds none. */
+  readonly first: string | null;
+  readonly end: string | null;
+  /** The next number that the kernel will send, as last heard. */
+  readonly next: string | null;
+  /** Kernel states made for this key on this node: more than one means that a lease ran out under traffic. */
+  readonly kernelInstances: number;
+}
+
+export interface ConnectionStatus {
+  readonly client: string;
+  readonly clientPort: number;
+  readonly dvipa: string;
+  readonly port: number;
+  readonly target: string;
+  readonly state: string;
+}

@@ -1,0 +1,93 @@
+import type { Clock } from "../../core/clock.ts";
+import type { Counters } from "../../core/counters.ts";
+import { messageOf } from "../../core/errors.ts";
+import type { Log } from "../../core/log.ts";
+import { steeringMark } from "../../net/ids.ts";
+import { openQueue, type PacketQueue, type QueuedPacket } from "../../net/nfqueue.ts";
+import type { LeaseGate } from "../../steer/lease-gate.ts";
+import { decide, type SteeringTables } from "../../steer/verdict.ts";
+import { STEERING_QUEUE } from "./host-network.ts";
+
+/** The trailer of a transport-mode packet tells its protocol, so whole packets are copied (an IPv4 packet is at most this). */
+const COPY_RANGE_BYTES = 65_535;
+/** Packets that wait in the kernel for a verdict; our choice: some 15 MB at the worst. */
+const QUEUE_LENGTH_PACKETS = 10_000;
+
+/** What steering needs to know of the rest of the node. */
+export interface SteeringContext {
+  readonly nodeName: string;
+  readonly tables: SteeringTables;
+  readonly gate: LeaseGate;
+  /** The number of a target, for its mark; null when the cluster file no longer has it. */
+  targetIndex(target: string): number | null;
+  readonly clock: Clock;
+  readonly counters: Counters;
+  readonly log: Log;
+}
+
+/**
+ * The slow path of inbound packets: each ESP packet to a DVIPA comes here from the kernel, still encrypted, and gets its
+ * verdict: on to a target by a mark, to this host's own kernel, or dropped. It waits where its node has no lease yet.
+ */
+export class Steering {
+  readonly #context: SteeringContext;
+  #queue: PacketQueue | null = null;
+
+  constructor(context: SteeringContext) {
+    this.#context = context;
+  }
+
+  /** A second call does nothing. */
+  async start(): Promise<void> {
+    const { counters, log } = this.#context;
+    this.#queue ??= await openQueue({
+      number: STEERING_QUEUE,
+      copyRangeBytes: COPY_RANGE_BYTES,
+      maxLength: QUEUE_LENGTH_PACKETS,
+      onPacket: (packet) => this.#steer(packet),
+      onOverrun: () => counters.add("steer.drop.queueOverrun"),
+      onFault: (error) => {
+        counters.add("steer.fault");
+        log.error("a packet could not be steered", { reason: messageOf(error) });
+      },
+    });
+  }
+
+  async stop(): Promise<void> {
+    await this.#queue?.close();
+    this.#queue = null;
+  }
+
+  #steer(packet: QueuedPacket): void {
+    const { tables, gate, clock, counters, nodeName } = this.#context;
+    const nowMs = clock.nowMs();
+    const verdict = decide(packet.payload, tables, nowMs);
+    if (verdict.kind === "drop") {
+      counters.add(`steer.drop.${verdict.reason}`);
+      this.#queue?.verdict(packet.id, "drop");
+      return;
+    }
+    if (verdict.kind === "local") {
+      counters.add(`steer.local.${verdict.reason}`);
+      gate.enter(nodeName, verdict.sa.reqid, nowMs, (pass) =>
+        this.#queue?.verdict(packet.id, pass === "forward" ? "accept" : "drop"),
+      );
+      return;
+    }
+    if (verdict.isNew) counters.add(`steer.connections.${verdict.target}`);
+    gate.enter(verdict.target, verdict.sa.reqid, nowMs, (pass) =>
+      this.#forward(packet.id, verdict.target, pass === "forward"),
+    );
+  }
+
+  #forward(packetId: number, target: string, pass: boolean): void {
+    const { counters } = this.#context;
+    const index = this.#context.targetIndex(target);
+    if (!pass || index === null) {
+      this.#queue?.verdict(packetId, "drop");
+      return;
+    }
+    counters.add("steer.forwarded");
+    this.#queue?.verdict(packetId, "accept", steeringMark(index));
+  }
+}

@@ -1,0 +1,217 @@
+import type { BusConnection, BusHandlers } from "../../bus/connection.ts";
+import { digestOfSas } from "../../bus/sa-wire.ts";
+import type { RequestBody } from "../../bus/messages.ts";
+import type { Clock, Timer } from "../../core/clock.ts";
+import type { Counters } from "../../core/counters.ts";
+import { EsplexError, messageOf } from "../../core/errors.ts";
+import type { Log } from "../../core/log.ts";
+import type { SharedSa } from "../../sa/spec.ts";
+
+/** An answer to an SA message takes longer only from a target that is in trouble; it is then cut off and resynchronised. */
+const SA_MESSAGE_MS = 2_000;
+/** A SYN waits this long for its target's lease; the client's own retransmission comes after 1 s (RFC 6298 §2.1). */
+const LEASE_WANT_MS = 1_000;
+/** How often the sets are compared (C10: a lost message is noticed in seconds). */
+const DIGEST_MS = 3_000;
+/** SAs in one part of a snapshot: with 1 kB each this stays well below a frame. */
+const SNAPSHOT_PART_SAS = 256;
+
+/** An SA of a DVIPA that this node distributes. */
+export interface DistributedSa {
+  readonly sa: SharedSa;
+  readonly epoch: bigint;
+  outbound: "now" | "hold";
+}
+
+/** A DVIPA as its targets are told of it. */
+export interface DistributedDvipa {
+  readonly address: string;
+  readonly epoch: bigint;
+  readonly ports: "ALL" | readonly number[];
+  /** Names of nodes; `ALL`: every node but the distributor. */
+  readonly targets: "ALL" | readonly string[];
+}
+
+/** True when `node` may be a target of `dvipa`. */
+export function isTargetOf({ targets }: Pick<DistributedDvipa, "targets">, node: string): boolean {
+  return targets === "ALL" || targets.includes(node);
+}
+
+export interface TargetsContext {
+  readonly dvipas: () => readonly DistributedDvipa[];
+  readonly sas: () => Iterable<DistributedSa>;
+  /** A target has joined or left: routes and choices change. */
+  readonly onChange: () => Promise<void>;
+  /** A target joined without memory of the leases that the distributor knew of. */
+  readonly onJoin: (name: string) => void;
+  /** The target has applied its snapshot. */
+  readonly onSynced: (name: string) => void;
+  /** May this target park its lease on the SA's tunnel? */
+  readonly mayPark: (name: string, saId: string) => boolean;
+  readonly clock: Clock;
+  readonly counters: Counters;
+  readonly log: Log;
+}
+
+interface Target {
+  readonly name: string;
+  readonly address: string;
+  readonly connection: BusConnection;
+}
+
+/**
+ * The distributor's side of its targets: who is connected, and that each has exactly the SAs of the DVIPAs it serves
+ * (R2). A target that joins gets a snapshot; then deltas in order; digests are compared, a difference means a snapshot.
+ */
+export class Targets {
+  readonly #context: TargetsContext;
+  readonly #joined = new Map<string, Target>();
+  /** The last trusted-link address of each target: packets of its connections still go there while its agent restarts. */
+  readonly #addresses = new Map<string, string>();
+  #compare: Timer | null = null;
+
+  constructor(context: TargetsContext) {
+    this.#context = context;
+    this.#scheduleCompare();
+  }
+
+  /** Handlers for a connection that was accepted on the bus; null for a peer that is no target of ours. */
+  accept(connection: BusConnection): BusHandlers | null {
+    const { peer } = connection;
+    if (peer.kind !== "node") return null;
+    const { name } = peer;
+    void connection.closed.then((reason) => this.#left(name, connection, reason));
+    return {
+      requests: {
+        join: (body) => this.#join(name, connection, body),
+        leaseIdle: ({ sa }) => ({ ok: this.#context.mayPark(name, sa) }),
+      },
+      notices: { resync: () => this.#sendSnapshot(name, connection) },
+    };
+  }
+
+  isConnected(name: string): boolean {
+    return this.#joined.has(name);
+  }
+
+  /** Every target seen since the start, with its address on the trusted link, in the order of their first join. */
+  addresses(): readonly { readonly name: string; readonly address: string }[] {
+    return [...this.#addresses].map(([name, address]) => ({ name, address }));
+  }
+
+  /** Resolves once every connected target of the DVIPA has the SA; a target that fails is cut off and will resynchronise. */
+  async install({ sa, epoch, outbound }: DistributedSa): Promise<void> {
+    await this.#toTargetsOf(sa.dvipa, (connection) =>
+      connection.request("saInstall", { sa, epoch, outbound }, SA_MESSAGE_MS),
+    );
+  }
+
+  async useOutbound(sa: SharedSa): Promise<void> {
+    await this.#toTargetsOf(sa.dvipa, (connection) =>
+      connection.request("saUseOutbound", { id: sa.id }, SA_MESSAGE_MS),
+    );
+  }
+
+  async remove(sa: SharedSa): Promise<void> {
+    await this.#toTargetsOf(sa.dvipa, (connection) => connection.request("saRemove", { id: sa.id }, SA_MESSAGE_MS));
+  }
+
+  /** Resolves once the target's kernel holds a lease on the SA. */
+  async wantLease(name: string, saId: string): Promise<void> {
+    const target = this.#joined.get(name);
+    if (target === undefined) throw new EsplexError("bus.closed", `target ${name} is not connected`);
+    const { ok } = await target.connection.request("leaseWant", { sa: saId }, LEASE_WANT_MS);
+    if (!ok) throw new EsplexError("cluster.notServing", `target ${name} got no lease`);
+  }
+
+  close(): void {
+    this.#compare?.cancel();
+    for (const { connection } of this.#joined.values()) connection.close("the distributor stops");
+  }
+
+  async #join(name: string, connection: BusConnection, body: RequestBody<"join">): Promise<Record<string, never>> {
+    const { counters, log, onJoin, onChange } = this.#context;
+    if (body.node !== name) {
+      counters.add("bus.joinRefused");
+      throw new EsplexError("bus.unauthorised", `the certificate names ${name}, the join says ${body.node}`);
+    }
+    const before = this.#joined.get(name);
+    before?.connection.close("replaced by a newer connection");
+    this.#joined.set(name, { name, address: connection.remoteAddress, connection });
+    this.#addresses.set(name, connection.remoteAddress);
+    onJoin(name);
+    log.info("target joined", { target: name, address: connection.remoteAddress, shadowSas: body.shadow.length });
+    await onChange();
+    this.#sendSnapshot(name, connection);
+    return {};
+  }
+
+  #left(name: string, connection: BusConnection, reason: string): void {
+    if (this.#joined.get(name)?.connection !== connection) return;
+    this.#joined.delete(name);
+    this.#context.log.warn("target left; it gets no new connections", { target: name, reason });
+  }
+
+  /** True when `name` may be a target of the DVIPA. */
+  serves(name: string, dvipa: string): boolean {
+    return this.#context.dvipas().some((entry) => entry.address === dvipa && isTargetOf(entry, name));
+  }
+
+  #sasOf(name: string): DistributedSa[] {
+    return [...this.#context.sas()].filter(({ sa }) => this.serves(name, sa.dvipa));
+  }
+
+  /** Everything that this target should have, in parts; a failure ends the connection, and the next one tries again. */
+  #sendSnapshot(name: string, connection: BusConnection): void {
+    const sas = this.#sasOf(name).map(({ sa, outbound }) => ({ sa, outbound }));
+    const digest = digestOfSas(this.#sasOf(name));
+    const dvipas = this.#context
+      .dvipas()
+      .filter((entry) => isTargetOf(entry, name))
+      .map(({ address, epoch, ports }) => ({ address, epoch, ports: ports === "ALL" ? ports : [...ports] }));
+    const parts = Math.max(1, Math.ceil(sas.length / SNAPSHOT_PART_SAS));
+    for (let part = 0; part < parts; part++) {
+      const slice = sas.slice(part * SNAPSHOT_PART_SAS, (part + 1) * SNAPSHOT_PART_SAS);
+      const last = part === parts - 1;
+      connection.request("snapshot", { part, last, dvipas, sas: slice, digest }).then(
+        () => {
+          if (last) this.#context.onSynced(name);
+        },
+        (error: unknown) => connection.close(`snapshot failed: ${messageOf(error)}`),
+      );
+    }
+    this.#context.counters.add("targets.snapshots");
+  }
+
+  async #toTargetsOf(dvipa: string, send: (connection: BusConnection) => Promise<unknown>): Promise<void> {
+    const targets = [...this.#joined.values()].filter(({ name }) => this.serves(name, dvipa));
+    await Promise.all(
+      targets.map(({ name, connection }) =>
+        send(connection).catch((error: unknown) => {
+          this.#context.counters.add("targets.saMessageFailed");
+          this.#context.log.warn("a target did not take an SA message; it is cut off to resynchronise", {
+            target: name,
+            reason: messageOf(error),
+          });
+          connection.close("an SA message failed");
+        }),
+      ),
+    );
+  }
+
+  #scheduleCompare(): void {
+    this.#compare = this.#context.clock.after(DIGEST_MS, () => {
+      for (const target of this.#joined.values()) this.#compareWith(target);
+      this.#scheduleCompare();
+    });
+  }
+
+  #compareWith({ name, connection }: Target): void {
+    connection.request("digest", { digest: digestOfSas(this.#sasOf(name)) }).then(
+      ({ ok }) => {
+        if (!ok) this.#context.counters.add("targets.digestDiffers");
+      },
+      () => {}, // the connection tells by itself when it is dead
+    );
+  }
+}

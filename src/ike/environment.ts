@@ -1,0 +1,37 @@
+import type { Secret } from "../core/secret.ts";
+import type { EspSuite } from "../sa/suite.ts";
+import type { IkeSuite } from "./suite.ts";
+
+export type ChildMode = "transport" | "tunnel";
+
+/** A peer of the cluster file that may negotiate with our DVIPAs. */
+export interface IkePeerConfig {
+  readonly name: string;
+  /** Its address, or `any`. */
+  readonly address: string;
+  /** In text, see `identityPayload`. */
+  readonly remoteIdentity: string;
+  /** Who we are towards this peer. */
+  readonly localIdentity: string;
+  readonly psk: Secret;
+  readonly modes: readonly ChildMode[];
+  /** Networks behind the peer, allowed in tunnel mode besides its own address. */
+  readonly remoteSubnets: readonly string[];
+  /** The peer's anti-replay window. */
+  readonly replayWindowPackets: number;
+  /** Null: everything that esplex supports. */
+  readonly ikeSuites: readonly IkeSuite[] | null;
+  readonly espSuites: readonly EspSuite[] | null;
+}
+
+/** What the core needs from the outside: everything that is random or belongs to the cluster. */
+export interface IkeEnvironment {
+  randomBytes(lengthBytes: number): Uint8Array;
+  /** An inbound ESP SPI that no SA in the cluster has. May throw `cluster.exhausted`. */
+  newSpi(): number;
+  /** A reqid that no tunnel in the cluster has. May throw `cluster.exhausted`. */
+  newReqid(): number;
+  /** Addresses that this node answers for now. */
+  dvipas(): readonly string[];
+  peers(): readonly IkePeerConfig[];
+}

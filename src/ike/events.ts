@@ -1,0 +1,79 @@
+import type { LogLevel } from "../core/log.ts";
+import type { SharedSa } from "../sa/spec.ts";
+
+/** An address with a UDP port. */
+export interface Endpoint {
+  readonly address: string;
+  readonly port: number;
+}
+
+/** The two ends that a datagram travels between, seen from us. */
+export interface Path {
+  readonly local: Endpoint;
+  readonly remote: Endpoint;
+}
+
+/** What the operator or the cluster orders. */
+export type IkeCommand =
+  | { readonly kind: "deleteChild"; readonly saId: string }
+  /** `ikeSaId` as in {@link IkeSaSummary}. */
+  | { readonly kind: "deleteIke"; readonly ikeSaId: string }
+  | { readonly kind: "deletePeer"; readonly peerName: string }
+  | { readonly kind: "deleteAll" };
+
+/** What happens to the core. `nowMs` never goes back. */
+export type IkeEvent =
+  /** `bytes` without the non-ESP marker (RFC 3948 §2.2); the ports say whether there was one. */
+  | (Path & { readonly kind: "datagram"; readonly nowMs: number; readonly bytes: Uint8Array })
+  | { readonly kind: "timer"; readonly nowMs: number }
+  | { readonly kind: "childInstalled"; readonly nowMs: number; readonly saId: string }
+  | { readonly kind: "childInstallFailed"; readonly nowMs: number; readonly saId: string; readonly reason: string }
+  | { readonly kind: "command"; readonly nowMs: number; readonly command: IkeCommand };
+
+/** What the runner must do, in this order. */
+export type IkeEffect =
+  | (Path & { readonly kind: "send"; readonly bytes: Uint8Array })
+  /**
+   * Install the SA everywhere, then report `childInstalled` or `childInstallFailed`. `hold`: it replaces another SA of the
+   * same reqid; receive on it, but send on the old one until `useOutbound`. The runner owns (and wipes) the keys.
+   */
+  | { readonly kind: "installChild"; readonly sa: SharedSa; readonly outbound: "now" | "hold" }
+  | { readonly kind: "useOutbound"; readonly saId: string }
+  /** Both directions. May name an SA whose installation failed or was never reported. */
+  | { readonly kind: "removeChild"; readonly saId: string; readonly reason: string }
+  | { readonly kind: "count"; readonly name: string }
+  | {
+      readonly kind: "log";
+      readonly level: LogLevel;
+      readonly message: string;
+      readonly fields: Readonly<Record<string, unknown>>;
+    }
+  /** When the one next `timer` event is wanted; replaces the wish before, null means none. Repeated after each `timer`. */
+  | { readonly kind: "wakeAt"; readonly atMs: number | null };
+
+/** A Child SA for status output: no keys. */
+export interface ChildSaSummary {
+  readonly saId: string;
+  readonly mode: SharedSa["mode"];
+  readonly suite: string;
+  readonly reqid: number;
+  readonly inboundSpi: number;
+  readonly outboundSpi: number;
+  /** `held`: not yet used to send; `replaced`: a newer one is there; `closing`: our DELETE is on its way. */
+  readonly state: "installing" | "held" | "active" | "replaced" | "closing";
+}
+
+/** An IKE SA for status output: no keys. */
+export interface IkeSaSummary {
+  /** Both SPIs in hex, joined by `_`. */
+  readonly id: string;
+  readonly state: "halfOpen" | "established" | "rekeyed" | "deleting" | "closed";
+  /** Null before the peer is authenticated. */
+  readonly peerName: string | null;
+  readonly local: Endpoint;
+  readonly remote: Endpoint;
+  readonly suite: string;
+  readonly group: string;
+  readonly establishedAtMs: number | null;
+  readonly children: readonly ChildSaSummary[];
+}

@@ -1,0 +1,163 @@
+import { dhGroup } from "../../crypto/dh.ts";
+import { toHex, u32be } from "../../core/bytes.ts";
+import { EsplexError, invariant } from "../../core/errors.ts";
+import type { Secret } from "../../core/secret.ts";
+import type { SharedSa, TrafficSelector } from "../../sa/spec.ts";
+import type { ChildMode, IkePeerConfig } from "../environment.ts";
+import { deriveChildKeys } from "../keys.ts";
+import { chooseEsp, type ChosenEsp } from "../proposal.ts";
+import { hostSelector, narrow, sameSelectors, selectorPayload, subnetSelector } from "../selectors.ts";
+import type { Child, IkeSession } from "../session.ts";
+import type { EstablishedSession, SessionTable } from "../session-table.ts";
+import type { Step } from "../step.ts";
+import { NOTIFY } from "../wire/constants.ts";
+import { notify } from "../wire/notify.ts";
+import { findNotify, findPayload, requirePayload, type Payload } from "../wire/payload.ts";
+
+/** Names an SA for all time, see `SharedSa.id`. */
+const SA_ID_BYTES = 16;
+
+/** Which exchange asks for the Child SA. */
+export interface ChildRequest {
+  readonly payloads: readonly Payload[];
+  readonly nonceI: Uint8Array;
+  readonly nonceR: Uint8Array;
+  /** False in IKE_AUTH, whose Child SA takes its keys from the IKE SA's own exchange (RFC 7296 §1.2). */
+  readonly pfs: boolean;
+  /** The SA that it replaces. */
+  readonly replaces: Child | null;
+}
+
+export interface NegotiatedChild {
+  readonly sa: SharedSa;
+  readonly transportMode: Payload[];
+  readonly saPayload: Payload;
+  /** Our KE payload with PFS. */
+  readonly ke: Payload[];
+  readonly selectors: Payload[];
+}
+
+/**
+ * Negotiates one Child SA as the exchange's responder: suite, mode, selectors, keys (RFC 7296 §1.3.1, §2.9, §2.17).
+ * Nothing is installed yet. Throws `peer.*`, and `cluster.*` when the cluster has no SPI or reqid left.
+ */
+export function negotiateChild(
+  step: Step,
+  table: SessionTable,
+  session: EstablishedSession,
+  request: ChildRequest,
+): NegotiatedChild {
+  refuseBehindNat(step, session);
+  const { payloads } = request;
+  const { peer } = session.state;
+  const mode = chooseMode(payloads, peer, request.replaces);
+  const ke = findPayload(payloads, "ke");
+  const chosen = chooseEsp(requirePayload(payloads, "sa"), ke?.group ?? null, request.pfs, peer.espSuites);
+  const { local, remote } = chooseSelectors(session, peer, mode, payloads);
+  const reqid = reqidFor(step, table, request.replaces, { ...endsOf(session), mode, local, remote });
+  const spi = step.environment.newSpi();
+  const { shared, publicValue } = agree(chosen, ke?.value);
+  const keys = deriveChildKeys({ suite: session.suite, d: session.keys.d }, chosen.suite, shared, request);
+  const sa: SharedSa = {
+    id: toHex(step.environment.randomBytes(SA_ID_BYTES)),
+    ...endsOf(session),
+    peerName: peer.name,
+    mode,
+    suite: chosen.suite,
+    reqid,
+    inbound: { spi, ...keys.toResponder },
+    outbound: { spi: chosen.spi, ...keys.toInitiator },
+    localSelectors: local,
+    remoteSelectors: remote,
+    peerWindowPackets: peer.replayWindowPackets,
+    esn: false,
+  };
+  return {
+    sa,
+    transportMode: mode === "transport" ? [notify(NOTIFY.USE_TRANSPORT_MODE)] : [],
+    saPayload: { kind: "sa", proposals: [{ ...chosen.answer, spi: u32be(spi) }] },
+    ke: publicValue === null || chosen.group === null ? [] : [{ kind: "ke", group: chosen.group, value: publicValue }],
+    selectors: [selectorPayload("tsi", remote), selectorPayload("tsr", local)],
+  };
+}
+
+function refuseBehindNat(step: Step, session: IkeSession): void {
+  if (!session.natDetected) return;
+  step.count("natRefused");
+  step.log(
+    "warn",
+    "Child SA refused: a NAT is between us and the peer, UDP encapsulation of ESP is not supported yet",
+    {
+      ...session.facts(),
+    },
+  );
+  throw new EsplexError("peer.noProposalChosen", "NAT without UDP encapsulation");
+}
+
+function endsOf(session: IkeSession): Pick<SharedSa, "dvipa" | "peer"> {
+  return { dvipa: session.path.local.address, peer: session.path.remote.address };
+}
+
+/** Tunnel mode unless the peer asks for transport mode and may have it (RFC 7296 §1.3.1). A rekey keeps the mode. */
+function chooseMode(payloads: readonly Payload[], peer: IkePeerConfig, replaces: Child | null): ChildMode {
+  const asked = findNotify(payloads, NOTIFY.USE_TRANSPORT_MODE) !== undefined;
+  const mode = asked && peer.modes.includes("transport") ? "transport" : "tunnel";
+  if (!peer.modes.includes(mode)) {
+    throw new EsplexError("peer.noProposalChosen", "tunnel mode is not allowed for this peer");
+  }
+  if (replaces !== null && replaces.sa.mode !== mode) {
+    throw new EsplexError("peer.noProposalChosen", `a rekey from ${replaces.sa.mode} to ${mode} mode`);
+  }
+  return mode;
+}
+
+function chooseSelectors(
+  session: IkeSession,
+  peer: IkePeerConfig,
+  mode: ChildMode,
+  payloads: readonly Payload[],
+): { local: TrafficSelector[]; remote: TrafficSelector[] } {
+  const subnets = mode === "tunnel" ? peer.remoteSubnets.map(subnetSelector) : [];
+  const remotePolicy = [hostSelector(session.path.remote.address), ...subnets];
+  const remote = narrow(requirePayload(payloads, "tsi"), remotePolicy);
+  const local = narrow(requirePayload(payloads, "tsr"), [hostSelector(session.path.local.address)]);
+  if (remote.length === 0 || local.length === 0) {
+    throw new EsplexError("peer.tsUnacceptable", "no traffic selector is allowed");
+  }
+  return { local, remote };
+}
+
+/**
+ * A rekeyed SA keeps its reqid. So does one that says the same as a living one (a peer that reauthenticates makes the
+ * new before it breaks the old): the kernel has one policy per selector, and that names one reqid.
+ */
+function reqidFor(
+  step: Step,
+  table: SessionTable,
+  replaces: Child | null,
+  wanted: Pick<SharedSa, "dvipa" | "peer" | "mode"> & {
+    readonly local: readonly TrafficSelector[];
+    readonly remote: readonly TrafficSelector[];
+  },
+): number {
+  if (replaces !== null) return replaces.sa.reqid;
+  for (const { state } of table.established()) {
+    for (const { sa } of state.children.values()) {
+      const same = sa.dvipa === wanted.dvipa && sa.peer === wanted.peer && sa.mode === wanted.mode;
+      if (!same || !sameSelectors(sa.localSelectors, wanted.local)) continue;
+      if (sameSelectors(sa.remoteSelectors, wanted.remote)) return sa.reqid;
+    }
+  }
+  return step.environment.newReqid();
+}
+
+function agree(
+  chosen: ChosenEsp,
+  keValue: Uint8Array | undefined,
+): { shared: Secret | null; publicValue: Uint8Array | null } {
+  if (chosen.group === null) return { shared: null, publicValue: null };
+  const group = dhGroup(chosen.group);
+  invariant(group !== undefined && keValue !== undefined, "a chosen group is known and has its KE payload");
+  const pair = group.generate();
+  return { shared: pair.agree(keValue), publicValue: pair.publicValue };
+}

@@ -1,0 +1,55 @@
+import { u32be } from "../../core/bytes.ts";
+import { childByOutboundSpi, removeChild } from "../lifecycle.ts";
+import type { Established, IkeSession } from "../session.ts";
+import type { Step } from "../step.ts";
+import { FIRST_STATUS_NOTIFY, NOTIFY, notifyName, PROTOCOL } from "../wire/constants.ts";
+import type { DeletePayload } from "../wire/delete.ts";
+import type { Payload } from "../wire/payload.ts";
+import { respond, respondAndClose, type Outcome } from "./outcome.ts";
+
+/** Errors after which the peer has no IKE SA any more (RFC 7296 §2.21.2, §2.21.3). */
+const FATAL_NOTIFIES: readonly number[] = [NOTIFY.AUTHENTICATION_FAILED, NOTIFY.INVALID_SYNTAX];
+
+/** Answers INFORMATIONAL: DELETE of the IKE SA or of Child SAs, notifies, or nothing at all (a DPD), RFC 7296 §1.4. */
+export function handleInformational(step: Step, session: IkeSession, payloads: readonly Payload[]): Outcome {
+  const deletes = payloads.filter((payload): payload is DeletePayload => payload.kind === "delete");
+  if (deletes.some(({ protocol }) => protocol === PROTOCOL.IKE)) {
+    step.count("ikeDeletedByPeer");
+    return respondAndClose([], "deleted by the peer");
+  }
+  const fatal = readNotifies(step, session, payloads);
+  if (fatal !== null) return respondAndClose([], `the peer reported ${notifyName(fatal)}`);
+  const { state } = session;
+  return respond(state.kind === "established" ? deleteChildren(step, state, deletes) : []);
+}
+
+/** The first notify that ends the IKE SA, or null. */
+function readNotifies(step: Step, session: IkeSession, payloads: readonly Payload[]): number | null {
+  for (const payload of payloads) {
+    if (payload.kind !== "notify" || payload.type >= FIRST_STATUS_NOTIFY) continue;
+    step.count("errorReportedByPeer");
+    step.log("warn", "the peer reports an error", { ...session.facts(), notify: notifyName(payload.type) });
+    if (FATAL_NOTIFIES.includes(payload.type)) return payload.type;
+  }
+  return null;
+}
+
+/** Removes the pairs that the peer names by its inbound SPIs; the answer names our halves (RFC 7296 §1.4.1). */
+function deleteChildren(step: Step, state: Established, deletes: readonly DeletePayload[]): Payload[] {
+  const ours: Uint8Array[] = [];
+  for (const { protocol, spis } of deletes) {
+    if (protocol !== PROTOCOL.ESP) continue;
+    for (const bytes of spis) {
+      const child = childByOutboundSpi(state, new DataView(bytes.buffer, bytes.byteOffset).getUint32(0));
+      if (child === undefined) {
+        step.count("deleteOfUnknownChild");
+        continue;
+      }
+      // Both sides delete it at once: our own DELETE names our half already.
+      if (!child.closing) ours.push(u32be(child.sa.inbound.spi));
+      removeChild(step, state, child, "deleted by the peer");
+      step.count("childDeletedByPeer");
+    }
+  }
+  return ours.length === 0 ? [] : [{ kind: "delete", protocol: PROTOCOL.ESP, spis: ours }];
+}

@@ -1,0 +1,42 @@
+import { sha1 } from "../crypto/hash.ts";
+import { equalBytes, u16be } from "../core/bytes.ts";
+import { ipToBytes } from "../core/ip.ts";
+import type { Endpoint, Path } from "./events.ts";
+import { NOTIFY } from "./wire/constants.ts";
+import { notify, type NotifyPayload } from "./wire/notify.ts";
+import type { Payload } from "./wire/payload.ts";
+
+interface SpiPair {
+  readonly spiI: Uint8Array;
+  readonly spiR: Uint8Array;
+}
+
+/** SHA-1(SPIi | SPIr | address | port), RFC 7296 §2.23. */
+function natDetectionHash(spis: SpiPair, endpoint: Endpoint): Uint8Array {
+  return sha1(spis.spiI, spis.spiR, ipToBytes(endpoint.address), u16be(endpoint.port));
+}
+
+/** The notifies of a message that travels from `from` to `to`. */
+export function natDetectionNotifies(spis: SpiPair, from: Endpoint, to: Endpoint): NotifyPayload[] {
+  return [
+    notify(NOTIFY.NAT_DETECTION_SOURCE_IP, natDetectionHash(spis, from)),
+    notify(NOTIFY.NAT_DETECTION_DESTINATION_IP, natDetectionHash(spis, to)),
+  ];
+}
+
+/**
+ * What the peer's notifies say: `none` without any (the peer knows no NAT traversal); `nat` when none of its sources is
+ * where the message came from, or its destination is not where it arrived.
+ */
+export function detectNat(payloads: readonly Payload[], spis: SpiPair, path: Path): "none" | "direct" | "nat" {
+  const hashes = (type: number): Uint8Array[] =>
+    payloads.flatMap((payload) => (payload.kind === "notify" && payload.type === type ? [payload.data] : []));
+  const sources = hashes(NOTIFY.NAT_DETECTION_SOURCE_IP);
+  const destinations = hashes(NOTIFY.NAT_DETECTION_DESTINATION_IP);
+  if (sources.length === 0 || destinations.length === 0) return "none";
+  const seen = (found: readonly Uint8Array[], endpoint: Endpoint): boolean => {
+    const wanted = natDetectionHash(spis, endpoint);
+    return found.some((hash) => equalBytes(hash, wanted));
+  };
+  return seen(sources, path.remote) && seen(destinations, path.local) ? "direct" : "nat";
+}

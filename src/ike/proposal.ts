@@ -1,0 +1,217 @@
+import { DH_GROUPS } from "../crypto/dh.ts";
+import type { HmacName } from "../crypto/prf.ts";
+import { EsplexError } from "../core/errors.ts";
+import { suiteName, type EspSuite } from "../sa/suite.ts";
+import { ikeSuiteName, type IkeSuite } from "./suite.ts";
+import { DH_NONE, ENCRYPTION, ESN, INTEGRITY, PRF, PROTOCOL, TRANSFORM } from "./wire/constants.ts";
+import { keyBitsOf, transform, type Proposal, type SaPayload, type Transform } from "./wire/security-association.ts";
+
+/** A proposal of the peer's that we accept: `answer` is the SA payload's only proposal in our response, but for its SPI. */
+export interface ChosenIke {
+  readonly suite: IkeSuite;
+  readonly offered: Proposal;
+  readonly answer: Omit<Proposal, "spi">;
+}
+
+export interface ChosenEsp {
+  readonly suite: EspSuite;
+  /** Group for PFS, null without. */
+  readonly group: number | null;
+  /** The peer's inbound SPI. */
+  readonly spi: number;
+  readonly answer: Omit<Proposal, "spi">;
+}
+
+/** What the peer sent as KE payload: `null` when it sent none. */
+type KeGroup = number | null;
+
+const HMACS: readonly { name: HmacName; prf: number; integrity: number }[] = [
+  { name: "hmac-sha2-256", prf: PRF.HMAC_SHA2_256, integrity: INTEGRITY.HMAC_SHA2_256_128 },
+  { name: "hmac-sha2-384", prf: PRF.HMAC_SHA2_384, integrity: INTEGRITY.HMAC_SHA2_384_192 },
+  { name: "hmac-sha2-512", prf: PRF.HMAC_SHA2_512, integrity: INTEGRITY.HMAC_SHA2_512_256 },
+];
+
+const KNOWN_IKE_TYPES: readonly number[] = [TRANSFORM.ENCRYPTION, TRANSFORM.PRF, TRANSFORM.INTEGRITY, TRANSFORM.DH];
+const KNOWN_ESP_TYPES: readonly number[] = [TRANSFORM.ENCRYPTION, TRANSFORM.INTEGRITY, TRANSFORM.DH, TRANSFORM.ESN];
+
+/** A transform with what it means to us. */
+interface Option<T> {
+  readonly value: T;
+  readonly transform: Transform;
+}
+
+/**
+ * Chooses an IKE suite: the peer's order decides, except that its KE payload's group wins over the others of the same
+ * proposal (no second round trip). Throws `peer.noProposalChosen`. The caller compares `suite.group` with the KE payload.
+ */
+export function chooseIke(
+  payload: SaPayload,
+  keGroup: number,
+  spiBytes: number,
+  allowed: readonly IkeSuite[] | null,
+): ChosenIke {
+  for (const offered of payload.proposals) {
+    if (offered.protocol !== PROTOCOL.IKE || offered.spi.length !== spiBytes) continue;
+    if (!offered.transforms.every(({ type }) => KNOWN_IKE_TYPES.includes(type))) continue;
+    const groups = keFirst(groupOptions(offered), keGroup);
+    for (const cipher of cipherOptions(offered)) {
+      for (const prf of prfOptions(offered)) {
+        for (const group of groups) {
+          const suite: IkeSuite = { cipher: cipher.value, prf: prf.value, group: group.value };
+          if (allowed !== null && !allowed.some((other) => sameIkeSuite(other, suite))) continue;
+          const transforms = [...cipher.transforms, prf.transform, group.transform];
+          return { suite, offered, answer: { number: offered.number, protocol: PROTOCOL.IKE, transforms } };
+        }
+      }
+    }
+  }
+  throw new EsplexError("peer.noProposalChosen", "no IKE proposal is acceptable", {
+    offered: payload.proposals.length,
+  });
+}
+
+/**
+ * Chooses an ESP suite without extended sequence numbers, in the peer's order. `pfs` says whether groups may be negotiated at
+ * all (never in IKE_AUTH, RFC 7296 §1.2). Throws `peer.noProposalChosen`, or `peer.invalidKePayload` with `details.group`
+ * when the KE payload is of another group than the acceptable one.
+ */
+export function chooseEsp(
+  payload: SaPayload,
+  keGroup: KeGroup,
+  pfs: boolean,
+  allowed: readonly EspSuite[] | null,
+): ChosenEsp {
+  for (const offered of payload.proposals) {
+    const spi = espSpi(offered);
+    if (spi === null || !offered.transforms.every(({ type }) => KNOWN_ESP_TYPES.includes(type))) continue;
+    const esn = offered.transforms.find(({ type, id }) => type === TRANSFORM.ESN && id === ESN.NO);
+    const group = chooseEspGroup(offered, keGroup, pfs);
+    if (esn === undefined || group === undefined) continue;
+    for (const cipher of cipherOptions(offered)) {
+      if (allowed !== null && !allowed.some((other) => suiteName(other) === suiteName(cipher.value))) continue;
+      checkKeGroup(group.value, keGroup);
+      const transforms = [...cipher.transforms, ...group.transforms, esn];
+      const answer = { number: offered.number, protocol: PROTOCOL.ESP, transforms };
+      return { suite: cipher.value, group: group.value, spi, answer };
+    }
+  }
+  throw new EsplexError("peer.noProposalChosen", "no ESP proposal is acceptable", {
+    offered: payload.proposals.length,
+  });
+}
+
+/** Throws `peer.invalidKePayload` when the KE payload is not of the wanted group (RFC 7296 §1.2, §1.3.1). */
+export function checkKeGroup(wanted: number | null, keGroup: KeGroup): void {
+  if (wanted === null || wanted === keGroup) return;
+  throw new EsplexError("peer.invalidKePayload", `KE payload of group ${keGroup ?? "none"}, wanted ${wanted}`, {
+    group: wanted,
+  });
+}
+
+function espSpi(offered: Proposal): number | null {
+  if (offered.protocol !== PROTOCOL.ESP || offered.spi.length !== 4) return null;
+  const spi = new DataView(offered.spi.buffer, offered.spi.byteOffset).getUint32(0);
+  return spi >= FIRST_ESP_SPI ? spi : null;
+}
+
+/** SPIs 1 to 255 are reserved, 0 is local (RFC 4303 §2.1). */
+const FIRST_ESP_SPI = 256;
+
+function chooseEspGroup(
+  offered: Proposal,
+  keGroup: KeGroup,
+  pfs: boolean,
+): { value: number | null; transforms: readonly Transform[] } | undefined {
+  const offers = offered.transforms.filter(({ type }) => type === TRANSFORM.DH);
+  if (offers.length === 0) return { value: null, transforms: [] };
+  const none = offers.find(({ id }) => id === DH_NONE);
+  const groups = pfs ? keFirst(groupOptions(offered), keGroup) : [];
+  const [first] = groups;
+  if (none !== undefined && (first === undefined || first.value !== keGroup))
+    return { value: null, transforms: [none] };
+  return first === undefined ? undefined : { value: first.value, transforms: [first.transform] };
+}
+
+function groupOptions(offered: Proposal): Option<number>[] {
+  return offered.transforms
+    .filter(
+      ({ type, id, attributes }) =>
+        type === TRANSFORM.DH && attributes.length === 0 && DH_GROUPS.some((g) => g.id === id),
+    )
+    .map((found) => ({ value: found.id, transform: found }));
+}
+
+function keFirst(groups: readonly Option<number>[], keGroup: KeGroup): Option<number>[] {
+  return [...groups.filter(({ value }) => value === keGroup), ...groups.filter(({ value }) => value !== keGroup)];
+}
+
+function prfOptions(offered: Proposal): Option<HmacName>[] {
+  return offered.transforms.flatMap((found) => {
+    const hmac = found.type === TRANSFORM.PRF && keyBitsOf(found) === null && HMACS.find(({ prf }) => prf === found.id);
+    return hmac ? [{ value: hmac.name, transform: found }] : [];
+  });
+}
+
+/** Every cipher of the proposal with the integrity algorithm that it needs, in the peer's order. */
+function cipherOptions(offered: Proposal): { value: EspSuite; transforms: readonly Transform[] }[] {
+  const integrity = offered.transforms.filter(({ type }) => type === TRANSFORM.INTEGRITY);
+  return offered.transforms.flatMap((found) => {
+    const keyBits = keyBitsOf(found);
+    if (found.type !== TRANSFORM.ENCRYPTION || (keyBits !== 128 && keyBits !== 256)) return [];
+    if (found.id === ENCRYPTION.AES_GCM_16) return aeadOption(found, keyBits, integrity);
+    return found.id === ENCRYPTION.AES_CBC ? cbcOptions(found, keyBits, integrity) : [];
+  });
+}
+
+/** An AEAD needs no integrity algorithm: none is offered, or NONE is among them (RFC 5282 §8). */
+function aeadOption(
+  cipher: Transform,
+  keyBits: 128 | 256,
+  integrity: readonly Transform[],
+): { value: EspSuite; transforms: readonly Transform[] }[] {
+  const none = integrity.find(({ id }) => id === INTEGRITY.NONE);
+  if (integrity.length > 0 && none === undefined) return [];
+  return [{ value: { kind: "aes-gcm-16", keyBits }, transforms: none === undefined ? [cipher] : [cipher, none] }];
+}
+
+function cbcOptions(
+  cipher: Transform,
+  keyBits: 128 | 256,
+  integrity: readonly Transform[],
+): { value: EspSuite; transforms: readonly Transform[] }[] {
+  return integrity.flatMap((found) => {
+    const hmac = keyBitsOf(found) === null && HMACS.find((known) => known.integrity === found.id);
+    if (!hmac) return [];
+    return [{ value: { kind: "aes-cbc" as const, keyBits, integrity: hmac.name }, transforms: [cipher, found] }];
+  });
+}
+
+/** True when both name the same algorithms. */
+export function sameIkeSuite(a: IkeSuite, b: IkeSuite): boolean {
+  return a.group === b.group && ikeSuiteName(a) === ikeSuiteName(b);
+}
+
+/** The transforms that offer exactly this suite, for a proposal of our own. */
+export function ikeTransforms(suite: IkeSuite): Transform[] {
+  const prf = HMACS.find(({ name }) => name === suite.prf);
+  return [
+    ...cipherTransforms(suite.cipher),
+    transform(TRANSFORM.PRF, prf?.prf ?? 0),
+    transform(TRANSFORM.DH, suite.group),
+  ];
+}
+
+/** The transforms that offer exactly this suite, without extended sequence numbers; `group` null means no PFS. */
+export function espTransforms(suite: EspSuite, group: number | null): Transform[] {
+  const dh = group === null ? [] : [transform(TRANSFORM.DH, group)];
+  return [...cipherTransforms(suite), ...dh, transform(TRANSFORM.ESN, ESN.NO)];
+}
+
+function cipherTransforms(cipher: EspSuite): Transform[] {
+  if (cipher.kind === "aes-gcm-16") return [transform(TRANSFORM.ENCRYPTION, ENCRYPTION.AES_GCM_16, cipher.keyBits)];
+  const integrity = HMACS.find(({ name }) => name === cipher.integrity);
+  return [
+    transform(TRANSFORM.ENCRYPTION, ENCRYPTION.AES_CBC, cipher.keyBits),
+    transform(TRANSFORM.INTEGRITY, integrity?.integrity ?? 0),
+  ];
+}

@@ -1,0 +1,191 @@
+import { equalBytes } from "../core/bytes.ts";
+import { EsplexError, invariant, unreachable } from "../core/errors.ts";
+import { handleAuth } from "./exchange/auth.ts";
+import { handleCreateChild } from "./exchange/create-child.ts";
+import { failureNotify, isFatal, reasonOf } from "./exchange/failure.ts";
+import { handleInformational } from "./exchange/informational.ts";
+import { respond, respondAndClose, type Outcome } from "./exchange/outcome.ts";
+import type { Path } from "./events.ts";
+import { finishDelete, startInstall } from "./installation.ts";
+import { closeSession, dropSession } from "./lifecycle.ts";
+import { sendOwn, sendResponse } from "./sending.ts";
+import type { IkeSession, ResponseDraft } from "./session.ts";
+import { isEstablished, type SessionTable } from "./session-table.ts";
+import type { Step } from "./step.ts";
+import { EXCHANGE, NOTIFY } from "./wire/constants.ts";
+import { openedPayloads, openMessage, type OpenedMessage } from "./wire/encrypted.ts";
+import type { IkeMessage } from "./wire/message.ts";
+import { notify } from "./wire/notify.ts";
+import type { Payload } from "./wire/payload.ts";
+
+/** A datagram that names one of our sessions. */
+export interface SessionDatagram {
+  readonly path: Path;
+  readonly bytes: Uint8Array;
+  readonly message: IkeMessage;
+}
+
+/**
+ * Takes a message for a session: checks whom it comes from, its window place and its authenticity, in this order, then
+ * answers it. Nothing of the session changes before a message is known to be authentic.
+ */
+export function receive(step: Step, table: SessionTable, session: IkeSession, datagram: SessionDatagram): void {
+  const misfit = misfitOf(session, datagram);
+  if (misfit !== null) {
+    step.count(misfit);
+    return;
+  }
+  if (datagram.message.header.isResponse) receiveResponse(step, table, session, datagram);
+  else receiveRequest(step, table, session, datagram);
+}
+
+/** Why the message cannot be of this session; null when it may. */
+function misfitOf(session: IkeSession, { message, path }: SessionDatagram): string | null {
+  if (!message.header.fromInitiator || !equalBytes(message.header.spiI, session.spiI)) return "wrongSpi";
+  const moved =
+    path.remote.address !== session.path.remote.address || path.local.address !== session.path.local.address;
+  return moved ? "addressChanged" : null;
+}
+
+function receiveRequest(step: Step, table: SessionTable, session: IkeSession, datagram: SessionDatagram): void {
+  const { header } = datagram.message;
+  const place = session.requests.classify(header.messageId, datagram.bytes);
+  switch (place.kind) {
+    case "repeated":
+      step.count("requestRepeated");
+      {
+        step.emit({ kind: "send", ...datagram.path, bytes: place.response });
+        return;
+      }
+    case "inProgress": {
+      step.count("requestInProgress");
+      return;
+    }
+    case "altered": {
+      step.count("requestAltered");
+      return;
+    }
+    case "outside": {
+      step.count("messageIdOutsideWindow");
+      return;
+    }
+    case "new": {
+      receiveNew(step, table, session, datagram);
+      return;
+    }
+    default:
+      return unreachable(place);
+  }
+}
+
+function receiveNew(step: Step, table: SessionTable, session: IkeSession, datagram: SessionDatagram): void {
+  const { exchange, messageId } = datagram.message.header;
+  if (!expectedExchanges(session).includes(exchange)) {
+    step.count("unexpectedExchange");
+    return;
+  }
+  const opened = open(step, session, datagram);
+  if (opened === null) return;
+  session.path = datagram.path;
+  session.requests.begin(messageId, datagram.bytes);
+  if (isEstablished(session)) session.state.lastHeardMs = step.nowMs;
+  const draft: ResponseDraft = { exchange, messageId, path: datagram.path };
+  const outcome = answer(step, table, session, opened, draft);
+  switch (outcome.kind) {
+    case "install":
+      invariant(isEstablished(session), "only an established IKE SA installs");
+      {
+        startInstall(step, session, outcome.pending);
+        return;
+      }
+    case "respond":
+      sendResponse(step, session, draft, outcome.payloads);
+      if (outcome.closeReason !== null) closeSession(step, table, session, outcome.closeReason);
+      return;
+    default:
+      return unreachable(outcome);
+  }
+}
+
+function expectedExchanges(session: IkeSession): readonly number[] {
+  switch (session.state.kind) {
+    case "halfOpen":
+      return [EXCHANGE.IKE_AUTH];
+    case "established":
+    case "rekeyed":
+    case "deleting":
+      return [EXCHANGE.CREATE_CHILD_SA, EXCHANGE.INFORMATIONAL];
+    case "closed":
+      return [];
+    default:
+      return unreachable(session.state);
+  }
+}
+
+/** The authentic content, or null (counted). */
+function open(step: Step, session: IkeSession, { bytes, message }: SessionDatagram): OpenedMessage | null {
+  const [sealed, ...others] = message.payloads;
+  if (sealed?.kind !== "encrypted" || others.length > 0) {
+    step.count(sealed?.kind === "encryptedFragment" ? "fragment" : "unprotected");
+    return null;
+  }
+  try {
+    return openMessage(bytes, sealed, session.keys.initiator);
+  } catch (error) {
+    if (!(error instanceof EsplexError)) throw error;
+    step.count(reasonOf(error));
+    return null;
+  }
+}
+
+function answer(
+  step: Step,
+  table: SessionTable,
+  session: IkeSession,
+  opened: OpenedMessage,
+  draft: ResponseDraft,
+): Outcome {
+  try {
+    return dispatch(step, table, session, openedPayloads(opened), draft);
+  } catch (error) {
+    const told = failureNotify(error);
+    if (told === null || !(error instanceof EsplexError)) throw error;
+    step.count(reasonOf(error));
+    step.log("warn", "request refused", { ...session.facts(), reason: error.message });
+    const ends = session.state.kind === "halfOpen" || isFatal(error);
+    return ends ? respondAndClose([told], error.message) : respond([told]);
+  }
+}
+
+function dispatch(
+  step: Step,
+  table: SessionTable,
+  session: IkeSession,
+  payloads: readonly Payload[],
+  draft: ResponseDraft,
+): Outcome {
+  const { state } = session;
+  if (state.kind === "halfOpen") return handleAuth(step, table, session, state, { payloads, draft });
+  if (draft.exchange === EXCHANGE.INFORMATIONAL) return handleInformational(step, session, payloads);
+  if (isEstablished(session)) return handleCreateChild(step, table, session, { payloads, draft });
+  // RFC 7296 §2.25.2: nothing new on an IKE SA that is being replaced or closed.
+  step.count("temporaryFailure");
+  return respond([notify(NOTIFY.TEMPORARY_FAILURE)]);
+}
+
+function receiveResponse(step: Step, table: SessionTable, session: IkeSession, datagram: SessionDatagram): void {
+  if (!session.own.expects(datagram.message.header.messageId)) {
+    step.count("unexpectedResponse");
+    return;
+  }
+  const opened = open(step, session, datagram);
+  if (opened === null) return;
+  if (isEstablished(session)) session.state.lastHeardMs = step.nowMs;
+  const request = session.own.answered();
+  if (request?.kind === "deleteIke") {
+    dropSession(step, table, session, "deleted by order");
+    return;
+  }
+  if (request?.kind === "deleteChild" && isEstablished(session)) finishDelete(step, session, request.saId);
+  sendOwn(step, session);
+}

@@ -1,0 +1,217 @@
+import { sha256Hex } from "../crypto/hash.ts";
+import { EsplexError, isError, unreachable } from "../core/errors.ts";
+import { ipFromBytes, ipToBytes } from "../core/ip.ts";
+import { runCommand } from "./commands.ts";
+import { CookieJar } from "./cookie.ts";
+import type { IkeEnvironment } from "./environment.ts";
+import { answerInit, statelessAnswer } from "./exchange/init.ts";
+import { failureNotify, reasonOf } from "./exchange/failure.ts";
+import type { Endpoint, IkeEffect, IkeEvent, IkeSaSummary, Path } from "./events.ts";
+import { reportInstall } from "./installation.ts";
+import { receive } from "./receiving.ts";
+import { SessionTable } from "./session-table.ts";
+import { DEFAULT_IKE_SETTINGS, type IkeSettings } from "./settings.ts";
+import { Step } from "./step.ts";
+import { nextWakeMs, runTimers } from "./timers.ts";
+import { EXCHANGE, IKE_HEADER_BYTES, IKE_MAJOR_VERSION, NOTIFY } from "./wire/constants.ts";
+import { decodeHeader, type IkeHeader } from "./wire/header.ts";
+import { WIRE_LIMITS } from "./wire/limits.ts";
+import { decodeMessage, encodeMessage, type IkeMessage } from "./wire/message.ts";
+import { notify } from "./wire/notify.ts";
+
+type Datagram = IkeEvent & { kind: "datagram" };
+
+/** Status of the responder: no keys. */
+export interface IkeSnapshot {
+  /** Peers that have not authenticated. */
+  readonly unproven: number;
+  readonly ikeSas: readonly IkeSaSummary[];
+}
+
+/**
+ * The IKEv2 responder of all DVIPAs of a node (RFC 7296): events in, effects out; no socket, clock or kernel. The runner
+ * performs the effects in order and reports installations back.
+ */
+export class IkeResponder {
+  readonly #environment: IkeEnvironment;
+  readonly #settings: IkeSettings;
+  readonly #table = new SessionTable();
+  readonly #cookies: CookieJar;
+  /** What the runner was told last; undefined when its timer has fired. */
+  #wakeAtMs: number | null | undefined = null;
+  /** Error answers outside of an IKE SA that this second still allows. */
+  #errorBudget = { second: 0, left: 0 };
+
+  constructor(environment: IkeEnvironment, settings: IkeSettings = DEFAULT_IKE_SETTINGS) {
+    this.#environment = environment;
+    this.#settings = settings;
+    this.#cookies = new CookieJar(
+      (lengthBytes) => environment.randomBytes(lengthBytes),
+      settings.timing.cookieSecretMs,
+    );
+  }
+
+  /** Handles one event. No input from the network makes it throw. */
+  step(event: IkeEvent): IkeEffect[] {
+    const step = new Step(event.nowMs, this.#environment, this.#settings);
+    this.#handle(step, event);
+    const wakeAtMs = nextWakeMs(this.#table, this.#settings.timing);
+    if (wakeAtMs !== this.#wakeAtMs) step.emit({ kind: "wakeAt", atMs: wakeAtMs });
+    this.#wakeAtMs = wakeAtMs;
+    return step.effects;
+  }
+
+  snapshot(): IkeSnapshot {
+    return { unproven: this.#table.unproven, ikeSas: [...this.#table.all].map((session) => session.summary()) };
+  }
+
+  #handle(step: Step, event: IkeEvent): void {
+    switch (event.kind) {
+      case "datagram": {
+        this.#datagram(step, event);
+        return;
+      }
+      case "timer":
+        this.#wakeAtMs = undefined;
+        {
+          runTimers(step, this.#table);
+          return;
+        }
+      case "childInstalled": {
+        reportInstall(step, this.#table, event.saId, { kind: "installed" });
+        return;
+      }
+      case "childInstallFailed": {
+        reportInstall(step, this.#table, event.saId, { kind: "failed", reason: event.reason });
+        return;
+      }
+      case "command": {
+        runCommand(step, this.#table, event.command);
+        return;
+      }
+      default:
+        return unreachable(event);
+    }
+  }
+
+  #datagram(step: Step, event: Datagram): void {
+    const { bytes } = event;
+    if (bytes.length > WIRE_LIMITS.messageBytes) {
+      step.count("oversized");
+      return;
+    }
+    if (bytes.length < IKE_HEADER_BYTES) {
+      step.count("malformed");
+      return;
+    }
+    const path = { local: canonical(event.local), remote: canonical(event.remote) };
+    if (!step.environment.dvipas().some((dvipa) => canonicalAddress(dvipa) === path.local.address)) {
+      step.count("notForDvipa");
+      return;
+    }
+    const message = this.#decode(step, path, bytes);
+    if (message === null) return;
+    const { header } = message;
+    if (header.exchange === EXCHANGE.IKE_SA_INIT) {
+      this.#init(step, path, bytes, message);
+      return;
+    }
+    const session = this.#table.bySpi(header.spiR);
+    if (session === undefined) {
+      step.count("unknownSpi");
+      return;
+    }
+    receive(step, this.#table, session, { path, bytes, message });
+  }
+
+  /** Null when it cannot be read: counted, and answered where RFC 7296 wants that (§1.5, §2.5). */
+  #decode(step: Step, path: Path, bytes: Uint8Array): IkeMessage | null {
+    let header: IkeHeader | null = null;
+    try {
+      header = decodeHeader(bytes);
+      if (header.majorVersion !== IKE_MAJOR_VERSION) {
+        step.count("wrongVersion");
+        if (header.majorVersion > IKE_MAJOR_VERSION) this.#refuseVersion(step, path, header);
+        return null;
+      }
+      return decodeMessage(bytes);
+    } catch (error) {
+      if (!(error instanceof EsplexError)) throw error;
+      step.count(reasonOf(error));
+      if (header !== null && isInitRequest(header)) this.#refuseInit(step, path, header.spiI, error);
+      return null;
+    }
+  }
+
+  #init(step: Step, path: Path, bytes: Uint8Array, message: IkeMessage): void {
+    const { header } = message;
+    if (!isInitRequest(header)) {
+      step.count("unexpectedInit");
+      return;
+    }
+    const key = [path.remote.address, path.remote.port, path.local.address, sha256Hex(bytes)].join(" ");
+    const known = this.#table.byInit(key);
+    if (known !== undefined) {
+      step.count("initRepeated");
+      if (known.state.kind === "halfOpen") step.emit({ kind: "send", ...path, bytes: known.state.init.response });
+      return;
+    }
+    try {
+      const response = answerInit(step, this.#table, this.#cookies, { path, bytes, message, key });
+      if (response !== null) step.emit({ kind: "send", ...path, bytes: response });
+    } catch (error) {
+      if (!(error instanceof EsplexError)) throw error;
+      step.count(reasonOf(error));
+      step.log("debug", "IKE_SA_INIT refused", { remote: path.remote.address, reason: error.message });
+      this.#refuseInit(step, path, header.spiI, error);
+    }
+  }
+
+  /** Only what is worth telling without encryption: INVALID_SYNTAX never is (RFC 7296 §3.10.1). */
+  #refuseInit(step: Step, path: Path, spiI: Uint8Array, error: EsplexError): void {
+    if (!isError(error, "peer.noProposalChosen") && !isError(error, "peer.unsupportedCriticalPayload")) return;
+    const told = failureNotify(error);
+    if (told !== null && this.#maySendError(step)) {
+      step.emit({ kind: "send", ...path, bytes: statelessAnswer(spiI, [told]) });
+    }
+  }
+
+  #refuseVersion(step: Step, path: Path, header: IkeHeader): void {
+    if (header.isResponse || !this.#maySendError(step)) return;
+    const { spiI, spiR, exchange, messageId } = header;
+    const fields = { spiI, spiR, exchange, messageId, fromInitiator: !header.fromInitiator, isResponse: true };
+    step.emit({ kind: "send", ...path, bytes: encodeMessage(fields, [notify(NOTIFY.INVALID_MAJOR_VERSION)]) });
+  }
+
+  #maySendError(step: Step): boolean {
+    const second = Math.floor(step.nowMs / 1000);
+    if (second !== this.#errorBudget.second) {
+      this.#errorBudget = { second, left: this.#settings.limits.errorRepliesPerSecond };
+    }
+    if (this.#errorBudget.left === 0) {
+      step.count("errorReplyLimit");
+      return false;
+    }
+    this.#errorBudget.left -= 1;
+    return true;
+  }
+}
+
+function isInitRequest(header: IkeHeader): boolean {
+  const fresh = header.spiR.every((byte) => byte === 0) && header.spiI.some((byte) => byte !== 0);
+  return (
+    header.exchange === EXCHANGE.IKE_SA_INIT &&
+    fresh &&
+    header.fromInitiator &&
+    !header.isResponse &&
+    header.messageId === 0
+  );
+}
+
+function canonical(endpoint: Endpoint): Endpoint {
+  return { address: canonicalAddress(endpoint.address), port: endpoint.port };
+}
+
+function canonicalAddress(address: string): string {
+  return ipFromBytes(ipToBytes(address));
+}

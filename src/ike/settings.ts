@@ -1,0 +1,64 @@
+/** How much the responder keeps at most. All are our choice. */
+export interface IkeLimits {
+  /** Half-open IKE SAs from which on every new one must bring a COOKIE (RFC 7296 §2.6). */
+  readonly cookieThreshold: number;
+  /** The same for one source address. */
+  readonly cookieThresholdPerSource: number;
+  readonly halfOpen: number;
+  readonly halfOpenPerSource: number;
+  readonly ikeSasPerPeer: number;
+  readonly childSasPerIkeSa: number;
+  /** Closed IKE SAs that still repeat their last answer. */
+  readonly closed: number;
+  /** Error answers outside of an IKE SA. */
+  readonly errorRepliesPerSecond: number;
+}
+
+/** When things happen, in milliseconds. All are our choice, RFC 7296 §2.4 leaves them open. */
+export interface IkeTiming {
+  readonly halfOpenMs: number;
+  /** How long a kernel installation may take before the peer is told TEMPORARY_FAILURE. */
+  readonly installMs: number;
+  /** How long after the answer to a rekey the old SA is still sent on, when the peer does not delete it. */
+  readonly outboundHoldMs: number;
+  /** Silence after which we ask whether the peer lives. */
+  readonly dpdIdleMs: number;
+  /** First wait for the answer to a request of ours; doubles each time. */
+  readonly retransmitMs: number;
+  /** Sent so often without answer, the peer is dead: six make about a minute. */
+  readonly attempts: number;
+  readonly cookieSecretMs: number;
+  /** How long a closed IKE SA repeats its last answer. */
+  readonly closedMs: number;
+  /** How long a rekeyed IKE SA waits for the peer's DELETE. */
+  readonly rekeyedMs: number;
+}
+
+export interface IkeSettings {
+  readonly limits: IkeLimits;
+  readonly timing: IkeTiming;
+}
+
+export const DEFAULT_IKE_SETTINGS: IkeSettings = {
+  limits: {
+    cookieThreshold: 64,
+    cookieThresholdPerSource: 8,
+    halfOpen: 1000,
+    halfOpenPerSource: 32,
+    ikeSasPerPeer: 16,
+    childSasPerIkeSa: 16,
+    closed: 256,
+    errorRepliesPerSecond: 10,
+  },
+  timing: {
+    halfOpenMs: 30_000,
+    installMs: 10_000,
+    outboundHoldMs: 5_000,
+    dpdIdleMs: 30_000,
+    retransmitMs: 1_000,
+    attempts: 6,
+    cookieSecretMs: 60_000,
+    closedMs: 30_000,
+    rekeyedMs: 60_000,
+  },
+};

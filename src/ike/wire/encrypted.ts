@@ -1,0 +1,112 @@
+import { AES_BLOCK_BYTES, cbcDecrypt, cbcEncrypt, gcmOpen, gcmSeal, GCM_TAG_BYTES } from "../../crypto/aes.ts";
+import { integrityTag, integrityTagBytes, verifyIntegrityTag, type HmacName } from "../../crypto/prf.ts";
+import { concatBytes, u16be } from "../../core/bytes.ts";
+import { EsplexError, invariant } from "../../core/errors.ts";
+import type { Secret } from "../../core/secret.ts";
+import { IKE_HEADER_BYTES, PAYLOAD, PAYLOAD_HEADER_BYTES } from "./constants.ts";
+import { headerFor, type HeaderFields } from "./message.ts";
+import { decodePayloads, encodePayloads, type EncryptedPayload, type Payload } from "./payload.ts";
+
+/** Keys of one direction of an IKE SA. */
+export type SealingKey =
+  | {
+      readonly kind: "aes-gcm-16";
+      readonly key: Secret;
+      /** 4 bytes, RFC 5282 §4. */
+      readonly salt: Secret;
+    }
+  | {
+      readonly kind: "aes-cbc";
+      readonly key: Secret;
+      readonly integrity: HmacName;
+      readonly integrityKey: Secret;
+    };
+
+/** Explicit IV of AES-GCM (RFC 5282 §3). */
+const GCM_IV_BYTES = 8;
+
+/** Length of the IV that {@link sealMessage} wants: for GCM it must never repeat, for CBC nobody may foresee it. */
+export function ivBytes(kind: SealingKey["kind"]): number {
+  return kind === "aes-gcm-16" ? GCM_IV_BYTES : AES_BLOCK_BYTES;
+}
+
+/** Encodes a message whose payloads all stand inside one SK payload (RFC 7296 §3.14, RFC 5282 §3). */
+export function sealMessage(
+  fields: HeaderFields,
+  payloads: readonly Payload[],
+  keys: SealingKey,
+  iv: Uint8Array,
+): Uint8Array {
+  invariant(iv.length === ivBytes(keys.kind), "IV length");
+  const { firstType, bytes } = encodePayloads(payloads);
+  const plaintext = pad(bytes, keys.kind === "aes-gcm-16" ? 1 : AES_BLOCK_BYTES);
+  const tagBytes = keys.kind === "aes-gcm-16" ? GCM_TAG_BYTES : integrityTagBytes(keys.integrity);
+  const bodyBytes = iv.length + plaintext.length + tagBytes;
+  const head = concatBytes(
+    headerFor(fields, PAYLOAD.ENCRYPTED, IKE_HEADER_BYTES + PAYLOAD_HEADER_BYTES + bodyBytes),
+    new Uint8Array([firstType, 0]),
+    u16be(PAYLOAD_HEADER_BYTES + bodyBytes),
+  );
+  if (keys.kind === "aes-gcm-16") {
+    return concatBytes(head, iv, gcmSeal(keys.key, concatBytes(keys.salt.expose(), iv), head, plaintext));
+  }
+  const authenticated = concatBytes(head, iv, cbcEncrypt(keys.key, iv, plaintext));
+  return concatBytes(authenticated, integrityTag(keys.integrity, keys.integrityKey, authenticated));
+}
+
+/** Zeros, then their count: together a multiple of the block (RFC 7296 §3.14). */
+function pad(bytes: Uint8Array, blockBytes: number): Uint8Array {
+  const padded = new Uint8Array(Math.ceil((bytes.length + 1) / blockBytes) * blockBytes);
+  padded.set(bytes);
+  padded[padded.length - 1] = padded.length - bytes.length - 1;
+  return padded;
+}
+
+/**
+ * Checks and decrypts the SK payload of `message` (the whole datagram, whose last payload it is); returns what was
+ * inside, not yet read. Throws `wire.integrity` when it is not authentic and `wire.short` when it is too short to be.
+ */
+export function openMessage(message: Uint8Array, sealed: EncryptedPayload, keys: SealingKey): OpenedMessage {
+  const bytes = keys.kind === "aes-gcm-16" ? openGcm(message, sealed, keys) : openCbc(message, sealed, keys);
+  return { firstType: sealed.innerType, bytes };
+}
+
+/** The authentic content of an SK payload: padding and pad length are still at its end. */
+export interface OpenedMessage {
+  readonly firstType: number;
+  readonly bytes: Uint8Array;
+}
+
+/** Reads the payloads of an opened message. Errors as in `decodePayloads`; padding of any content is accepted. */
+export function openedPayloads(opened: OpenedMessage): Payload[] {
+  const padBytes = opened.bytes.at(-1);
+  if (padBytes === undefined || padBytes + 1 > opened.bytes.length) {
+    throw new EsplexError("wire.malformed", "SK payload: pad length does not fit");
+  }
+  return decodePayloads(opened.firstType, opened.bytes.subarray(0, opened.bytes.length - padBytes - 1));
+}
+
+function openGcm(message: Uint8Array, sealed: EncryptedPayload, keys: SealingKey & { kind: "aes-gcm-16" }): Uint8Array {
+  const { body } = sealed;
+  if (body.length < GCM_IV_BYTES + GCM_TAG_BYTES)
+    throw new EsplexError("wire.short", "SK payload: no room for IV and tag");
+  const aad = message.subarray(0, message.length - body.length);
+  const nonce = concatBytes(keys.salt.expose(), body.subarray(0, GCM_IV_BYTES));
+  return gcmOpen(keys.key, nonce, aad, body.subarray(GCM_IV_BYTES));
+}
+
+function openCbc(message: Uint8Array, sealed: EncryptedPayload, keys: SealingKey & { kind: "aes-cbc" }): Uint8Array {
+  const { body } = sealed;
+  const tagBytes = integrityTagBytes(keys.integrity);
+  if (body.length < 2 * AES_BLOCK_BYTES + tagBytes)
+    throw new EsplexError("wire.short", "SK payload: no room for IV and tag");
+  const tag = body.subarray(body.length - tagBytes);
+  if (!verifyIntegrityTag(keys.integrity, keys.integrityKey, message.subarray(0, message.length - tagBytes), tag)) {
+    throw new EsplexError("wire.integrity", "wrong integrity tag");
+  }
+  return cbcDecrypt(
+    keys.key,
+    body.subarray(0, AES_BLOCK_BYTES),
+    body.subarray(AES_BLOCK_BYTES, body.length - tagBytes),
+  );
+}

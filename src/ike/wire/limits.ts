@@ -1,0 +1,26 @@
+/** What one message may carry at most. Hostile input is refused beyond it; real peers stay far below (measured). */
+export const WIRE_LIMITS = {
+  /** A whole IKE message; our choice: four times strongSwan's largest with certificates. */
+  messageBytes: 16_384,
+  /** Payloads in a message, outside or inside the encryption; our choice. */
+  payloads: 64,
+  /** Proposals in an SA payload; our choice, strongSwan sends 2, libreswan 4. */
+  proposals: 32,
+  /** Transforms in a proposal; our choice, strongSwan sends 50. */
+  transforms: 128,
+  /** Attributes of a transform; RFC 7296 knows one. */
+  attributes: 4,
+  /** Selectors in a TS payload; our choice. */
+  trafficSelectors: 32,
+  /** SPIs in a Delete payload; our choice. */
+  deletedSpis: 256,
+  /** RFC 7296 §2.10. */
+  nonceMinBytes: 16,
+  nonceMaxBytes: 256,
+  /** Identification data; our choice. */
+  identityBytes: 512,
+  /** A COOKIE notify carries 1 to 64 bytes (RFC 7296 §2.6). */
+  cookieMaxBytes: 64,
+  /** SPI field of a proposal or notify; IKE has 8, ESP 4. */
+  spiBytes: 16,
+} as const;

@@ -1,0 +1,56 @@
+/**
+ * The numbers by which everything of esplex in a kernel is recognised: it lists, changes and deletes nothing that
+ * does not carry one of them, and another program must not use them. All are our choice; none is taken in iproute2's
+ * `rt_protos`. 0x455 is "EP".
+ */
+
+/** `rtm_protocol` of our routes. */
+export const ROUTE_PROTOCOL = 155;
+/** `FRA_PROTOCOL` of our ip rules. */
+export const RULE_PROTOCOL = 155;
+/** `IFA_PROTO` of our addresses (kernel 5.18 and later). */
+export const ADDRESS_PROTOCOL = 155;
+
+/** Preference of the rules that send a marked packet to its target's table. */
+export const STEERING_RULE_PRIORITY = 90;
+/** Where the rule for the `local` table goes, so that the steering rules come first (measured). */
+export const LOCAL_RULE_PRIORITY = 100;
+
+/** Highest target index of a node. */
+const STEERING_INDEX_MAX = 0xfffff;
+/** Upper bits of our packet marks, routing table numbers and reqids. */
+const ID_PREFIX = 0x45500000;
+const ID_PREFIX_MASK = 0xfff00000;
+
+/** Steering rules compare the whole mark. */
+export const STEERING_MARK_MASK = 0xffffffff;
+
+/**
+ * The packet mark of target number `index` (1…`STEERING_INDEX_MAX`). Its routing table has the same number: one
+ * number to look for.
+ */
+export function steeringMark(index: number): number {
+  return withPrefix(index);
+}
+
+/** The routing table of target number `index`. */
+export function steeringTable(index: number): number {
+  return withPrefix(index);
+}
+
+/** The reqid of tunnel number `index` (1…0xfffff): joins our XFRM policies and states. */
+export function tunnelReqid(index: number): number {
+  return withPrefix(index);
+}
+
+/** True for marks, tables and reqids made here. */
+export function hasOurPrefix(id: number): boolean {
+  return (id & ID_PREFIX_MASK) >>> 0 === ID_PREFIX;
+}
+
+function withPrefix(index: number): number {
+  if (!Number.isInteger(index) || index < 1 || index > STEERING_INDEX_MAX) {
+    throw new RangeError(`index ${index} is not in 1…${STEERING_INDEX_MAX}`);
+  }
+  return ID_PREFIX + index;
+}

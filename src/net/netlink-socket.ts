@@ -1,0 +1,425 @@
+import netlink from "netlink";
+import type { RawNetlinkSocket } from "netlink";
+import { systemClock, type Clock, type Timer } from "../core/clock.ts";
+import { EsplexError, invariant, messageOf } from "../core/errors.ts";
+import { droppedMessages, prepareNetlinkSocket } from "./socket-options.ts";
+import { kernelRefusal } from "./kernel-error.ts";
+import { asRefusal, errorOf, inDatagrams, lost } from "./netlink-answers.ts";
+import {
+  finishFrame,
+  NLM_F_ACK,
+  NLM_F_DUMP,
+  NLM_F_DUMP_INTR,
+  NLMSG_DONE,
+  NLMSG_ERROR,
+  parseMessages,
+  type NetlinkMessage,
+  type NetlinkRequest,
+} from "./netlink-message.ts";
+
+export const NETLINK_ROUTE = 0;
+export const NETLINK_XFRM = 6;
+export const NETLINK_NETFILTER = 12;
+
+/** Answers come in microseconds; this long means the answer was lost. Our choice. */
+const ANSWER_TIMEOUT_MS = 10_000;
+/** Requests that wait for their turn, over all callers. Our choice. */
+const BACKLOG_MAX = 8192;
+/**
+ * What one answer may take of the receive buffer, bookkeeping included: an error repeats the request. Requests are held
+ * back so that answers fit one half of the buffer (dumps stop at the other half), and none is lost.
+ */
+const ANSWER_BYTES = 4096;
+/** `NLM_F_DUMP_INTR`: the table changed under the dump. */
+const DUMP_ATTEMPTS = 8;
+/** A dump with more entries than this is refused. Our choice; 10,000 SAs are the goal. */
+const DUMP_ENTRIES_MAX = 1_000_000;
+/** How often the kernel's count of lost messages is read. Our choice. */
+const DROPS_MS = 1000;
+const RECEIVE_BUFFER_BYTES = 4 * 1024 * 1024;
+const SEND_BUFFER_BYTES = 1024 * 1024;
+
+export interface NetlinkSocketOptions {
+  /** Multicast groups to join. A socket with groups carries notifications only: their seq may look like an answer's. */
+  readonly groups?: readonly number[];
+  /** Every message that answers no request. What it throws goes to `onFault`. */
+  readonly onMessage?: (message: NetlinkMessage) => void;
+  /** The kernel had more to say than the buffer held: messages are lost, re-read the truth. */
+  readonly onOverrun?: () => void;
+  /** An exception out of a handler, or a datagram that cannot be read. Default: thrown, outside the native callback. */
+  readonly onFault?: (error: unknown) => void;
+  /** Fixed receive size in bytes, for high packet rates; the default asks for each datagram's size first. */
+  readonly datagramBytes?: number;
+  readonly receiveBufferBytes?: number;
+  /** Overwrite what was sent and received: for protocols that carry keys. */
+  readonly wipe?: boolean;
+  readonly clock?: Clock;
+  readonly timeoutMs?: number;
+}
+
+interface Waiting {
+  readonly operation: string;
+  /** An answer that is no error and no end. */
+  readonly onAnswer: (message: NetlinkMessage) => void;
+  /** Called once: null is success. */
+  readonly settle: (error: EsplexError | null, lastFlags: number) => void;
+  timer: Timer | null;
+}
+
+interface Submission {
+  readonly expectations: readonly Expectation[];
+  /** Its sequence numbers, once it was sent. */
+  readonly seqs: number[];
+}
+
+type Expectation = Omit<Waiting, "timer"> & { readonly request: NetlinkRequest; readonly flags: number };
+
+/**
+ * A netlink socket in the current network namespace: requests matched to answers by sequence number, dumps, batches,
+ * notifications. Only the transport is npm `netlink`'s; its higher layers lose errno. Every refusal is
+ * `kernel.refused` (see `kernelRefusal`); lost answers are `kernel.overrun`. Keep a socket for the life of the daemon.
+ */
+export class NetlinkSocket {
+  readonly #socket: RawNetlinkSocket;
+  readonly #protocol: number;
+  readonly #port: number;
+  readonly #options: NetlinkSocketOptions;
+  readonly #clock: Clock;
+  readonly #waiting = new Map<number, Waiting>();
+  readonly #inFlightMax: number;
+  #backlog: Submission[] = [];
+  #seq = 0;
+  #dumps: Promise<unknown> = Promise.resolve();
+  #closed = false;
+  #drops = 0;
+  #dropsTimer: Timer | null = null;
+
+  private constructor(protocol: number, options: NetlinkSocketOptions) {
+    const { datagramBytes, receiveBufferBytes = RECEIVE_BUFFER_BYTES, clock = systemClock } = options;
+    this.#options = options;
+    this.#clock = clock;
+    const buffers = { recvBufferSize: receiveBufferBytes, sendBufferSize: SEND_BUFFER_BYTES };
+    this.#socket = new netlink.RawNetlinkSocket(
+      protocol,
+      datagramBytes === undefined ? buffers : { ...buffers, messagePeeking: false, msgBufferSize: datagramBytes },
+    );
+    this.#port = this.#socket.address().port >>> 0;
+    this.#protocol = protocol;
+    prepareNetlinkSocket(protocol, this.#port, receiveBufferBytes);
+    if (options.onOverrun !== undefined) this.#watchDrops();
+    this.#inFlightMax = Math.floor(this.#socket.getRecvBufferSize() / 2 / ANSWER_BYTES);
+    this.#socket.on("message", (datagram, { port }) => this.#guard(() => this.#receive(datagram, port)));
+    this.#socket.on("truncatedMessage", () => this.#guard(() => this.#overrun("a datagram was cut")));
+    this.#socket.on("error", (error) => this.#guard(() => this.#failed(error)));
+    for (const group of options.groups ?? []) this.#socket.addMembership(group);
+  }
+
+  /** Needs CAP_NET_ADMIN for most requests; throws `kernel.refused` when the protocol or a group is missing. */
+  static open(protocol: number, options: NetlinkSocketOptions = {}): NetlinkSocket {
+    try {
+      return new NetlinkSocket(protocol, options);
+    } catch (error) {
+      const errno = error instanceof Error && "errno" in error ? Number(error.errno) : 0;
+      throw kernelRefusal(`open netlink protocol ${protocol}`, errno);
+    }
+  }
+
+  /** Our address on this netlink protocol: notifications of our own requests carry it. */
+  get port(): number {
+    return this.#port;
+  }
+
+  /** What the kernel granted, its bookkeeping included. */
+  get receiveBufferBytes(): number {
+    return this.#socket.getRecvBufferSize();
+  }
+
+  /** Sends one request and waits for its acknowledgement. */
+  async request(request: NetlinkRequest): Promise<void> {
+    await this.#exchange(request, NLM_F_ACK, () => null);
+  }
+
+  /** Sends one request and decodes its one answer, which is the acknowledgement. */
+  async get<T>(request: NetlinkRequest, decode: (message: NetlinkMessage) => T): Promise<T> {
+    return required(await this.#exchange(request, 0, decode), request);
+  }
+
+  /** A write and a read in one datagram: the kernel serves nobody else's request in between. */
+  async requestThenGet<T>(
+    write: NetlinkRequest,
+    read: NetlinkRequest,
+    decode: (message: NetlinkMessage) => T,
+  ): Promise<T> {
+    const written = Promise.withResolvers<null>();
+    const answered = Promise.withResolvers<T | null>();
+    this.#submit([expectation(write, NLM_F_ACK, () => null, written), expectation(read, 0, decode, answered)]);
+    const [write_, read_] = await Promise.allSettled([written.promise, answered.promise]);
+    if (write_.status === "rejected") throw write_.reason;
+    if (read_.status === "rejected") throw read_.reason;
+    return required(read_.value, read);
+  }
+
+  /**
+   * Sends many requests in order, several per datagram, and returns one result for each: null or its refusal. Only the
+   * last of a datagram asks for an acknowledgement: the kernel works in order. `requests` is consumed as it is sent, so
+   * a generator keeps key material short-lived. Throws only when answers were lost.
+   */
+  async batch(requests: Iterable<NetlinkRequest>): Promise<(EsplexError | null)[]> {
+    const results: (EsplexError | null)[] = [];
+    for (const datagram of inDatagrams(requests)) results.push(...(await this.#sendDatagram(datagram)));
+    return results;
+  }
+
+  /** All entries of a table; `decode` returns null to leave one out. Repeats when the table changed meanwhile. */
+  async dump<T>(build: () => NetlinkRequest, decode: (message: NetlinkMessage) => T | null): Promise<T[]> {
+    const run = this.#dumps.then(() => this.#dump(build, decode));
+    this.#dumps = run.catch(() => {});
+    return run;
+  }
+
+  /** Sends finished frames without waiting for anything: for verdicts. Refusals arrive at `onMessage`. */
+  post(frames: Uint8Array): void {
+    this.#send([Buffer.from(frames.buffer, frames.byteOffset, frames.length)], (error) => this.#failed(error));
+  }
+
+  /** Fails everything in flight. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#dropsTimer?.cancel();
+    this.#failAll(new EsplexError("kernel.refused", "netlink socket closed", { operation: "close" }));
+    // Not inside a native callback: the library would go on with a closed handle.
+    setImmediate(() => this.#socket.close());
+  }
+
+  async #exchange<T>(
+    request: NetlinkRequest,
+    flags: number,
+    decode: (message: NetlinkMessage) => T,
+  ): Promise<T | null> {
+    const answer = Promise.withResolvers<T | null>();
+    this.#submit([expectation(request, flags, decode, answer)]);
+    return answer.promise;
+  }
+
+  async #dump<T>(build: () => NetlinkRequest, decode: (message: NetlinkMessage) => T | null): Promise<T[]> {
+    for (let attempt = 1; attempt <= DUMP_ATTEMPTS; attempt++) {
+      const entries: T[] = [];
+      let interrupted = false;
+      const done = Promise.withResolvers<null>();
+      const request = build();
+      const onAnswer = (message: NetlinkMessage): void => {
+        interrupted ||= (message.flags & NLM_F_DUMP_INTR) !== 0;
+        const entry = decode(message);
+        if (entry !== null && entries.push(entry) > DUMP_ENTRIES_MAX) {
+          throw new EsplexError("kernel.overrun", `${request.operation}: more than ${DUMP_ENTRIES_MAX} entries`);
+        }
+      };
+      const settle = (error: EsplexError | null, lastFlags: number): void => {
+        interrupted ||= (lastFlags & NLM_F_DUMP_INTR) !== 0;
+        if (error === null) done.resolve(null);
+        else done.reject(error);
+      };
+      this.#submit([{ request, flags: NLM_F_DUMP, operation: request.operation, onAnswer, settle }]);
+      await done.promise;
+      if (!interrupted) return entries;
+    }
+    throw new EsplexError(
+      "kernel.overrun",
+      `${build().operation}: the table changed during each of ${DUMP_ATTEMPTS} dumps`,
+    );
+  }
+
+  async #sendDatagram(requests: readonly NetlinkRequest[]): Promise<(EsplexError | null)[]> {
+    const results: (EsplexError | null)[] = requests.map(() => null);
+    const done = Promise.withResolvers<null>();
+    const last = requests.length - 1;
+    const seqs = this.#submit(
+      requests.map((request, index) => ({
+        request,
+        flags: index === last ? NLM_F_ACK : 0,
+        operation: request.operation,
+        onAnswer: () => {},
+        settle: (error) => {
+          results[index] = error;
+          if (error?.code === "kernel.overrun") done.reject(error);
+          else if (index === last) done.resolve(null);
+        },
+      })),
+    );
+    try {
+      await done.promise;
+    } finally {
+      for (const seq of seqs) this.#forget(seq);
+    }
+    return results;
+  }
+
+  /** Sends as soon as the answers have room; at the latest when nothing else is in flight. */
+  #submit(expectations: readonly Expectation[]): readonly number[] {
+    invariant((this.#options.groups ?? []).length === 0, "a socket with groups carries no requests");
+    if (this.#closed) throw new EsplexError("kernel.refused", "netlink socket closed", { operation: "submit" });
+    if (this.#backlog.length >= BACKLOG_MAX) {
+      throw new EsplexError("kernel.overrun", `more than ${BACKLOG_MAX} netlink requests wait`);
+    }
+    const submission = { expectations, seqs: [] };
+    this.#backlog.push(submission);
+    this.#sendBacklog();
+    return submission.seqs;
+  }
+
+  #sendBacklog(): void {
+    for (let next = this.#backlog[0]; next !== undefined; next = this.#backlog[0]) {
+      const inFlight = this.#waiting.size;
+      if (inFlight > 0 && inFlight + next.expectations.length > this.#inFlightMax) return;
+      this.#backlog.shift();
+      this.#sendNow(next);
+    }
+  }
+
+  #sendNow({ expectations, seqs }: Submission): void {
+    const frames = expectations.map(({ request, flags, operation, onAnswer, settle }) => {
+      const seq = this.#nextSeq();
+      const expire = (): void => this.#settle(seq, lost(operation, "no answer in time"), 0);
+      const timer = this.#clock.after(this.#options.timeoutMs ?? ANSWER_TIMEOUT_MS, expire);
+      this.#waiting.set(seq, { operation, onAnswer, settle, timer });
+      seqs.push(seq);
+      const { buffer, byteOffset, length } = finishFrame(request, flags, seq, this.#port);
+      return Buffer.from(buffer, byteOffset, length);
+    });
+    this.#send(frames, (error) => {
+      for (const seq of seqs) this.#settle(seq, asRefusal("sendmsg", error), 0);
+    });
+  }
+
+  #send(frames: readonly Buffer[], onError: (error: Error) => void): void {
+    const sent = (error?: Error): void => {
+      if (this.#options.wipe === true) for (const frame of frames) frame.fill(0);
+      if (error !== undefined) onError(error);
+    };
+    this.#socket.send([...frames], undefined, (error) => this.#guard(() => sent(error)));
+  }
+
+  #receive(datagram: Buffer, senderPort: number): void {
+    try {
+      if (senderPort !== 0) return; // only the kernel is believed
+      for (const message of parseMessages(datagram)) this.#dispatch(message);
+    } finally {
+      if (this.#options.wipe === true) datagram.fill(0);
+    }
+  }
+
+  #dispatch(message: NetlinkMessage): void {
+    const waiting = message.port === this.#port ? this.#waiting.get(message.seq) : undefined;
+    if (waiting === undefined) {
+      this.#options.onMessage?.(message);
+    } else if (message.type === NLMSG_ERROR || message.type === NLMSG_DONE) {
+      this.#settle(message.seq, errorOf(message, waiting.operation), message.flags);
+    } else {
+      this.#answered(waiting, message);
+    }
+  }
+
+  #answered(waiting: Waiting, message: NetlinkMessage): void {
+    try {
+      waiting.onAnswer(message);
+    } catch (error) {
+      const what = `${waiting.operation}: answer not understood: ${messageOf(error)}`;
+      this.#settle(message.seq, error instanceof EsplexError ? error : new EsplexError("wire.malformed", what), 0);
+      return;
+    }
+    // A single answer ends its request; the parts of a dump carry NLM_F_MULTI and end with NLMSG_DONE.
+    if ((message.flags & 0x2) === 0) this.#settle(message.seq, null, message.flags);
+  }
+
+  #settle(seq: number, error: EsplexError | null, lastFlags: number): void {
+    const waiting = this.#waiting.get(seq);
+    if (waiting === undefined) return;
+    this.#forget(seq);
+    waiting.settle(error, lastFlags);
+  }
+
+  #forget(seq: number): void {
+    this.#waiting.get(seq)?.timer?.cancel();
+    if (this.#waiting.delete(seq) && this.#backlog.length > 0) this.#sendBacklog();
+  }
+
+  #failAll(error: EsplexError): void {
+    const waiting = [...this.#waiting.keys()];
+    const backlog = this.#closed ? this.#backlog.splice(0) : [];
+    for (const { expectations } of backlog) for (const { settle } of expectations) settle(error, 0);
+    for (const seq of waiting) this.#settle(seq, error, 0);
+  }
+
+  #failed(error: Error): void {
+    if ("code" in error && error.code === "ENOBUFS") {
+      this.#overrun("ENOBUFS");
+    } else {
+      this.#failAll(asRefusal("recvmsg", error));
+      this.#fault(error);
+    }
+  }
+
+  /** The kernel counts what did not fit into the buffer; nobody is told but by looking. */
+  #watchDrops(): void {
+    this.#dropsTimer = this.#clock.after(DROPS_MS, () => {
+      this.#guard(() => {
+        const drops = droppedMessages(this.#protocol, this.#port);
+        if (drops > this.#drops) this.#overrun(`${drops - this.#drops} messages did not fit into the buffer`);
+        this.#drops = drops;
+      });
+      if (!this.#closed) this.#watchDrops();
+    });
+  }
+
+  #overrun(why: string): void {
+    this.#failAll(lost("netlink", why));
+    this.#options.onOverrun?.();
+  }
+
+  /** An exception inside a native callback would abort the process. */
+  #guard(run: () => void): void {
+    try {
+      run();
+    } catch (error) {
+      this.#fault(error);
+    }
+  }
+
+  #fault(error: unknown): void {
+    const { onFault } = this.#options;
+    setImmediate(() => {
+      if (onFault === undefined) throw error;
+      onFault(error);
+    });
+  }
+
+  #nextSeq(): number {
+    do {
+      this.#seq = (this.#seq + 1) >>> 0;
+    } while (this.#seq === 0 || this.#waiting.has(this.#seq));
+    return this.#seq;
+  }
+}
+
+function expectation<T>(
+  request: NetlinkRequest,
+  flags: number,
+  decode: (message: NetlinkMessage) => T,
+  answer: PromiseWithResolvers<T | null>,
+): Expectation {
+  let value: T | null = null;
+  const onAnswer = (message: NetlinkMessage): void => {
+    value = decode(message);
+  };
+  const settle = (error: EsplexError | null): void => {
+    if (error === null) answer.resolve(value);
+    else answer.reject(error);
+  };
+  return { request, flags, operation: request.operation, onAnswer, settle };
+}
+
+function required<T>(value: T | null, request: NetlinkRequest): T {
+  if (value === null) throw new EsplexError("wire.malformed", `${request.operation}: acknowledged but not answered`);
+  return value;
+}

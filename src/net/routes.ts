@@ -1,0 +1,122 @@
+import { ipFromBytes, ipToBytes } from "../core/ip.ts";
+import { struct, u32, u8 } from "../core/struct.ts";
+import { ROUTE_PROTOCOL } from "./ids.ts";
+import { anyAddress, asFamily, familyOf, type AddressFamily } from "./inet-address.ts";
+import {
+  Attributes,
+  MessageBuilder,
+  NLM_F_CREATE,
+  NLM_F_EXCL,
+  NLM_F_REPLACE,
+  numberBytes,
+  type NetlinkMessage,
+  type NetlinkRequest,
+} from "./netlink-message.ts";
+import type { NetlinkSocket } from "./netlink-socket.ts";
+
+/** `struct rtmsg`, include/uapi/linux/rtnetlink.h */
+const rtmsg = struct("rtmsg", 12, {
+  family: u8,
+  dstLen: u8,
+  srcLen: u8,
+  tos: u8,
+  table: u8,
+  protocol: u8,
+  scope: u8,
+  type: u8,
+  flags: u32,
+});
+
+const RTM_NEWROUTE = 24;
+const RTM_DELROUTE = 25;
+const RTM_GETROUTE = 26;
+const RTA_DST = 1;
+const RTA_OIF = 4;
+const RTA_GATEWAY = 5;
+const RTA_TABLE = 15;
+const RTN_UNICAST = 1;
+const RT_SCOPE_UNIVERSE = 0;
+/** The gateway is a neighbour on that interface, whatever its addresses say. */
+const RTNH_F_ONLINK = 4;
+
+/** A route `DESTINATION via GATEWAY dev … onlink table N`. */
+export interface Route {
+  readonly table: number;
+  readonly destination: { readonly address: string; readonly prefixBits: number };
+  readonly gateway: string | null;
+  readonly interfaceIndex: number;
+  readonly protocol: number;
+}
+
+/** The default route of a target's table. */
+export function targetRoute(table: number, gateway: string, interfaceIndex: number): Route {
+  const destination = { address: anyAddress(familyOf(gateway)), prefixBits: 0 };
+  return { table, destination, gateway, interfaceIndex, protocol: ROUTE_PROTOCOL };
+}
+
+/** EEXIST when the table has a route for that destination. */
+export async function addRoute(route: NetlinkSocket, entry: Route): Promise<void> {
+  await route.request(routeRequest(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, entry));
+}
+
+/** Adds it or puts it in the place of the table's route for that destination: no packet is without a route. */
+export async function replaceRoute(route: NetlinkSocket, entry: Route): Promise<void> {
+  await route.request(routeRequest(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, entry));
+}
+
+/** ESRCH when it is not there. */
+export async function deleteRoute(route: NetlinkSocket, entry: Route): Promise<void> {
+  await route.request(routeRequest(RTM_DELROUTE, 0, entry));
+}
+
+/** Unicast routes of every table that carry our protocol. Equivalent to `ip route show table all proto 155`. */
+export async function listOurRoutes(route: NetlinkSocket, family: AddressFamily): Promise<Route[]> {
+  const build = (): NetlinkRequest =>
+    new MessageBuilder().head(rtmsg.encode({ family })).request(RTM_GETROUTE, 0, "list routes");
+  return route.dump(build, (message) => {
+    const entry = decodeRoute(message);
+    return entry?.protocol === ROUTE_PROTOCOL ? entry : null;
+  });
+}
+
+function routeRequest(type: number, flags: number, entry: Route): NetlinkRequest {
+  const { table, destination, gateway, interfaceIndex, protocol } = entry;
+  const { address, prefixBits } = destination;
+  const head = {
+    family: familyOf(address),
+    dstLen: prefixBits,
+    table: table < 256 ? table : 0,
+    protocol,
+    scope: RT_SCOPE_UNIVERSE,
+    type: RTN_UNICAST,
+    flags: gateway === null ? 0 : RTNH_F_ONLINK,
+  };
+  const builder = new MessageBuilder()
+    .head(rtmsg.encode(head))
+    .attribute(RTA_TABLE, numberBytes(u32, table))
+    .attribute(RTA_OIF, numberBytes(u32, interfaceIndex));
+  if (prefixBits > 0) builder.attribute(RTA_DST, ipToBytes(address));
+  if (gateway !== null) builder.attribute(RTA_GATEWAY, ipToBytes(gateway));
+  const verb = type === RTM_NEWROUTE ? "add" : "delete";
+  return builder.request(type, flags, `${verb} route ${address}/${prefixBits} in table ${table}`);
+}
+
+function decodeRoute(message: NetlinkMessage): Route | null {
+  const { family, dstLen, table, protocol, type } = rtmsg.decode(message.body);
+  if (type !== RTN_UNICAST) return null;
+  const attributes = new Attributes(message.body, rtmsg.size);
+  const interfaceIndex = attributes.number(RTA_OIF, u32);
+  if (interfaceIndex === null) return null; // multipath: never ours
+  const destination = attributes.bytes(RTA_DST);
+  const gateway = attributes.bytes(RTA_GATEWAY);
+  return {
+    table: attributes.number(RTA_TABLE, u32) ?? table,
+    destination: {
+      address: destination === null ? anyAddress(asFamily(family)) : ipFromBytes(destination),
+      prefixBits: dstLen,
+    },
+    gateway: gateway === null ? null : ipFromBytes(gateway),
+    interfaceIndex,
+    protocol,
+  };
+}

@@ -1,0 +1,60 @@
+import type { Secret } from "../core/secret.ts";
+import type { EspSuite } from "./suite.ts";
+
+/** A traffic selector (RFC 7296 §3.13.1): an address range, a port range, one IP protocol or any. Ranges are inclusive, as on the wire. */
+export interface TrafficSelector {
+  readonly startAddress: string;
+  readonly endAddress: string;
+  /** 0 is any. */
+  readonly protocol: number;
+  readonly startPort: number;
+  readonly endPort: number;
+}
+
+/** One direction of a Child SA. */
+export interface SaHalf {
+  /** RFC 4303 §2.1; at least 256. */
+  readonly spi: number;
+  /** Encryption key; for AES-GCM followed by its salt. */
+  readonly encryptionKey: Secret;
+  /** Null for an AEAD. */
+  readonly integrityKey: Secret | null;
+}
+
+/** Overwrites the keys of an SA that nobody uses any more. */
+export function wipeSaKeys({ inbound, outbound }: Pick<SharedSa, "inbound" | "outbound">): void {
+  for (const { encryptionKey, integrityKey } of [inbound, outbound]) {
+    encryptionKey.wipe();
+    integrityKey?.wipe();
+  }
+}
+
+/**
+ * A Child SA pair of a DVIPA, as IKE negotiated it and as the distributor mirrors it to every target.
+ * It says what an SA is and nothing about who uses it.
+ */
+export interface SharedSa {
+  /** Names the pair over the cluster and for all time (128 random bits, hex): a reused SPI is another SA. */
+  readonly id: string;
+  /** The virtual address: local end of the SA. */
+  readonly dvipa: string;
+  /** The IKE peer's address: remote end of the SA. */
+  readonly peer: string;
+  /** The peer's name in the cluster file. */
+  readonly peerName: string;
+  readonly mode: "transport" | "tunnel";
+  readonly suite: EspSuite;
+  /** Tunnel name: joins policies and states. The same on every node, kept over a rekey. */
+  readonly reqid: number;
+  /** peer → DVIPA */
+  readonly inbound: SaHalf;
+  /** DVIPA → peer */
+  readonly outbound: SaHalf;
+  /** TSr seen from a responder: our side. */
+  readonly localSelectors: readonly TrafficSelector[];
+  readonly remoteSelectors: readonly TrafficSelector[];
+  /** The peer's anti-replay window in packets (configured per peer, design.md "Window rule"). */
+  readonly peerWindowPackets: number;
+  /** Extended sequence numbers (RFC 4303 §2.2.1). */
+  readonly esn: boolean;
+}

@@ -1,0 +1,40 @@
+import type { NumberLine, Registration } from "./number-line.ts";
+import type { ReserveOutcome, ReserveRequest } from "./reservation.ts";
+
+/** A request that cannot be answered yet. */
+export interface Waiter {
+  readonly request: ReserveRequest;
+  readonly deadlineMs: number;
+  readonly answer: (outcome: ReserveOutcome) => void;
+}
+
+/** An SA at the allocator: its numbers and who waits for some. */
+export interface Entry {
+  readonly line: NumberLine;
+  readonly waiting: Map<string, Waiter>;
+  /** The ceiling that the store was last told, durable or not yet. */
+  toldCeiling: bigint;
+  isRaising: boolean;
+  /** Restored from the store: its holders may not be known. */
+  readonly isRestored: boolean;
+  rekeyTold: boolean;
+  fencedAtMs: number | null;
+}
+
+/** An SA that nobody waits for. */
+export function entryOf(line: NumberLine, isRestored: boolean, fencedAtMs: number | null): Entry {
+  return {
+    line,
+    waiting: new Map(),
+    toldCeiling: line.ceiling,
+    isRaising: false,
+    isRestored,
+    rekeyTold: false,
+    fencedAtMs,
+  };
+}
+
+/** True when two registrations speak of the same numbers; the epoch may differ. */
+export function sameLine(a: Registration, b: Registration): boolean {
+  return a.dvipa === b.dvipa && a.windowPackets === b.windowPackets && a.esn === b.esn;
+}

@@ -1,0 +1,227 @@
+/**
+ * Leases in the kernel: how many numbers a node may still send on an SA, enforced by the state's packet limit.
+ *
+ * A state with `oseq` o and `packets` p under the limit H may send H − p more packets, and every packet adds one to
+ * both, under the state's lock. So **o + H − p, the last number it can ever send, does not move while it sends**;
+ * only we move it. Invariants (tests cite the numbers):
+ *  1. After `install([first, end))` only numbers of [first, end) leave, each once; after them the state dies.
+ *  2. `install` never takes a number that the state could have sent before: `first` > its last sendable number.
+ *  3. `extend(end)` never lets the last sendable number pass end − 1, whatever is sent meanwhile.
+ *  4. A write that does not show in the read that follows it deletes the state: fail closed.
+ * They need every packet to count once: no `esp4_offload`/`esp6_offload` (see `probe.ts`).
+ */
+import { EsplexError } from "../core/errors.ts";
+import { u32, type ValueOf } from "../core/struct.ts";
+import { isErrno } from "../net/kernel-error.ts";
+import { Attributes, MessageBuilder, NLM_F_REPLACE, numberBytes, type NetlinkRequest } from "../net/netlink-message.ts";
+import type { NetlinkSocket } from "../net/netlink-socket.ts";
+import { XFRM_AE_RTHR, XFRM_MSG_GETAE, XFRM_MSG_NEWAE, XFRMA_LTIME_VAL, XFRMA_REPLAY_THRESH } from "./constants.ts";
+import { decodeReplay, encodeReplay, type ReplayState } from "./replay.ts";
+import {
+  checkLease,
+  deleteState,
+  describe,
+  idFields,
+  LEASE_PACKET_LIMIT,
+  stateKey,
+  type SequenceRange,
+  type StateId,
+} from "./states.ts";
+import { xfrmAeventId, xfrmLifetimeCur } from "./structs.ts";
+
+/** The state of an SA that runs on leases. */
+export interface LeasedState {
+  readonly id: StateId;
+  readonly esn: boolean;
+}
+
+/** What the kernel says about a state's numbers at one moment. */
+export interface LeaseReading {
+  /** Last number sent. */
+  readonly oseq: bigint;
+  /** Packets that the state may still send. */
+  readonly leftNumbers: bigint;
+  /** `oseq + leftNumbers`: does not move while the state sends. */
+  readonly lastSendable: bigint;
+  readonly bytes: bigint;
+  readonly eventThresholdPackets: number;
+}
+
+/** What an extension came to. */
+export interface ExtensionResult extends LeaseReading {
+  /**
+   * Numbers below the new end that the state cannot reach yet. They are not lost: the kernel takes a new credit in
+   * exchange for the rest of the old one, and the next `extend` adds what this one left out.
+   */
+  readonly pendingNumbers: bigint;
+}
+
+interface RawReading extends LeaseReading {
+  readonly replay: ReplayState;
+  readonly lifetime: ValueOf<typeof xfrmLifetimeCur>;
+}
+
+/** Reads and writes leases; work on one state runs in the order of the calls. Keep one for the life of the daemon. */
+export class Leases {
+  readonly #xfrm: NetlinkSocket;
+  readonly #tails = new Map<string, Promise<unknown>>();
+
+  constructor(xfrm: NetlinkSocket) {
+    this.#xfrm = xfrm;
+  }
+
+  /** Null when the state is gone. */
+  async read(id: StateId): Promise<LeaseReading | null> {
+    try {
+      return publicPart(await this.#read(id));
+    } catch (error) {
+      if (isErrno(error, "ESRCH")) return null;
+      throw error;
+    }
+  }
+
+  /**
+   * Replaces what the state may send by `range`, in one NEWAE; what was left of the lease before is burnt. ESRCH when
+   * the state is gone, EINVAL when the range is impossible or not above everything the state could send (invariant 2).
+   */
+  async install(state: LeasedState, range: SequenceRange, eventThresholdPackets?: number): Promise<LeaseReading> {
+    const { id } = state;
+    checkLease(range, state.esn);
+    return this.#inOrder(id, async () => {
+      const before = await this.#read(id);
+      if (range.first <= before.lastSendable) throw overlap(id, range, before);
+      const builder = this.#aevent(id)
+        .attribute(...encodeReplay({ ...before.replay, oseq: range.first - 1n }))
+        .attribute(XFRMA_LTIME_VAL, lifetimeWithLeft(before, range.end - range.first));
+      if (eventThresholdPackets !== undefined) {
+        builder.attribute(XFRMA_REPLAY_THRESH, numberBytes(u32, eventThresholdPackets));
+      }
+      const after = await this.#write(id, builder, "install lease");
+      const inRange = after.oseq >= range.first - 1n && after.lastSendable === range.end - 1n;
+      if (!inRange) await this.#failClosed(id, before, after, range);
+      return publicPart(after);
+    });
+  }
+
+  /**
+   * Moves the end of the running lease up to `end`: the numbers in between must be the node's own and contiguous. Only
+   * the credit is written, so nothing is burnt.
+   *
+   * Why the kernel cannot pass end − 1 (invariant 3): let (o, p) be what is read and L = o + H − p the last sendable
+   * number. Whatever is sent before the write takes effect, oseq is then some o' ≤ L. The write sets the credit to
+   * c = (end − 1) − L, so the last sendable number becomes o' + c ≤ L + c = end − 1. (Writing end − 1 − o would let it
+   * pass by the o' − o packets that were sent in between.) The L − o' numbers that the old credit still held come back
+   * with the next extension, because L is read anew. Where c would be less than what is left now, nothing is written.
+   */
+  async extend(state: LeasedState, end: bigint): Promise<ExtensionResult> {
+    const { id } = state;
+    return this.#inOrder(id, async () => {
+      const before = await this.#read(id);
+      const credit = end - 1n - before.lastSendable;
+      if (credit <= before.leftNumbers) return { ...publicPart(before), pendingNumbers: credit > 0n ? credit : 0n };
+      checkLease({ first: before.lastSendable + 1n, end }, state.esn);
+      const builder = this.#aevent(id).attribute(XFRMA_LTIME_VAL, lifetimeWithLeft(before, credit));
+      const after = await this.#write(id, builder, "extend lease");
+      const inRange = after.lastSendable < end && after.lastSendable >= before.oseq + credit;
+      if (!inRange) await this.#failClosed(id, before, after, { first: before.oseq + 1n, end });
+      return { ...publicPart(after), pendingNumbers: end - 1n - after.lastSendable };
+    });
+  }
+
+  /** Takes away what the state may still send. The next packet kills it: park only what is not in use. */
+  async park(id: StateId): Promise<LeaseReading> {
+    return this.#inOrder(id, async () => {
+      const before = await this.#read(id);
+      const builder = this.#aevent(id).attribute(XFRMA_LTIME_VAL, lifetimeWithLeft(before, 0n));
+      const after = await this.#write(id, builder, "park");
+      if (after.leftNumbers !== 0n) await this.#failClosed(id, before, after, null);
+      return publicPart(after);
+    });
+  }
+
+  /** Sequence events after every `packets` packets from now on; 0 for none. */
+  async setThreshold(id: StateId, packets: number): Promise<void> {
+    const builder = this.#aevent(id).attribute(XFRMA_REPLAY_THRESH, numberBytes(u32, packets));
+    await this.#xfrm.request(builder.request(XFRM_MSG_NEWAE, NLM_F_REPLACE, `set event threshold of ${describe(id)}`));
+  }
+
+  #aevent(id: StateId, flags = 0): MessageBuilder {
+    const zeros = xfrmAeventId.decode(new Uint8Array(xfrmAeventId.size));
+    return new MessageBuilder(1024).head(xfrmAeventId.encode({ ...zeros, saId: idFields(id), flags }));
+  }
+
+  async #read(id: StateId): Promise<RawReading> {
+    return this.#xfrm.get(this.#readRequest(id), (message) => decodeReading(message.body));
+  }
+
+  /** Write and read travel in one datagram: packets may go out in between, other writers cannot come in between. */
+  async #write(id: StateId, builder: MessageBuilder, verb: string): Promise<RawReading> {
+    const write = builder.request(XFRM_MSG_NEWAE, NLM_F_REPLACE, `${verb} of ${describe(id)}`);
+    return this.#xfrm.requestThenGet(write, this.#readRequest(id), (message) => decodeReading(message.body));
+  }
+
+  #readRequest(id: StateId): NetlinkRequest {
+    return this.#aevent(id, XFRM_AE_RTHR).request(XFRM_MSG_GETAE, 0, `read numbers of ${describe(id)}`);
+  }
+
+  /** Invariant 4. The numbers of both readings and of the range count as burnt. */
+  async #failClosed(id: StateId, before: RawReading, after: RawReading, range: SequenceRange | null): Promise<never> {
+    try {
+      await deleteState(this.#xfrm, id);
+    } catch (error) {
+      if (!isErrno(error, "ESRCH")) throw error;
+    }
+    const facts = { range, before: publicPart(before), after: publicPart(after), deleted: true };
+    throw new EsplexError("kernel.offload", `${describe(id)} does not count one number per packet: deleted`, facts);
+  }
+
+  async #inOrder<T>(id: StateId, work: () => Promise<T>): Promise<T> {
+    const key = stateKey(id);
+    const run = (this.#tails.get(key) ?? Promise.resolve()).then(work);
+    const tail = run.then(
+      () => {},
+      () => {},
+    );
+    this.#tails.set(key, tail);
+    try {
+      return await run;
+    } finally {
+      if (this.#tails.get(key) === tail) this.#tails.delete(key);
+    }
+  }
+}
+
+/** What is left under the packet limit; nothing when the limit is passed. */
+export function leftOf(packets: bigint): bigint {
+  return packets >= LEASE_PACKET_LIMIT ? 0n : LEASE_PACKET_LIMIT - packets;
+}
+
+function decodeReading(body: Uint8Array): RawReading {
+  const attributes = new Attributes(body, xfrmAeventId.size);
+  const replay = decodeReplay(attributes, 0);
+  const lifetime = xfrmLifetimeCur.decode(attributes.bytes(XFRMA_LTIME_VAL) ?? new Uint8Array());
+  const leftNumbers = leftOf(lifetime.packets);
+  return {
+    oseq: replay.oseq,
+    leftNumbers,
+    lastSendable: replay.oseq + leftNumbers,
+    bytes: lifetime.bytes,
+    eventThresholdPackets: attributes.number(XFRMA_REPLAY_THRESH, u32) ?? 0,
+    replay,
+    lifetime,
+  };
+}
+
+/** The other members are written back as read: the kernel takes all of them, and time 0 would expire the state. */
+function lifetimeWithLeft({ lifetime }: RawReading, left: bigint): Uint8Array {
+  return xfrmLifetimeCur.encode({ ...lifetime, packets: LEASE_PACKET_LIMIT - left });
+}
+
+function publicPart({ oseq, leftNumbers, lastSendable, bytes, eventThresholdPackets }: RawReading): LeaseReading {
+  return { oseq, leftNumbers, lastSendable, bytes, eventThresholdPackets };
+}
+
+function overlap(id: StateId, { first, end }: SequenceRange, { lastSendable }: LeaseReading): EsplexError {
+  const what = `lease [${first}, ${end}) of ${describe(id)} starts below ${lastSendable + 1n}, which it may have sent`;
+  return new EsplexError("kernel.refused", what, { code: "EINVAL", first, end, lastSendable });
+}

@@ -1,0 +1,219 @@
+/** Policies in the kernel, as `ip xfrm policy` shows them. */
+import type { ValueOf } from "../core/struct.ts";
+import { hasOurPrefix } from "../net/ids.ts";
+import {
+  addressFromUnion,
+  addressUnion,
+  anyAddress,
+  asFamily,
+  familyOf,
+  type AddressFamily,
+} from "../net/inet-address.ts";
+import { Attributes, MessageBuilder, type NetlinkMessage, type NetlinkRequest } from "../net/netlink-message.ts";
+import type { NetlinkSocket } from "../net/netlink-socket.ts";
+import {
+  IPPROTO_ESP,
+  XFRM_INF,
+  XFRM_MODE_TRANSPORT,
+  XFRM_MODE_TUNNEL,
+  XFRM_MSG_DELPOLICY,
+  XFRM_MSG_GETPOLICY,
+  XFRM_MSG_NEWPOLICY,
+  XFRM_MSG_UPDPOLICY,
+  XFRMA_IF_ID,
+  XFRMA_MARK,
+  XFRMA_POLICY_TYPE,
+  XFRMA_TMPL,
+} from "./constants.ts";
+import { selectorKey, type PolicySelector } from "./selectors.ts";
+import type { xfrmSelector } from "./structs.ts";
+import { xfrmLifetimeCfg, xfrmUserpolicyId, xfrmUserpolicyInfo, xfrmUserTmpl } from "./structs.ts";
+
+/** Priorities of our policies; the lower number wins. Other key managers' are far above or at 0. */
+export const POLICY_PRIORITY = {
+  /** What must pass beside the SAs: IKE, forwarded ESP. */
+  exemption: 45_501,
+  /** Policies of SAs start here; wider selectors add up to `saSpan`. */
+  sa: 46_000,
+  saSpan: 999,
+  /** Nothing of a DVIPA in clear. */
+  block: 47_000,
+} as const;
+
+const DIRECTIONS = ["in", "out", "fwd"] as const;
+const ALL_ALGORITHMS = 0xffffffff;
+const ACTION_ALLOW = 0;
+const ACTION_BLOCK = 1;
+
+/** What a packet must have gone through, or will: one ESP transformation. */
+export interface PolicyTemplate {
+  readonly mode: "transport" | "tunnel";
+  readonly reqid: number;
+  /** Tunnel end points; null in transport mode: those of the packet. */
+  readonly endpoints: { readonly source: string; readonly destination: string } | null;
+}
+
+/** A policy as we want it. */
+export interface PolicySpec {
+  readonly direction: (typeof DIRECTIONS)[number];
+  readonly selector: PolicySelector;
+  readonly action: "allow" | "block";
+  readonly priority: number;
+  readonly template: PolicyTemplate | null;
+}
+
+/** A policy as the kernel has it. */
+export interface KernelPolicy extends PolicySpec {
+  readonly index: number;
+  /** Has a part that our `PolicySpec` cannot express (mark, interface, several templates): never ours. */
+  readonly isForeign: boolean;
+}
+
+/** Equivalent to `ip xfrm policy add`. EEXIST when there is one for the same direction and selector. */
+export async function addPolicy(xfrm: NetlinkSocket, policy: PolicySpec): Promise<void> {
+  await xfrm.request(policyRequest("add", policy));
+}
+
+/** Equivalent to `ip xfrm policy update`: adds, or replaces in one step. */
+export async function updatePolicy(xfrm: NetlinkSocket, policy: PolicySpec): Promise<void> {
+  await xfrm.request(policyRequest("update", policy));
+}
+
+/** ENOENT when it is not there. */
+export async function deletePolicy(xfrm: NetlinkSocket, policy: PolicySpec): Promise<void> {
+  await xfrm.request(deletePolicyRequest(policy));
+}
+
+/** Equivalent to `ip xfrm policy list`, without the policies of sockets. */
+export async function listPolicies(xfrm: NetlinkSocket): Promise<KernelPolicy[]> {
+  const build = (): NetlinkRequest => new MessageBuilder().request(XFRM_MSG_GETPOLICY, 0, "list policies");
+  return xfrm.dump(build, decodePolicy);
+}
+
+/** Ours by priority, and by reqid where there is a template. */
+export function isOurPolicy(policy: KernelPolicy): boolean {
+  const { exemption, block } = POLICY_PRIORITY;
+  const isOurRange = policy.priority >= exemption && policy.priority <= block;
+  return !policy.isForeign && isOurRange && (policy.template === null || hasOurPrefix(policy.template.reqid));
+}
+
+/** The kernel has at most one policy per key. */
+export function policyKey({ direction, selector }: PolicySpec): string {
+  return `${direction} ${selectorKey(selector)}`;
+}
+
+/** True when the kernel's policy is what we want. */
+export function samePolicy(a: PolicySpec, b: PolicySpec): boolean {
+  return (
+    policyKey(a) === policyKey(b) &&
+    a.action === b.action &&
+    a.priority === b.priority &&
+    JSON.stringify(templateFacts(a)) === JSON.stringify(templateFacts(b))
+  );
+}
+
+export function policyRequest(verb: "add" | "update", policy: PolicySpec): NetlinkRequest {
+  const { direction, selector, action, priority, template } = policy;
+  const unlimited = { softBytes: XFRM_INF, hardBytes: XFRM_INF, softPackets: XFRM_INF, hardPackets: XFRM_INF };
+  const info = xfrmUserpolicyInfo.encode({
+    sel: encodeSelector(selector),
+    lft: { ...xfrmLifetimeCfg.decode(new Uint8Array(xfrmLifetimeCfg.size)), ...unlimited },
+    priority,
+    dir: DIRECTIONS.indexOf(direction),
+    action: action === "allow" ? ACTION_ALLOW : ACTION_BLOCK,
+  });
+  const builder = new MessageBuilder(320).head(info);
+  if (template !== null) builder.attribute(XFRMA_TMPL, encodeTemplate(template, selectorFamily(selector)));
+  const type = verb === "add" ? XFRM_MSG_NEWPOLICY : XFRM_MSG_UPDPOLICY;
+  return builder.request(type, 0, `${verb} policy ${policyKey(policy)}`);
+}
+
+export function deletePolicyRequest(policy: PolicySpec): NetlinkRequest {
+  const { selector, direction } = policy;
+  const id = xfrmUserpolicyId.encode({ sel: encodeSelector(selector), dir: DIRECTIONS.indexOf(direction) });
+  return new MessageBuilder().head(id).request(XFRM_MSG_DELPOLICY, 0, `delete policy ${policyKey(policy)}`);
+}
+
+function templateFacts({ template }: PolicySpec): unknown {
+  if (template === null) return null;
+  const { mode, reqid, endpoints } = template;
+  return [mode, reqid, endpoints?.source ?? null, endpoints?.destination ?? null];
+}
+
+function selectorFamily(selector: PolicySelector): AddressFamily {
+  return familyOf(selector.source.address);
+}
+
+function encodeTemplate({ mode, reqid, endpoints }: PolicyTemplate, family: AddressFamily): Uint8Array {
+  const outer = endpoints === null ? family : familyOf(endpoints.source);
+  const { source, destination } = endpoints ?? { source: anyAddress(family), destination: anyAddress(family) };
+  return xfrmUserTmpl.encode({
+    id: { daddr: addressUnion(destination), spi: 0, proto: IPPROTO_ESP },
+    family: outer,
+    saddr: addressUnion(source),
+    reqid,
+    mode: mode === "tunnel" ? XFRM_MODE_TUNNEL : XFRM_MODE_TRANSPORT,
+    aalgos: ALL_ALGORITHMS,
+    ealgos: ALL_ALGORITHMS,
+    calgos: ALL_ALGORITHMS,
+  });
+}
+
+function encodeSelector(selector: PolicySelector): ValueOf<typeof xfrmSelector> {
+  const { source, destination, protocol, sourcePort, destinationPort } = selector;
+  return {
+    daddr: addressUnion(destination.address),
+    saddr: addressUnion(source.address),
+    dport: destinationPort.port,
+    dportMask: destinationPort.mask,
+    sport: sourcePort.port,
+    sportMask: sourcePort.mask,
+    family: selectorFamily(selector),
+    prefixlenD: destination.prefixBits,
+    prefixlenS: source.prefixBits,
+    proto: protocol,
+    ifindex: 0,
+    user: 0,
+  };
+}
+
+/** The selector of a policy, a state or an acquire. */
+export function decodeSelector(sel: ValueOf<typeof xfrmSelector>): PolicySelector {
+  const family = asFamily(sel.family);
+  return {
+    source: { address: addressFromUnion(sel.saddr, family), prefixBits: sel.prefixlenS },
+    destination: { address: addressFromUnion(sel.daddr, family), prefixBits: sel.prefixlenD },
+    protocol: sel.proto,
+    sourcePort: { port: sel.sport, mask: sel.sportMask },
+    destinationPort: { port: sel.dport, mask: sel.dportMask },
+  };
+}
+
+/** The first template of an `XFRMA_TMPL` attribute. */
+export function decodeTemplate(bytes: Uint8Array): PolicyTemplate & { readonly protocol: number } {
+  const { id, family, saddr, reqid, mode } = xfrmUserTmpl.decode(bytes);
+  const outer = asFamily(family);
+  const endpoints = { source: addressFromUnion(saddr, outer), destination: addressFromUnion(id.daddr, outer) };
+  const isTunnel = mode === XFRM_MODE_TUNNEL;
+  return { mode: isTunnel ? "tunnel" : "transport", reqid, endpoints: isTunnel ? endpoints : null, protocol: id.proto };
+}
+
+function decodePolicy(message: NetlinkMessage): KernelPolicy | null {
+  const info = xfrmUserpolicyInfo.decode(message.body);
+  const direction = DIRECTIONS[info.dir];
+  if (direction === undefined) return null; // of a socket
+  const attributes = new Attributes(message.body, xfrmUserpolicyInfo.size);
+  const bytes = attributes.bytes(XFRMA_TMPL);
+  const { protocol, ...template } = bytes === null ? { protocol: IPPROTO_ESP } : decodeTemplate(bytes);
+  const [type = 0] = attributes.bytes(XFRMA_POLICY_TYPE) ?? [];
+  const hasExtras = attributes.has(XFRMA_MARK) || attributes.has(XFRMA_IF_ID) || type !== 0 || info.sel.ifindex !== 0;
+  return {
+    direction,
+    selector: decodeSelector(info.sel),
+    action: info.action === ACTION_ALLOW ? "allow" : "block",
+    priority: info.priority,
+    template: "mode" in template ? template : null,
+    index: info.index,
+    isForeign: hasExtras || protocol !== IPPROTO_ESP || (bytes?.length ?? 0) > xfrmUserTmpl.size || info.sel.user !== 0,
+  };
+}

@@ -1,0 +1,163 @@
+import { EsplexError, unreachable } from "../core/errors.ts";
+import type { Log } from "../core/log.ts";
+import { isErrno, type ErrnoName } from "../net/kernel-error.ts";
+import type { NetlinkRequest } from "../net/netlink-message.ts";
+import { NETLINK_XFRM, NetlinkSocket } from "../net/netlink-socket.ts";
+import { deletePolicyRequest, listPolicies, policyRequest } from "./policies.ts";
+import { NOTHING, plan, type Conflict, type Plan, type PlanOptions, type Step } from "./plan.ts";
+import { refuseEspOffload } from "./probe.ts";
+import type { Wanted } from "./shadow.ts";
+import {
+  deleteStateRequest,
+  listKeyedStates,
+  nameLarvalRequest,
+  newStateRequest,
+  type KernelState,
+  wipeKeys,
+} from "./states.ts";
+
+/** Times that the kernel may change under our hands before we give up. Our choice. */
+const ROUNDS_MAX = 5;
+/** Larval states get an SPI from here on for the moment of their deletion. */
+const LARVAL_SPI_FIRST = 0x4550_0000;
+
+/** What a change came to. */
+export interface ReconcileReport {
+  /** Steps that the kernel took, by kind. */
+  readonly taken: Readonly<Partial<Record<Step["kind"], number>>>;
+  readonly rounds: number;
+  /** What stands in the way and was left alone. */
+  readonly conflicts: readonly Conflict[];
+}
+
+/** The socket for states, policies and leases: wipes what it sends and receives. */
+export function openXfrm(): NetlinkSocket {
+  return NetlinkSocket.open(NETLINK_XFRM, { wipe: true });
+}
+
+/**
+ * Makes the kernel have the wanted states and policies: dumps, plans, applies, and again until the plan is empty. Touches
+ * only what is recognisably ours. Calls run one after the other. Expired states are not told from missing ones: they are
+ * added anew, so the caller counts instances per key.
+ */
+export class XfrmReconciler {
+  readonly #xfrm: NetlinkSocket;
+  readonly #log: Log;
+  #tail: Promise<unknown> = Promise.resolve();
+
+  constructor(xfrm: NetlinkSocket, log: Log) {
+    this.#xfrm = xfrm;
+    this.#log = log;
+  }
+
+  /**
+   * `kernel.offload` when states would be added beside ESP offload; `kernel.refused` with the first refusal that is not
+   * explained by the kernel having changed meanwhile.
+   */
+  async apply(wanted: Wanted, options: PlanOptions = {}): Promise<ReconcileReport> {
+    const run = this.#tail.then(() => this.#converge(wanted, options));
+    this.#tail = run.catch(() => {});
+    return run;
+  }
+
+  /** Removes everything of ours. */
+  async clear(): Promise<ReconcileReport> {
+    return this.apply(NOTHING);
+  }
+
+  async #converge(wanted: Wanted, options: PlanOptions): Promise<ReconcileReport> {
+    const taken: Partial<Record<Step["kind"], number>> = {};
+    let conflicts: readonly Conflict[] = [];
+    for (let round = 1; round <= ROUNDS_MAX; round++) {
+      const next = await this.#plan(wanted, options);
+      conflicts = next.conflicts;
+      if (next.steps.length === 0) return { taken, rounds: round, conflicts };
+      await this.#take(next.steps, taken);
+    }
+    throw new EsplexError("kernel.refused", `states and policies still change after ${ROUNDS_MAX} rounds`, {
+      conflicts,
+    });
+  }
+
+  async #plan(wanted: Wanted, options: PlanOptions): Promise<Plan> {
+    const policies = await listPolicies(this.#xfrm);
+    const states = await listKeyedStates(this.#xfrm);
+    try {
+      return plan({ states, policies }, wanted, options);
+    } finally {
+      wipeKeys(states);
+    }
+  }
+
+  /** One batch for each run of steps of a kind: when one is refused, the kinds that build on it do not follow. */
+  async #take(steps: readonly Step[], taken: Partial<Record<Step["kind"], number>>): Promise<void> {
+    if (steps.some((step) => step.kind === "addState")) refuseEspOffload();
+    for (const run of runsOfAKind(steps)) await this.#takeRun(run.flatMap(jobsOf), taken);
+  }
+
+  async #takeRun(work: readonly Job[], taken: Partial<Record<Step["kind"], number>>): Promise<void> {
+    const results = await this.#xfrm.batch(built(work));
+    results.forEach((error, index) => {
+      const job = work[index];
+      if (job === undefined) return;
+      if (error === null) {
+        if (job.isWhole) taken[job.kind] = (taken[job.kind] ?? 0) + 1;
+      } else if (isErrno(error, ...job.tolerated)) {
+        this.#log.debug("the kernel changed under the plan", { step: job.kind, why: error.message });
+      } else {
+        throw error;
+      }
+    });
+  }
+}
+
+/** One request of a step; built when it is sent, so that key bytes do not wait in memory. */
+interface Job {
+  readonly kind: Step["kind"];
+  readonly build: () => NetlinkRequest;
+  /** Refusals that mean "somebody was faster": the next round looks again. */
+  readonly tolerated: readonly ErrnoName[];
+  readonly isWhole: boolean;
+}
+
+function jobsOf(step: Step, index: number): Job[] {
+  const { kind } = step;
+  const job = (build: Job["build"], ...tolerated: ErrnoName[]): Job => ({ kind, build, tolerated, isWhole: true });
+  switch (step.kind) {
+    case "addPolicy":
+      return [job(() => policyRequest("add", step.policy), "EEXIST")];
+    case "updatePolicy":
+      return [job(() => policyRequest("update", step.policy))];
+    case "deletePolicy":
+      return [job(() => deletePolicyRequest(step.policy), "ENOENT")];
+    case "addState":
+      return [job(() => newStateRequest(step.state), "EEXIST")];
+    case "deleteState":
+      return [job(() => deleteStateRequest(step.id), "ESRCH")];
+    case "deleteLarval":
+      return larvalJobs(step.state, LARVAL_SPI_FIRST + index);
+    default:
+      return unreachable(step);
+  }
+}
+
+function runsOfAKind(steps: readonly Step[]): Step[][] {
+  const runs: Step[][] = [];
+  for (const step of steps) {
+    const run = runs.at(-1);
+    if (run?.[0]?.kind === step.kind) run.push(step);
+    else runs.push([step]);
+  }
+  return runs;
+}
+
+function larvalJobs(state: KernelState, spi: number): Job[] {
+  const kind = "deleteLarval";
+  const name: Job = { kind, build: () => nameLarvalRequest(state, spi), tolerated: ["ENOENT"], isWhole: false };
+  const id = { ...state.id, spi };
+  return [name, { kind, build: () => deleteStateRequest(id), tolerated: ["ESRCH"], isWhole: true }];
+}
+
+function* built(jobs: readonly Job[]): Generator<NetlinkRequest> {
+  for (const job of jobs) yield job.build();
+}

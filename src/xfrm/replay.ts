@@ -1,0 +1,63 @@
+import { EsplexError } from "../core/errors.ts";
+import { concatBytes } from "../core/bytes.ts";
+import type { Attributes } from "../net/netlink-message.ts";
+import { LEGACY_WINDOW_MAX_PACKETS, XFRMA_REPLAY_ESN_VAL, XFRMA_REPLAY_VAL } from "./constants.ts";
+import { xfrmReplayState, xfrmReplayStateEsn } from "./structs.ts";
+
+const LOW_MASK = 0xffffffffn;
+const WORD_BITS = 32;
+
+/**
+ * Sequence numbers and replay window of a state. The kernel keeps them in one of two structs; an update in the other
+ * one is *silently ignored* (measured), so a write repeats the kind that was read.
+ */
+export interface ReplayState {
+  /** `struct xfrm_replay_state`; else `struct xfrm_replay_state_esn`, with or without extended numbers. */
+  readonly isLegacy: boolean;
+  /** Last number sent; 0 before the first. */
+  readonly oseq: bigint;
+  /** Highest number received. */
+  readonly seq: bigint;
+  readonly windowPackets: number;
+  /** The window's words as they came, for writing back. */
+  readonly bitmap: Uint8Array;
+}
+
+/** The replay state of a new SA: nothing received, numbers up to `oseq` used. */
+export function freshReplay(esn: boolean, windowPackets: number, oseq: bigint): ReplayState {
+  const isLegacy = !esn && windowPackets <= LEGACY_WINDOW_MAX_PACKETS;
+  const bitmap = new Uint8Array(isLegacy ? 4 : 4 * Math.ceil(windowPackets / WORD_BITS));
+  return { isLegacy, oseq, seq: 0n, windowPackets, bitmap };
+}
+
+/** The attribute that carries `state`: type and payload. */
+export function encodeReplay({ isLegacy, oseq, seq, windowPackets, bitmap }: ReplayState): [number, Uint8Array] {
+  const low = { oseq: Number(oseq & LOW_MASK), seq: Number(seq & LOW_MASK) };
+  if (isLegacy) return [XFRMA_REPLAY_VAL, xfrmReplayState.encode({ ...low, bitmap })];
+  const high = { oseqHi: Number(oseq >> 32n), seqHi: Number(seq >> 32n) };
+  const head = { bmpWords: bitmap.length / 4, replayWindow: windowPackets, ...low, ...high };
+  return [XFRMA_REPLAY_ESN_VAL, concatBytes(xfrmReplayStateEsn.encode(head), bitmap)];
+}
+
+/** Reads it from a dumped state, an aevent or a GETAE answer; only the first carries a `legacyWindow`. */
+export function decodeReplay(attributes: Attributes, legacyWindow: number): ReplayState {
+  const extended = attributes.bytes(XFRMA_REPLAY_ESN_VAL);
+  if (extended !== null) return decodeEsn(extended);
+  const legacy = attributes.bytes(XFRMA_REPLAY_VAL);
+  if (legacy === null) throw new EsplexError("wire.malformed", "a state without sequence numbers");
+  const { oseq, seq, bitmap } = xfrmReplayState.decode(legacy);
+  return { isLegacy: true, oseq: BigInt(oseq), seq: BigInt(seq), windowPackets: legacyWindow, bitmap };
+}
+
+function decodeEsn(bytes: Uint8Array): ReplayState {
+  const { bmpWords, oseq, seq, oseqHi, seqHi, replayWindow } = xfrmReplayStateEsn.decode(bytes);
+  const start = xfrmReplayStateEsn.size;
+  if (start + 4 * bmpWords > bytes.length) throw new EsplexError("wire.short", "replay bitmap cut short");
+  return {
+    isLegacy: false,
+    oseq: (BigInt(oseqHi) << 32n) | BigInt(oseq),
+    seq: (BigInt(seqHi) << 32n) | BigInt(seq),
+    windowPackets: replayWindow,
+    bitmap: new Uint8Array(bytes.subarray(start, start + 4 * bmpWords)),
+  };
+}

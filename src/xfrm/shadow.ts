@@ -1,0 +1,187 @@
+/**
+ * Which states and policies a node wants for the SAs of a DVIPA: pure functions.
+ *
+ * | what | where | why |
+ * |---|---|---|
+ * | inbound state | every node | its own replay window; the distributor decrypts what it does not forward |
+ * | outbound state | when told | born parked or with a lease: it never sends without one |
+ * | policies in, out | every node | what is not protected by this SA does not pass |
+ * | policy fwd | tunnel mode with local selectors beyond the DVIPA | inner packets that are routed on |
+ * | block in, out, fwd of the DVIPA | every node | nothing in clear when a policy or an SA is missing |
+ * | allow fwd ESP, AH to and from the DVIPA | distributor | still-encrypted packets on their way to a target (measured: without it XfrmInTmplMismatch), and back where it is the target's router |
+ * | allow UDP 500, 4500 in, out | distributor | IKE |
+ * | allow neighbour discovery in, out | distributor, IPv6 | RFC 4861 messages from and to the DVIPA |
+ */
+import { ipFromBytes, ipToBytes } from "../core/ip.ts";
+import { addressBits, AF_INET6, anyAddress, familyOf } from "../net/inet-address.ts";
+import type { SharedSa, TrafficSelector } from "../sa/spec.ts";
+import { IPPROTO_AH, IPPROTO_ESP, IPPROTO_ICMPV6, IPPROTO_UDP } from "./constants.ts";
+import { POLICY_PRIORITY, type PolicySpec, type PolicyTemplate } from "./policies.ts";
+import { ANY_PORT, policySelectors, reversed, type PolicySelector, type PortMask, type Prefix } from "./selectors.ts";
+import type { Allowance, StateId, StateSpec } from "./states.ts";
+
+/** What a node does for a DVIPA: its owner, or a host behind it. */
+export type NodeRole = "distributor" | "target";
+
+/** States and policies that should be in the kernel. */
+export interface Wanted {
+  readonly states: readonly StateSpec[];
+  readonly policies: readonly PolicySpec[];
+}
+
+export interface ShadowOptions {
+  /** Ours, not the peer's; 1…4096. */
+  readonly inboundWindowPackets?: number;
+  /** Null: not yet. `unlimited` is not possible: a shared SA sends on leases only. */
+  readonly outbound: null | {
+    readonly allowance: Exclude<Allowance, { kind: "unlimited" }>;
+    /** Sequence events after this many packets. */
+    readonly eventThresholdPackets: number;
+  };
+}
+
+/** Default replay window of inbound states, in packets: what distribution reorders fits many times. Our choice. */
+const INBOUND_WINDOW_PACKETS = 1024;
+/** ESN needs a window on some kernels, even on a state that only sends; the smallest there is. */
+const OUTBOUND_ESN_WINDOW_PACKETS = 32;
+const IKE_PORTS = [500, 4500] as const;
+/** Neighbour solicitation and advertisement (RFC 4861 §4.3, §4.4). */
+const NEIGHBOUR_DISCOVERY_TYPES = [135, 136] as const;
+const EXACT_PORT = 0xffff;
+
+export function inboundId({ dvipa, inbound }: SharedSa): StateId {
+  return { destination: canonical(dvipa), spi: inbound.spi, protocol: IPPROTO_ESP };
+}
+
+export function outboundId({ peer, outbound }: SharedSa): StateId {
+  return { destination: canonical(peer), spi: outbound.spi, protocol: IPPROTO_ESP };
+}
+
+/** States and policies of one SA. Throws `wire.unsupported` when its selectors cannot be expressed. */
+export function shadowOf(sa: SharedSa, { inboundWindowPackets, outbound }: ShadowOptions): Wanted {
+  const states = [inboundState(sa, inboundWindowPackets ?? INBOUND_WINDOW_PACKETS)];
+  if (outbound !== null) states.push(outboundState(sa, outbound.allowance, outbound.eventThresholdPackets));
+  return { states, policies: saPolicies(sa) };
+}
+
+/** Policies that keep a DVIPA out of the clear, whatever SAs there are. */
+export function dvipaGuard(dvipa: string, role: NodeRole): readonly PolicySpec[] {
+  const own = host(dvipa);
+  const any: Prefix = { address: anyAddress(familyOf(dvipa)), prefixBits: 0 };
+  const outgoing: PolicySelector = plain(own, any);
+  const incoming = reversed(outgoing);
+  const blocks = [
+    rule("in", "block", incoming),
+    rule("out", "block", outgoing),
+    rule("fwd", "block", incoming),
+    rule("fwd", "block", outgoing),
+  ];
+  return role === "target" ? blocks : [...blocks, ...exemptions(dvipa, outgoing)];
+}
+
+/** Joins wants; when several want the same policy key, the highest precedence (lowest number) wins. */
+export function joinWanted(...parts: readonly Wanted[]): Wanted {
+  return { states: parts.flatMap((part) => part.states), policies: parts.flatMap((part) => part.policies) };
+}
+
+function exemptions(dvipa: string, outgoing: PolicySelector): PolicySpec[] {
+  const incoming = reversed(outgoing);
+  const ike = IKE_PORTS.flatMap((port) => {
+    const selector = { ...outgoing, protocol: IPPROTO_UDP, sourcePort: exactly(port) };
+    return [rule("out", "allow", selector), rule("in", "allow", reversed(selector))];
+  });
+  const ciphertext = [IPPROTO_ESP, IPPROTO_AH].flatMap((protocol) => [
+    rule("fwd", "allow", { ...incoming, protocol }),
+    rule("fwd", "allow", { ...outgoing, protocol }),
+  ]);
+  const neighbours = familyOf(dvipa) === AF_INET6 ? NEIGHBOUR_DISCOVERY_TYPES : [];
+  const discovery = neighbours.flatMap((type) => {
+    const selector = { ...outgoing, protocol: IPPROTO_ICMPV6, sourcePort: exactly(type) };
+    return [rule("out", "allow", selector), rule("in", "allow", reversed(selector))];
+  });
+  return [...ike, ...ciphertext, ...discovery];
+}
+
+function inboundState(sa: SharedSa, replayWindowPackets: number): StateSpec {
+  const { encryptionKey, integrityKey } = sa.inbound;
+  return {
+    id: inboundId(sa),
+    source: canonical(sa.peer),
+    ...common(sa),
+    encryptionKey,
+    integrityKey,
+    replayWindowPackets,
+    allowance: { kind: "unlimited" },
+    eventThresholdPackets: 0,
+  };
+}
+
+function outboundState(sa: SharedSa, allowance: Allowance, eventThresholdPackets: number): StateSpec {
+  const { encryptionKey, integrityKey } = sa.outbound;
+  return {
+    id: outboundId(sa),
+    source: canonical(sa.dvipa),
+    ...common(sa),
+    encryptionKey,
+    integrityKey,
+    replayWindowPackets: sa.esn ? OUTBOUND_ESN_WINDOW_PACKETS : 0,
+    allowance,
+    eventThresholdPackets,
+  };
+}
+
+function common({ mode, reqid, suite, esn }: SharedSa): Pick<StateSpec, "mode" | "reqid" | "suite" | "esn"> {
+  return { mode, reqid, suite, esn };
+}
+
+function saPolicies(sa: SharedSa): PolicySpec[] {
+  const { dvipa, peer, mode, reqid, localSelectors, remoteSelectors } = sa;
+  const isTunnel = mode === "tunnel";
+  const outer = { source: canonical(dvipa), destination: canonical(peer) };
+  const out: PolicyTemplate = { mode, reqid, endpoints: isTunnel ? outer : null };
+  const back = { source: outer.destination, destination: outer.source };
+  const inward: PolicyTemplate = { mode, reqid, endpoints: isTunnel ? back : null };
+  const routesOn = isTunnel && localSelectors.some((selector) => !isOnly(selector, dvipa));
+  return policySelectors(localSelectors, remoteSelectors).flatMap((selector) => {
+    const base = { action: "allow", priority: saPriority(selector) } as const;
+    const incoming = { ...base, selector: reversed(selector), template: inward };
+    return [
+      { ...base, direction: "out" as const, selector, template: out },
+      { ...incoming, direction: "in" as const },
+      ...(routesOn ? [{ ...incoming, direction: "fwd" as const }] : []),
+    ];
+  });
+}
+
+/** Narrower selectors come first (RFC 4301 §4.4.1: the SPD is ordered). */
+function saPriority({ destination, protocol, sourcePort, destinationPort }: PolicySelector): number {
+  const wideBits = addressBits(familyOf(destination.address)) - destination.prefixBits;
+  const anyPorts = Number(sourcePort.mask === 0) + Number(destinationPort.mask === 0);
+  return POLICY_PRIORITY.sa + Math.min(POLICY_PRIORITY.saSpan, 4 * wideBits + (protocol === 0 ? 3 : anyPorts));
+}
+
+function isOnly({ startAddress, endAddress }: TrafficSelector, dvipa: string): boolean {
+  return canonical(startAddress) === canonical(dvipa) && canonical(endAddress) === canonical(dvipa);
+}
+
+function rule(direction: PolicySpec["direction"], action: PolicySpec["action"], selector: PolicySelector): PolicySpec {
+  const priority = action === "block" ? POLICY_PRIORITY.block : POLICY_PRIORITY.exemption;
+  return { direction, action, selector, priority, template: null };
+}
+
+function plain(source: Prefix, destination: Prefix): PolicySelector {
+  return { source, destination, protocol: 0, sourcePort: ANY_PORT, destinationPort: ANY_PORT };
+}
+
+function host(address: string): Prefix {
+  return { address: canonical(address), prefixBits: addressBits(familyOf(address)) };
+}
+
+function exactly(port: number): PortMask {
+  return { port, mask: EXACT_PORT };
+}
+
+/** As the kernel's addresses are printed, so that texts compare. */
+function canonical(address: string): string {
+  return ipFromBytes(ipToBytes(address));
+}

@@ -1,0 +1,218 @@
+import { describe, expect, test } from "vitest";
+import { toHex } from "../../src/core/bytes.ts";
+import { EXCHANGE, NOTIFY } from "../../src/ike/wire/constants.ts";
+import { decodeMessage } from "../../src/ike/wire/message.ts";
+import { notify } from "../../src/ike/wire/notify.ts";
+import { childWish, deleteChild, deleteIke, type Initiator } from "./initiator.ts";
+import { CLIENT, connect, DVIPA, initiator, Lab, PATH, PATH_4500 } from "./lab.ts";
+
+/** Answers a request of the responder's. */
+function reply(
+  client: Initiator,
+  request: Uint8Array | undefined,
+  payloads: Parameters<Initiator["seal"]>[3] = [],
+): Uint8Array {
+  if (request === undefined) throw new Error("no request");
+  const { header } = decodeMessage(request);
+  expect(header).toMatchObject({ isResponse: false, fromInitiator: false, exchange: EXCHANGE.INFORMATIONAL });
+  return client.seal(EXCHANGE.INFORMATIONAL, header.messageId, true, payloads);
+}
+
+describe("requests of the peer", () => {
+  test("DPD: SK{} is answered with SK{}, again with the same bytes", () => {
+    const lab = new Lab();
+    const { client } = connect(lab);
+    const request = client.request(EXCHANGE.INFORMATIONAL, []);
+    const answer = lab.answer(request, PATH_4500);
+    expect(client.open(answer)).toEqual([]);
+    expect(toHex(lab.answer(request, PATH_4500))).toBe(toHex(answer));
+    expect(lab.count("requestRepeated")).toBe(1);
+  });
+
+  test("answers go to where the request came from, and so do our own requests from then on", () => {
+    const lab = new Lab();
+    const { client } = connect(lab);
+    const effects = lab.step({
+      kind: "datagram",
+      nowMs: lab.nowMs,
+      bytes: client.request(EXCHANGE.INFORMATIONAL, []),
+      ...PATH,
+    });
+    expect(effects.find((effect) => effect.kind === "send")).toMatchObject(PATH);
+    lab.pass(30_000);
+    expect(lab.effects.filter((effect) => effect.kind === "send").at(-1)).toMatchObject(PATH);
+  });
+
+  test("DELETE of the Child SA, then of the IKE SA", () => {
+    const lab = new Lab();
+    const { client, child } = connect(lab);
+    const [answer] = client.open(lab.answer(client.request(EXCHANGE.INFORMATIONAL, [deleteChild(child.spiIn)])));
+    expect(answer).toMatchObject({ kind: "delete", protocol: 3 });
+    expect(lab.saLog).toEqual(["install:0:now", "remove:0"]);
+    // Again, and of an SA that never was: nothing to name.
+    expect(client.open(lab.answer(client.request(EXCHANGE.INFORMATIONAL, [deleteChild(child.spiIn)])))).toEqual([]);
+    expect(lab.count("deleteOfUnknownChild")).toBe(1);
+    const request = client.request(EXCHANGE.INFORMATIONAL, [deleteIke]);
+    const last = lab.answer(request);
+    expect(client.open(last)).toEqual([]);
+    expect(lab.states).toEqual(["closed"]);
+    expect(toHex(lab.answer(request))).toBe(toHex(last));
+    expect(lab.deliver(client.request(EXCHANGE.INFORMATIONAL, []))).toEqual([]);
+    lab.pass(30_000);
+    expect(lab.states).toEqual([]);
+    expect(lab.wakeAtMs).toBeNull();
+  });
+
+  test("DELETE of the IKE SA takes its children along", () => {
+    const lab = new Lab();
+    const { client } = connect(lab);
+    lab.answer(client.request(EXCHANGE.INFORMATIONAL, [deleteIke]));
+    expect(lab.saLog).toEqual(["install:0:now", "remove:0"]);
+  });
+
+  test("error and status notifies are counted, and do no harm", () => {
+    const lab = new Lab();
+    const { client } = connect(lab);
+    const told = [notify(NOTIFY.INVALID_SELECTORS), notify(NOTIFY.INVALID_SPI), notify(60_000)];
+    expect(client.open(lab.answer(client.request(EXCHANGE.INFORMATIONAL, told)))).toEqual([]);
+    expect(lab.count("errorReportedByPeer")).toBe(2);
+    expect(lab.states).toEqual(["established"]);
+  });
+
+  test("closed SAs are bounded: the oldest forgets its answer", () => {
+    const lab = new Lab({ limits: { closed: 2 } });
+    for (let i = 0; i < 4; i++) {
+      const { client } = connect(lab);
+      lab.answer(client.request(EXCHANGE.INFORMATIONAL, [deleteIke]));
+    }
+    expect(lab.states).toEqual(["closed", "closed"]);
+  });
+});
+
+describe("requests of our own", () => {
+  test("silence: a DPD; its answer starts the silence anew", () => {
+    const lab = new Lab();
+    const { client } = connect(lab);
+    expect(lab.pass(29_999)).toEqual([]);
+    const [dpd] = lab.pass(1);
+    expect(client.open(dpd ?? new Uint8Array(0))).toEqual([]);
+    lab.deliver(reply(client, dpd));
+    expect(lab.pass(29_999)).toEqual([]);
+    const [second] = lab.pass(1);
+    expect(decodeMessage(second ?? new Uint8Array(0)).header.messageId).toBe(1);
+  });
+
+  test("no answer: the same bytes six times, then the IKE SA goes with its children", () => {
+    const lab = new Lab();
+    connect(lab);
+    const sent = lab.pass(30_000 + 62_999).map(toHex);
+    expect(sent).toHaveLength(6);
+    expect(new Set(sent).size).toBe(1);
+    expect(lab.states).toEqual(["established"]);
+    lab.pass(1);
+    expect(lab.states).toEqual([]);
+    expect(lab.saLog).toEqual(["install:0:now", "remove:0"]);
+    expect(lab.count("peerDead")).toBe(1);
+  });
+
+  test("a request of the peer's does not stop the DPD that is on its way, its answer does", () => {
+    const lab = new Lab();
+    const { client } = connect(lab);
+    const [dpd] = lab.pass(30_000);
+    client.open(lab.answer(client.request(EXCHANGE.INFORMATIONAL, [])));
+    lab.deliver(reply(client, dpd));
+    expect(lab.pass(20_000)).toEqual([]);
+  });
+
+  test("deleteChild: DELETE with our SPI; the SA goes when the peer answers", () => {
+    const lab = new Lab();
+    const { client, child } = connect(lab);
+    const saId = lab.installed[0]?.id ?? "";
+    const [request] = lab.command({ kind: "deleteChild", saId });
+    const [payload] = client.open(request ?? new Uint8Array(0));
+    expect(payload?.kind === "delete" && toHex(payload.spis[0] ?? new Uint8Array(0))).toBe(
+      child.spiOut.toString(16).padStart(8, "0"),
+    );
+    expect(lab.responder.snapshot().ikeSas[0]?.children).toMatchObject([{ state: "closing" }]);
+    expect(lab.command({ kind: "deleteChild", saId })).toEqual([]);
+    expect(lab.saLog).toEqual(["install:0:now"]);
+    lab.deliver(reply(client, request, [deleteChild(child.spiIn)]));
+    expect(lab.saLog).toEqual(["install:0:now", "remove:0"]);
+    expect(lab.states).toEqual(["established"]);
+  });
+
+  test("both sides delete the same SA at once: neither answer names it (RFC 7296 §1.4.1)", () => {
+    const lab = new Lab();
+    const { client, child } = connect(lab);
+    const [request] = lab.command({ kind: "deleteChild", saId: lab.installed[0]?.id ?? "" });
+    expect(client.open(lab.answer(client.request(EXCHANGE.INFORMATIONAL, [deleteChild(child.spiIn)])))).toEqual([]);
+    lab.deliver(reply(client, request));
+    expect(lab.saLog).toEqual(["install:0:now", "remove:0"]);
+  });
+
+  test("one request at a time: the second waits for the first's answer", () => {
+    const lab = new Lab();
+    const { client } = connect(lab);
+    const more = client.createChildRequest(childWish(CLIENT, DVIPA), null);
+    client.readCreateChild(lab.answer(more.bytes), more);
+    const [first] = lab.command({ kind: "deleteChild", saId: lab.installed[0]?.id ?? "" });
+    expect(lab.command({ kind: "deleteChild", saId: lab.installed[1]?.id ?? "" })).toEqual([]);
+    const [second] = lab.deliver(reply(client, first));
+    expect(decodeMessage(second ?? new Uint8Array(0)).header.messageId).toBe(1);
+    lab.deliver(reply(client, second));
+    expect(lab.saLog).toEqual(["install:0:now", "install:1:now", "remove:0", "remove:1"]);
+  });
+
+  for (const how of ["deleteAll", "deleteIke", "deletePeer"] as const) {
+    test(`${how}: the children go at once, the IKE SA with the answer`, () => {
+      const lab = new Lab();
+      const { client } = connect(lab);
+      const ikeSaId = lab.responder.snapshot().ikeSas[0]?.id ?? "";
+      const command =
+        how === "deleteIke"
+          ? { kind: how, ikeSaId }
+          : how === "deletePeer"
+            ? { kind: how, peerName: "client" }
+            : { kind: how };
+      const [request] = lab.command(command);
+      expect(client.open(request ?? new Uint8Array(0))).toEqual([deleteIke]);
+      expect(lab.saLog).toEqual(["install:0:now", "remove:0"]);
+      expect(lab.states).toEqual(["deleting"]);
+      // The peer may still ask, and may delete it itself.
+      expect(client.open(lab.answer(client.request(EXCHANGE.INFORMATIONAL, [])))).toEqual([]);
+      lab.deliver(reply(client, request));
+      expect(lab.states).toEqual([]);
+      expect(lab.wakeAtMs).toBeNull();
+    });
+  }
+
+  test("a dead peer does not keep a deleted IKE SA alive", () => {
+    const lab = new Lab();
+    connect(lab);
+    lab.command({ kind: "deleteAll" });
+    lab.pass(63_000);
+    expect(lab.states).toEqual([]);
+  });
+
+  test("a new Child SA that is being installed when everything is deleted is removed too", () => {
+    const lab = new Lab({ install: "silent" });
+    const client = initiator();
+    client.readInit(lab.answer(client.initRequest()));
+    lab.deliver(client.authRequest(childWish(CLIENT, DVIPA)).bytes);
+    lab.command({ kind: "deleteAll" });
+    expect(lab.saLog).toEqual(["install:0:now", "remove:0"]);
+  });
+
+  test("a command for an SA that is not there", () => {
+    const lab = new Lab();
+    for (const command of [
+      { kind: "deleteChild", saId: "x" },
+      { kind: "deleteIke", ikeSaId: "x" },
+      { kind: "deletePeer", peerName: "x" },
+      { kind: "deleteAll" },
+    ] as const) {
+      expect(lab.command(command)).toEqual([]);
+    }
+    expect(lab.count("commandForUnknownSa")).toBe(4);
+  });
+});

@@ -1,0 +1,149 @@
+/** Runs src/xfrm inside a namespace for the tests. */
+import { tunnelReqid } from "../../../src/net/ids.ts";
+import { isError } from "../../../src/core/errors.ts";
+import { silentLog } from "../../../src/core/log.ts";
+import { Secret } from "../../../src/core/secret.ts";
+import { NETLINK_XFRM, NetlinkSocket } from "../../../src/net/netlink-socket.ts";
+import { openEvents, type EventOptions } from "../../../src/xfrm/events.ts";
+import { Leases, type LeasedState } from "../../../src/xfrm/leases.ts";
+import { addPolicy, deletePolicy, listPolicies, updatePolicy, type PolicySpec } from "../../../src/xfrm/policies.ts";
+import { requireEsp } from "../../../src/xfrm/probe.ts";
+import { openXfrm, XfrmReconciler } from "../../../src/xfrm/reconciler.ts";
+import { dvipaGuard, shadowOf, type NodeRole, type ShadowOptions, type Wanted } from "../../../src/xfrm/shadow.ts";
+import {
+  addState,
+  deleteState,
+  getState,
+  listStates,
+  type SequenceRange,
+  type StateId,
+  type StateSpec,
+} from "../../../src/xfrm/states.ts";
+import type { SaHalf, SharedSa } from "../../../src/sa/spec.ts";
+import type { EspSuite } from "../../../src/sa/suite.ts";
+import { push, serve } from "../support/serve.ts";
+
+type PlainHalf = { readonly spi: number; readonly encryptionKey: Uint8Array; readonly integrityKey: Uint8Array | null };
+/** An SA as it travels to the worker: test keys in plain bytes. */
+export type PlainSa = Omit<SharedSa, "inbound" | "outbound"> & {
+  readonly inbound: PlainHalf;
+  readonly outbound: PlainHalf;
+};
+export type PlainState = Omit<StateSpec, "encryptionKey" | "integrityKey"> & Omit<PlainHalf, "spi">;
+/** What a node should have. */
+export interface PlainWish {
+  readonly sas: readonly { readonly sa: PlainSa; readonly options: ShadowOptions }[];
+  readonly guards: readonly { readonly dvipa: string; readonly role: NodeRole }[];
+}
+
+interface Race {
+  readonly state: LeasedState;
+  readonly block: bigint;
+  readonly refillAt: bigint;
+  readonly end: bigint;
+}
+
+const xfrm = openXfrm();
+const leases = new Leases(xfrm);
+const reconciler = new XfrmReconciler(xfrm, silentLog);
+
+const handlers = {
+  addState: (state: PlainState) => addState(xfrm, { ...state, ...secretKeys(state) }),
+  deleteState: (id: StateId) => deleteState(xfrm, id),
+  getState: (id: StateId) => getState(xfrm, id),
+  listStates: () => listStates(xfrm),
+  addPolicy: (policy: PolicySpec) => addPolicy(xfrm, policy),
+  updatePolicy: (policy: PolicySpec) => updatePolicy(xfrm, policy),
+  deletePolicy: (policy: PolicySpec) => deletePolicy(xfrm, policy),
+  listPolicies: () => listPolicies(xfrm),
+  readLease: (id: StateId) => leases.read(id),
+  install: ({ state, range }: { state: LeasedState; range: SequenceRange }) => leases.install(state, range),
+  extend: ({ state, end }: { state: LeasedState; end: bigint }) => leases.extend(state, end),
+  park: (id: StateId) => leases.park(id),
+  setThreshold: ({ id, packets }: { id: StateId; packets: number }) => leases.setThreshold(id, packets),
+  apply: (wish: PlainWish) => reconciler.apply(wantedOf(wish)),
+  clear: () => reconciler.clear(),
+  requireEsp: (suite: EspSuite) => requireEsp(xfrm, suite),
+  subscribe: ({ groups }: Pick<EventOptions, "groups">) => {
+    openEvents({ groups, onEvent: push, onOverrun: () => push({ kind: "overrun" }) });
+  },
+  /** Asks for a state `count` times at once, on a socket with the smallest buffer there is. */
+  burst: async ({ id, count }: { id: StateId; count: number }) => {
+    const small = NetlinkSocket.open(NETLINK_XFRM, { receiveBufferBytes: 1 });
+    const states = await Promise.all(Array.from({ length: count }, () => getState(small, id)));
+    small.close();
+    return states.filter((state) => state?.id.spi === id.spi).length;
+  },
+  /** Makes the kernel have `count` SAs of one DVIPA, then none: both with one `apply`. */
+  applyMany: async ({ sa, count }: { sa: PlainSa; count: number }) => {
+    const sas = Array.from({ length: count }, (_, i) => {
+      const peer = `10.${(i >> 16) & 0xff}.${(i >> 8) & 0xff}.${i & 0xff}`;
+      const remote = { startAddress: peer, endAddress: peer, protocol: 0, startPort: 0, endPort: 65535 };
+      const inbound = { ...sa.inbound, spi: 0x10000 + i };
+      const outbound = { ...sa.outbound, spi: 0x20000 + i };
+      const options: ShadowOptions = { outbound: { allowance: { kind: "parked" }, eventThresholdPackets: 0 } };
+      return { sa: { ...sa, peer, inbound, outbound, remoteSelectors: [remote], reqid: tunnelReqid(i + 1) }, options };
+    });
+    const wish = { sas, guards: [{ dvipa: sa.dvipa, role: "target" as const }] };
+    const added = await reconciler.apply(wantedOf(wish));
+    const [states, policies] = [(await listStates(xfrm)).length, (await listPolicies(xfrm)).length];
+    return { added, states, policies, removed: await reconciler.clear() };
+  },
+  port: () => xfrm.port,
+  /** Extends the lease by `block` numbers whenever `refillAt` are left, until it reaches `end`; counts ends passed. */
+  extendRace: async ({ state, block, refillAt, end }: Race) => {
+    let extensions = 0;
+    let passed = 0;
+    for (let goal = ((await leases.read(state.id))?.lastSendable ?? 0n) + 1n; goal < end;) {
+      const reading = await leases.read(state.id);
+      if (reading === null) return { extensions, passed, died: true };
+      if (reading.lastSendable >= goal) passed++;
+      if (reading.leftNumbers > refillAt) continue;
+      goal = goal + block < end ? goal + block : end;
+      const result = await leases.extend(state, goal).catch(gone);
+      if (result === null) return { extensions, passed, died: true };
+      extensions++;
+    }
+    return { extensions, passed, died: false };
+  },
+  /** Installs leases of `size` numbers one behind the other, with a gap of `gap`, as fast as it goes. */
+  installRace: async (race: { state: LeasedState; first: bigint; size: bigint; gap: bigint; count: number }) => {
+    const ranges: SequenceRange[] = [];
+    for (let first = race.first; ranges.length < race.count; first += race.size + race.gap) {
+      const range = { first, end: first + race.size };
+      const result = await leases.install(race.state, range).catch(gone);
+      if (result === null) return { ranges, died: true };
+      ranges.push(range);
+    }
+    return { ranges, died: false };
+  },
+};
+
+export type XfrmHandlers = typeof handlers;
+serve(handlers);
+
+function gone(error: unknown): null {
+  if (isError(error, "kernel.refused") && ["ESRCH", "EINVAL"].includes(String(error.details["code"]))) return null;
+  throw error;
+}
+
+function secretKeys({ encryptionKey, integrityKey }: Omit<PlainHalf, "spi">): Omit<SaHalf, "spi"> {
+  return {
+    encryptionKey: new Secret(encryptionKey),
+    integrityKey: integrityKey === null ? null : new Secret(integrityKey),
+  };
+}
+
+function wantedOf({ sas, guards }: PlainWish): Wanted {
+  const shadows = sas.map(({ sa, options }) => {
+    const half = (plain: PlainHalf): SaHalf => ({ spi: plain.spi, ...secretKeys(plain) });
+    return shadowOf({ ...sa, inbound: half(sa.inbound), outbound: half(sa.outbound) }, options);
+  });
+  return {
+    states: shadows.flatMap((shadow) => shadow.states),
+    policies: [
+      ...shadows.flatMap((shadow) => shadow.policies),
+      ...guards.flatMap(({ dvipa, role }) => dvipaGuard(dvipa, role)),
+    ],
+  };
+}

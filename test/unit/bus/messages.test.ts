@@ -1,0 +1,202 @@
+import { inspect } from "node:util";
+import fc from "fast-check";
+import { expect, test } from "vitest";
+import { EnvelopeReader, EnvelopeWriter } from "../../../src/bus/envelope.ts";
+import { identityOf, identityUri } from "../../../src/bus/identity.ts";
+import {
+  REQUESTS,
+  type RequestBody,
+  decodeNotice,
+  decodeRequest,
+  decodeResponse,
+  encodeNotice,
+  encodeRequest,
+  encodeResponse,
+} from "../../../src/bus/messages.ts";
+import { digestOfSas } from "../../../src/bus/sa-wire.ts";
+import { EsplexError } from "../../../src/core/errors.ts";
+import { Secret } from "../../../src/core/secret.ts";
+import type { SharedSa } from "../../../src/sa/spec.ts";
+
+const ID = "0123456789abcdef0123456789abcdef";
+const selector = { startAddress: "192.0.2.100", endAddress: "192.0.2.100", protocol: 6, startPort: 80, endPort: 80 };
+
+function sharedSa(id = ID): SharedSa {
+  const half = (spi: number) => ({ spi, encryptionKey: new Secret(new Uint8Array(20).fill(7)), integrityKey: null });
+  return {
+    id,
+    dvipa: "192.0.2.100",
+    peer: "192.0.2.10",
+    peerName: "client",
+    mode: "tunnel",
+    suite: { kind: "aes-gcm-16", keyBits: 128 },
+    reqid: 5,
+    inbound: half(0x1000),
+    outbound: half(0x2000),
+    localSelectors: [selector],
+    remoteSelectors: [selector],
+    peerWindowPackets: 1024,
+    esn: true,
+  };
+}
+
+const overTheWire = (text: string): unknown => JSON.parse(text);
+
+test("an SA arrives as it was sent, its keys in Secret", () => {
+  const body: RequestBody<"saInstall"> = { sa: sharedSa(), epoch: 3n, outbound: "hold" };
+  const decoded = decodeRequest("saInstall", overTheWire(encodeRequest("saInstall", body)));
+  expect(decoded).toEqual(body);
+  expect(decoded?.sa.outbound.encryptionKey.equals(body.sa.outbound.encryptionKey)).toBe(true);
+  expect(inspect(decoded, { depth: 9 })).not.toContain("BwcH");
+});
+
+test("a snapshot arrives as it was sent", () => {
+  const body: RequestBody<"snapshot"> = {
+    part: 0,
+    last: true,
+    dvipas: [{ address: "2001:db8::1", epoch: (1n << 64n) - 1n, ports: [80, 443] }],
+    sas: [{ sa: sharedSa(), outbound: "now" }],
+    digest: digestOfSas([{ sa: sharedSa(), epoch: 1n }]),
+  };
+  expect(decodeRequest("snapshot", overTheWire(encodeRequest("snapshot", body)))).toEqual(body);
+});
+
+test("keys whose length does not fit the suite, and unknown keys, are refused", () => {
+  const wire = (change: (sa: Record<string, unknown>) => void): unknown => {
+    const value = overTheWire(encodeRequest("saInstall", { sa: sharedSa(), epoch: 1n, outbound: "now" }));
+    change((value as { sa: Record<string, unknown> }).sa);
+    return value;
+  };
+  expect(
+    decodeRequest(
+      "saInstall",
+      wire(() => {}),
+    ),
+  ).not.toBeNull();
+  const wrong: ((sa: Record<string, unknown>) => void)[] = [
+    (sa) => (sa["suite"] = { kind: "aes-gcm-16", keyBits: 256 }),
+    (sa) => (sa["suite"] = { kind: "null" }),
+    (sa) => (sa["id"] = "../etc"),
+    (sa) => (sa["dvipa"] = "192.0.2.256"),
+    (sa) => (sa["dvipa"] = "fe80::1%eth0"),
+    (sa) => (sa["localSelectors"] = []),
+    (sa) => (sa["extra"] = 1),
+    (sa) => delete sa["esn"],
+  ];
+  for (const change of wrong) expect(decodeRequest("saInstall", wire(change))).toBeNull();
+});
+
+test("reserve by hand equals reserve by schema, on good and on broken bodies", () => {
+  const u64 = fc.bigInt({ min: 0n, max: (1n << 64n) - 1n }).map(String);
+  const text = fc.oneof(u64, fc.constantFrom("", "-1", "01", "1.5", "18446744073709551616", "1e3", " 1"));
+  const value = fc.oneof({ weight: 4, arbitrary: text }, fc.integer(), fc.constant(null), fc.boolean());
+  const body = fc.record(
+    {
+      sa: fc.oneof({ weight: 4, arbitrary: fc.constant(ID) }, fc.constantFrom("", `${ID}0`, ID.toUpperCase(), 5)),
+      epoch: value,
+      count: fc.oneof({ weight: 4, arbitrary: fc.nat(100) }, fc.constantFrom(-1, 0.5, 2 ** 32, "1")),
+      nextUnsent: value,
+      extra: fc.constant(1),
+    },
+    { requiredKeys: ["sa", "epoch", "count"] },
+  );
+  fc.assert(
+    fc.property(body, (raw) => {
+      const byTable = REQUESTS.reserve.request.safeParse(raw);
+      expect(decodeRequest("reserve", raw)).toEqual(byTable.success ? byTable.data : null);
+    }),
+    { numRuns: 2000 },
+  );
+  const grant = { first: 5n, end: 9n, highWater: 9n, holders: 2, rekeySoon: false };
+  const wire = overTheWire(encodeResponse("reserve", grant));
+  expect(decodeResponse("reserve", wire)).toEqual(grant);
+  expect(REQUESTS.reserve.response.parse(wire)).toEqual(grant);
+  const request: RequestBody<"reserve"> = { sa: ID, epoch: 1n, count: 3, nextUnsent: 0n };
+  expect(decodeRequest("reserve", overTheWire(encodeRequest("reserve", request)))).toEqual(request);
+  for (const broken of [null, [], "x", {}, { ...(wire as object), holders: 0 }])
+    expect(decodeResponse("reserve", broken)).toBeNull();
+});
+
+test("any JSON as a body is refused or accepted, never thrown at", () => {
+  fc.assert(
+    fc.property(
+      fc.jsonValue(),
+      fc.constantFrom(...(Object.keys(REQUESTS) as (keyof typeof REQUESTS)[])),
+      (raw, type) => {
+        decodeRequest(type, raw);
+        decodeResponse(type, raw);
+      },
+    ),
+  );
+});
+
+test("notices carry bigints as text", () => {
+  const body = { sa: ID, highWater: 1n << 40n, holders: 2 };
+  expect(encodeNotice("recall", body)).toBe(`{"sa":"${ID}","highWater":"1099511627776","holders":2}`);
+  expect(decodeNotice("recall", overTheWire(encodeNotice("recall", body)))).toEqual(body);
+});
+
+test("the digest depends on ids, SPIs and epochs, not on order", () => {
+  const a = { sa: sharedSa("a".repeat(32)), epoch: 1n };
+  const b = { sa: sharedSa("b".repeat(32)), epoch: 1n };
+  expect(digestOfSas([a, b])).toBe(digestOfSas([b, a]));
+  expect(digestOfSas([a])).not.toBe(digestOfSas([a, b]));
+  expect(digestOfSas([a])).not.toBe(digestOfSas([{ ...a, epoch: 2n }]));
+});
+
+test("envelopes: number, sender and form are checked", () => {
+  const writer = new EnvelopeWriter("t1");
+  const frames = [
+    writer.request(1, "own", "{}"),
+    writer.response(1, "{}"),
+    writer.notice("resync", "{}"),
+    writer.heartbeat(),
+  ];
+  const reader = new EnvelopeReader("t1");
+  expect(frames.map((frame) => (reader.read(frame) as { kind: string }).kind)).toEqual([
+    "request",
+    "response",
+    "notice",
+    "heartbeat",
+  ]);
+  expect(reader.read(frames[3] ?? "")).toBe("sequenceGap");
+  expect(reader.read('{"n":6,"f":"t1","h":1}')).toBe("sequenceGap");
+  expect(reader.read('{"n":5,"f":"t2","h":1}')).toBe("senderMismatch");
+  for (const text of ["", "[", "[]", "null", '{"n":5,"f":"t1"}']) {
+    expect(new EnvelopeReader("t1").read(text)).toMatch(/frameMalformed|senderMismatch|sequenceGap/);
+  }
+  expect(new EnvelopeReader("t1").read('{"n":1,"f":"t1","q":-1,"t":"own","b":{}}')).toBe("frameMalformed");
+});
+
+test("only errors meant for the other side travel with their text", () => {
+  const failure = (error: unknown): unknown => {
+    const envelope = new EnvelopeReader("c").read(new EnvelopeWriter("c").failure(1, error));
+    return typeof envelope === "object" && envelope.kind === "failure" ? envelope.error : envelope;
+  };
+  expect(failure(new EsplexError("cluster.exhausted", "used up"))).toMatchObject({
+    code: "cluster.exhausted",
+    message: "used up",
+  });
+  expect(failure(new Error("secret path"))).toMatchObject({ code: "cluster.notServing" });
+  expect(String(failure(new EsplexError("kernel.refused", "secret path")))).not.toContain("secret");
+});
+
+test("identities: one URI of this cluster and nothing else", () => {
+  expect(identityOf("URI:esplex://lab/node/t1", "lab")).toEqual({ kind: "node", cluster: "lab", name: "t1" });
+  expect(identityOf("URI:esplex://lab/coupling", "lab")).toEqual({ kind: "coupling", cluster: "lab" });
+  expect(identityUri({ kind: "node", cluster: "lab", name: "t1" })).toBe("esplex://lab/node/t1");
+  const wrong = [
+    undefined,
+    "",
+    "DNS:t1",
+    "URI:esplex://other/node/t1",
+    "URI:esplex://lab/node/",
+    "URI:esplex://lab/node/t1/x",
+    "URI:esplex://lab/node/T1",
+    "URI:esplex://lab/node/t1, URI:esplex://lab/node/t2",
+    'URI:"esplex://lab/node/t1"',
+    "URI:esplex://lab/node/t1\n",
+  ];
+  for (const text of wrong)
+    expect(() => identityOf(text, "lab")).toThrow(expect.objectContaining({ code: "bus.unauthorised" }));
+});

@@ -1,0 +1,239 @@
+import { chmod, mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { execa } from "execa";
+import fc from "fast-check";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { parseCluster, readClusterFile } from "../../../src/config/cluster-file.ts";
+import type { PeerConfig } from "../../../src/config/cluster-schema.ts";
+import { readPsk } from "../../../src/config/psk.ts";
+import { EsplexError } from "../../../src/core/errors.ts";
+
+const GOOD = `cluster: lab
+bus:
+  coupling: 198.51.100.9:7700
+dvipas:
+  - address: 2001:DB8:0::0100
+    interface: cli0
+    distributor: d1
+    targets: ALL
+    ports: ALL
+  - address: 192.0.2.100
+    distributor: d1
+    targets: [t1, t2]
+    ports: [80, 443]
+peers:
+  - name: client
+    address: 192.0.2.10
+    identity: client.lab
+    localIdentity: dvipa.lab
+    psk: { file: client.psk }
+  - name: anybody
+    address: ANY
+    identity: user@lab
+    localIdentity: dvipa.lab
+    psk: { file: any.psk }
+    modes: [tunnel]
+    remoteSubnets: [10.0.0.0/8, 2001:db8:1::/48]
+    replayWindow: 4096
+`;
+
+/** The message for a broken file. */
+function problem(text: string): string {
+  try {
+    parseCluster(text, "lab.yaml");
+  } catch (error) {
+    if (error instanceof EsplexError && error.code === "config.invalid") return error.message;
+    throw error;
+  }
+  return "no problem";
+}
+
+const replaced = (from: string, to: string): string => {
+  if (!GOOD.includes(from)) throw new Error(`no ${from}`);
+  return problem(GOOD.replace(from, to));
+};
+
+test("a good file, with defaults filled in and addresses canonical", () => {
+  expect(parseCluster(GOOD, "lab.yaml")).toEqual({
+    cluster: "lab",
+    bus: { coupling: { host: "198.51.100.9", port: 7700 }, port: 7701 },
+    dvipas: [
+      { address: "2001:db8::100", interface: "cli0", distributor: "d1", targets: "ALL", ports: "ALL" },
+      { address: "192.0.2.100", interface: null, distributor: "d1", targets: ["t1", "t2"], ports: [80, 443] },
+    ],
+    peers: [
+      {
+        name: "client",
+        address: "192.0.2.10",
+        identity: "client.lab",
+        localIdentity: "dvipa.lab",
+        psk: { file: "client.psk" },
+        modes: ["transport", "tunnel"],
+        remoteSubnets: [],
+        replayWindow: 32,
+      },
+      {
+        name: "anybody",
+        address: "ANY",
+        identity: "user@lab",
+        localIdentity: "dvipa.lab",
+        psk: { file: "any.psk" },
+        modes: ["tunnel"],
+        remoteSubnets: ["10.0.0.0/8", "2001:db8:1::/48"],
+        replayWindow: 4096,
+      },
+    ],
+  });
+});
+
+test("a target's file has cluster and bus alone", () => {
+  const config = parseCluster('cluster: lab\nbus: { coupling: "[2001:db8::9]:7700", port: 9 }\n', "t.yaml");
+  expect(config).toMatchObject({
+    bus: { coupling: { host: "2001:db8::9", port: 7700 }, port: 9 },
+    dvipas: [],
+    peers: [],
+  });
+});
+
+test.each([
+  ["cluster: lab", "cluster: Lab", 'lab.yaml:1:1: cluster: found "Lab"; allowed: a name of 1 to 32'],
+  ["cluster: lab\n", "", "lab.yaml:1:1: cluster: found nothing; allowed: a name of 1 to 32"],
+  ["9:7700", "9", 'lab.yaml:3:3: bus.coupling: found "198.51.100.9"; allowed: ADDRESS:PORT'],
+  ["9:7700", "9:70000", "bus.coupling: found"],
+  ["9:7700", "9:7700\n  prot: 5", "lab.yaml:4:3: bus.prot: found an unknown key; allowed: coupling, port"],
+  [
+    "192.0.2.100",
+    "192.0.2.300",
+    'lab.yaml:10:5: dvipas[1].address: found "192.0.2.300"; allowed: an IPv4 or IPv6 address',
+  ],
+  [
+    "192.0.2.100",
+    "2001:db8::100",
+    "lab.yaml:10:5: dvipas[1].address: found 2001:db8::100, as in dvipas[0]; allowed: each only once",
+  ],
+  ["192.0.2.100", "198.51.100.9", "dvipas[1].address: found 198.51.100.9, the address of bus.coupling"],
+  ["[t1, t2]", "[t1, t1]", "lab.yaml:12:19: dvipas[1].targets[1]: found t1 again; allowed: each only once"],
+  ["[t1, t2]", "SOME", 'dvipas[1].targets: found "SOME"; allowed: ALL, or a list of 1 to 256 node names'],
+  ["[t1, t2]", "[]", "dvipas[1].targets: found a list of 0; allowed: ALL, or a list"],
+  ["[80, 443]", "[80, 0]", "lab.yaml:13:17: dvipas[1].ports[1]: found 0; allowed: a port from 1 to 65535"],
+  ["[80, 443]", "[80, 80]", "dvipas[1].ports[1]: found 80 again"],
+  ["interface: cli0", "interface: a/b", "dvipas[0].interface: found"],
+  ["192.0.2.10\n", "192.0.2.100\n", "lab.yaml:16:5: peers[0].address: found 192.0.2.100, which is a DVIPA"],
+  ["name: anybody", "name: client", "peers[1].name: found client, as in peers[0]"],
+  ["    identity: client.lab\n", "", "lab.yaml:15:5: peers[0].identity: found nothing"],
+  [
+    "{ file: client.psk }",
+    "geheim",
+    "lab.yaml:19:5: peers[0].psk: found a string (not shown); allowed: a section with file",
+  ],
+  ["{ file: client.psk }", "{ file: [geheim] }", "peers[0].psk.file: found a list (not shown); allowed: a path"],
+  ["[tunnel]", "[tunnel, tunnel]", "peers[1].modes[1]: found tunnel again"],
+  ["[tunnel]", "[transport]", "peers[1].remoteSubnets: found subnets without tunnel mode"],
+  ["[tunnel]", "[fast]", 'peers[1].modes[0]: found "fast"; allowed: a list of transport and tunnel'],
+  ["10.0.0.0/8", "10.0.0.1/8", 'peers[1].remoteSubnets[0]: found "10.0.0.1/8"; allowed: ADDRESS/PREFIX'],
+  ["10.0.0.0/8", "10.0.0.0/8, 10.1.0.0/16", "peers[1].remoteSubnets[1]: found 10.1.0.0/16, which overlaps 10.0.0.0/8"],
+  ["10.0.0.0/8", "0.0.0.0/0", "peers[1].remoteSubnets[0]: found 0.0.0.0/0, which holds the DVIPA 192.0.2.100"],
+  ["4096", "33", "peers[1].replayWindow: found 33; allowed: a power of two from 32 to 4096"],
+  ["4096", "8192", "peers[1].replayWindow: found 8192"],
+  ["cluster: lab", "cluster: lab\ncluster: lab", "lab.yaml:2:1: not YAML: Map keys must be unique"],
+  ["[80, 443]", "[80, 443", "not YAML"],
+  ["cluster: lab", "cluster: &a lab\nx: *a", "allowed: plain values"],
+])("%j → %j: %s", (from, to, message) => {
+  expect(replaced(from, to)).toContain(message);
+});
+
+test("all problems come at once, in the order of the file", () => {
+  const text = GOOD.replace("lab", "LAB").replace("[80, 443]", "[0]").replace("4096", "5");
+  expect(
+    problem(text)
+      .split("\n")
+      .map((line) => line.split(":").slice(1, 2)[0]),
+  ).toEqual(["1", "13", "27"]);
+});
+
+test("peers need a DVIPA, of their IP version", () => {
+  const peers = GOOD.slice(GOOD.indexOf("peers:"));
+  const head = GOOD.slice(0, GOOD.indexOf("dvipas:"));
+  expect(problem(`${head}${peers}`)).toContain("peers[0].name: found a peer, but no DVIPA");
+  const v6 = "dvipas: [{ address: '2001:db8::1', distributor: d1, targets: ALL, ports: ALL }]\n";
+  expect(problem(`${head}${v6}${peers}`)).toContain(
+    "peers[0].address: found 192.0.2.10; allowed: an address of a version",
+  );
+});
+
+test("the content of a wrongly placed key is never shown", () => {
+  for (const psk of ["s3cret", "[s3cret]", "{ file: 5, key: s3cret }", "{ s3cret: x }"]) {
+    const message = replaced("{ file: client.psk }", psk);
+    if (psk !== "{ s3cret: x }") expect(message).not.toContain("s3cret");
+  }
+});
+
+test("any text is a good file or a clear error", () => {
+  fc.assert(
+    fc.property(fc.oneof(fc.string(), fc.json(), fc.constantFrom("", "[]", "- 1", "null", "peers: 5")), (text) => {
+      expect(problem(text)).toMatch(/^lab\.yaml:\d+:\d+: /);
+    }),
+  );
+});
+
+let directory = "";
+beforeAll(async () => void (directory = await mkdtemp(join(tmpdir(), "esplex-config-"))));
+afterAll(() => rm(directory, { recursive: true, force: true }));
+
+const peer = (file: string): PeerConfig => ({
+  name: "client",
+  address: "ANY",
+  identity: "a",
+  localIdentity: "b",
+  psk: { file },
+  modes: ["tunnel"],
+  remoteSubnets: [],
+  replayWindow: 32,
+});
+
+async function psk(name: string, content: string, mode = 0o600): Promise<string> {
+  await writeFile(join(directory, name), content, { mode });
+  await chmod(join(directory, name), mode);
+  return name;
+}
+
+const clusterFile = (): string => join(directory, "lab.yaml");
+const readKey = async (file: string): Promise<string> =>
+  Buffer.from((await readPsk(peer(file), clusterFile())).expose()).toString();
+
+test("a key is read beside the cluster file, without its newline", async () => {
+  expect(await readKey(await psk("plain", "key"))).toBe("key");
+  expect(await readKey(await psk("newline", "key\n"))).toBe("key");
+  expect(await readKey(await psk("crlf", "key\r\n"))).toBe("key");
+  expect(await readKey(await psk("two", "key\n\n"))).toBe("key\n");
+  expect(await readKey(await psk("long", `${"x".repeat(1024)}\n`))).toHaveLength(1024);
+  await symlink("plain", join(directory, "link"));
+  expect(await readKey("link")).toBe("key");
+});
+
+test("a key that others may read, that is no file, empty or too long is refused, without showing it", async () => {
+  const wrong = [
+    [await psk("readable", "s3cret", 0o640), "chmod 600"],
+    [await psk("empty", "\n"), "1 to 1024 bytes"],
+    [await psk("huge", "s3cret".repeat(1000)), "1 to 1024 bytes"],
+    ["missing", "ENOENT"],
+    [".", "not a regular file"],
+  ] as const;
+  for (const [file, text] of wrong) {
+    const error = await readPsk(peer(file), clusterFile()).catch((caught: unknown) => caught);
+    expect(String(error)).toContain(text);
+    expect(String(error)).toContain("peer client");
+    expect(String(error)).not.toContain("s3cret");
+  }
+  await execa("mkfifo", ["-m", "600", join(directory, "fifo")]);
+  await expect(readPsk(peer("fifo"), clusterFile())).rejects.toMatchObject({ code: "config.invalid" });
+});
+
+test("a file that cannot be read says so", async () => {
+  await expect(readClusterFile(join(directory, "none.yaml"))).rejects.toMatchObject({ code: "config.unreadable" });
+  await mkdir(join(directory, "folder"));
+  await expect(readClusterFile(join(directory, "folder"))).rejects.toMatchObject({ code: "config.unreadable" });
+  await writeFile(clusterFile(), GOOD);
+  expect((await readClusterFile(clusterFile())).cluster).toBe("lab");
+});

@@ -1,0 +1,170 @@
+/** The coupling service as a process of its own: killed, restarted, started twice. */
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { createServer } from "node:net";
+import type { AddressInfo } from "node:net";
+import { mkdtemp, rm, stat, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
+import { BusClient } from "../../../src/bus/client.ts";
+import type { BusConnection } from "../../../src/bus/connection.ts";
+import { systemClock } from "../../../src/core/clock.ts";
+import { Counters } from "../../../src/core/counters.ts";
+import { silentLog } from "../../../src/core/log.ts";
+import { callControl } from "../../../src/daemons/control.ts";
+import { Authority, until } from "../bus/authority.ts";
+
+const ESPLEX = new URL("../../../bin/esplex", import.meta.url).pathname;
+const DVIPA = "2001:db8::100";
+const SA = "a".repeat(32);
+
+let lab: Authority;
+let directory = "";
+let port = 0;
+let processes: ChildProcess[] = [];
+let clients: BusClient[] = [];
+
+beforeAll(async () => {
+  lab = await Authority.create();
+  await lab.credentials(null);
+  directory = await mkdtemp(join(tmpdir(), "esplex-coupling-"));
+  port = await freePort();
+  await writeFile(
+    join(directory, "lab.yaml"),
+    `cluster: lab
+bus: { coupling: "127.0.0.1:${port}" }
+dvipas:
+  - { address: "${DVIPA}", distributor: d1, targets: ALL, ports: ALL }
+`,
+  );
+});
+afterEach(async () => {
+  for (const client of clients) client.close();
+  for (const child of processes) if (child.exitCode === null && child.signalCode === null) await end(child, "SIGKILL");
+  clients = [];
+  processes = [];
+});
+afterAll(async () => {
+  await lab.remove();
+  await rm(directory, { recursive: true, force: true });
+});
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port: free } = server.address() as AddressInfo;
+  server.close();
+  await once(server, "close");
+  return free;
+}
+
+const control = (run = "run"): string => join(directory, run, "control.sock");
+
+function start(...extra: readonly string[]): { child: ChildProcess; stderr: () => string } {
+  const { certificate, key, ca } = lab.files("coupling");
+  const args = ["coupling", "--cluster", join(directory, "lab.yaml"), "--state", join(directory, "state")];
+  const files = ["--certificate", certificate, "--key", key, "--ca", ca, "--run", join(directory, "run")];
+  const child = spawn(ESPLEX, [...args, ...files, ...extra], { stdio: ["ignore", "ignore", "pipe"] });
+  let text = "";
+  child.stderr?.setEncoding("utf8").on("data", (chunk: string) => (text += chunk));
+  processes.push(child);
+  return { child, stderr: () => text };
+}
+
+async function started(): Promise<ChildProcess> {
+  const { child, stderr } = start();
+  await until(() => {
+    if (child.exitCode !== null) throw new Error(`ended: ${stderr()}`);
+    return stderr().includes('"started"');
+  }, "the start");
+  return child;
+}
+
+async function end(child: ChildProcess, signal: NodeJS.Signals): Promise<number | null> {
+  child.kill(signal);
+  if (child.exitCode === null && child.signalCode === null) await once(child, "exit");
+  return child.exitCode;
+}
+
+async function dial(node: string): Promise<() => BusConnection> {
+  let greeted: BusConnection | null = null;
+  const client = new BusClient({
+    host: "127.0.0.1",
+    port,
+    cluster: "lab",
+    self: node,
+    credentials: await lab.credentials(node),
+    clock: systemClock,
+    counters: new Counters(),
+    log: silentLog,
+    expect: { kind: "coupling", cluster: "lab" },
+    handlers: () => ({ notices: { members: () => {}, recall: () => {}, fenced: () => {} } }),
+    onOpen: async (connection) => {
+      await connection.request("hello", { node, instance: "1", listen: null, distributes: [] });
+      greeted = connection;
+    },
+    onClose: () => (greeted = null),
+  });
+  clients.push(client);
+  await until(() => greeted !== null, `hello of ${node}`);
+  return () => {
+    if (greeted === null) throw new Error("not connected");
+    return greeted;
+  };
+}
+
+test(
+  "A3 SIGKILL and restart: ownership is kept, grants go on above everything granted before",
+  { timeout: 30_000 },
+  async () => {
+    let child = await started();
+    const d1 = await dial("d1");
+    const { epoch } = await d1().request("own", { dvipa: DVIPA });
+    await d1().request("registerSa", { sa: SA, dvipa: DVIPA, epoch, firstNumber: 1n, windowPackets: 4096, esn: false });
+    let highest = 0n;
+    for (let round = 0; round < 3; round++) {
+      for (let i = 0; i < 100; i++) {
+        const { first, end: last } = await d1().request("reserve", { sa: SA, epoch, count: 2000, nextUnsent: 0n });
+        expect(first).toBeGreaterThanOrEqual(highest);
+        highest = last;
+      }
+      await end(child, "SIGKILL");
+      child = await started();
+      await until(() => {
+        try {
+          return d1().isOpen;
+        } catch {
+          return false;
+        }
+      }, "d1 is back");
+    }
+    const after = await d1().request("reserve", { sa: SA, epoch, count: 1, nextUnsent: 0n });
+    expect(after.first).toBeGreaterThanOrEqual(highest);
+    expect(await callControl(control(), "status")).toMatchObject({
+      ready: true,
+      dvipas: [{ address: DVIPA, owner: "d1", epoch: "1" }],
+      sas: [{ sa: SA, next: (after.first + 1n).toString() }],
+    });
+    expect(await end(child, "SIGTERM")).toBe(0);
+  },
+);
+
+test("a second service on the same directory refuses to start and says why", { timeout: 30_000 }, async () => {
+  const child = await started();
+  const second = start("--run", join(directory, "run2"));
+  const [status] = (await once(second.child, "exit")) as [number];
+  expect(status).toBe(2);
+  expect(second.stderr()).toContain("another coupling service uses this directory");
+  expect(await callControl(control(), "status")).toMatchObject({ ready: true });
+  expect((await stat(control())).mode & 0o777).toBe(0o600);
+  await expect(callControl(control(), "nonsense")).rejects.toMatchObject({ code: "cluster.notServing" });
+  expect(await end(child, "SIGTERM")).toBe(0);
+  await expect(callControl(control(), "status")).rejects.toMatchObject({ code: "cluster.notServing" });
+});
+
+test("wrong use ends with status 2 and names the mistake", { timeout: 30_000 }, async () => {
+  const missing = start("--ca", join(directory, "none.crt"));
+  expect(await once(missing.child, "exit")).toEqual([2, null]);
+  expect(missing.stderr()).toContain("none.crt");
+});

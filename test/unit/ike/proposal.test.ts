@@ -1,0 +1,139 @@
+import { describe, expect, test } from "vitest";
+import { EsplexError } from "../../../src/core/errors.ts";
+import { suiteName, type EspSuite } from "../../../src/sa/suite.ts";
+import { chooseEsp, chooseIke, espTransforms, ikeTransforms } from "../../../src/ike/proposal.ts";
+import { ikeSuiteName, type IkeSuite } from "../../../src/ike/suite.ts";
+import { DH_NONE, ENCRYPTION, ESN, INTEGRITY, PROTOCOL, TRANSFORM } from "../../../src/ike/wire/constants.ts";
+import { transform, type SaPayload, type Transform } from "../../../src/ike/wire/security-association.ts";
+
+const GCM: EspSuite = { kind: "aes-gcm-16", keyBits: 256 };
+const CBC: EspSuite = { kind: "aes-cbc", keyBits: 128, integrity: "hmac-sha2-512" };
+const IKE: IkeSuite = { cipher: { kind: "aes-gcm-16", keyBits: 128 }, prf: "hmac-sha2-256", group: 31 };
+const SPI = Uint8Array.of(0xc0, 0, 0, 1);
+
+function espOffer(...lists: readonly (readonly Transform[])[]): SaPayload {
+  const proposals = lists.map((transforms, i) => ({ number: i + 1, protocol: PROTOCOL.ESP, spi: SPI, transforms }));
+  return { kind: "sa", proposals };
+}
+
+function ikeOffer(...lists: readonly (readonly Transform[])[]): SaPayload {
+  const spi = new Uint8Array(0);
+  return {
+    kind: "sa",
+    proposals: lists.map((transforms, i) => ({ number: i + 1, protocol: PROTOCOL.IKE, spi, transforms })),
+  };
+}
+
+function failure(run: () => unknown): unknown {
+  try {
+    return run();
+  } catch (error) {
+    return error instanceof EsplexError ? error.code : error;
+  }
+}
+
+const dh = (group: number): Transform => transform(TRANSFORM.DH, group);
+const aes = (keyBits: number | null): Transform => transform(TRANSFORM.ENCRYPTION, ENCRYPTION.AES_GCM_16, keyBits);
+const noEsn = transform(TRANSFORM.ESN, ESN.NO);
+const esn = transform(TRANSFORM.ESN, ESN.YES);
+
+describe("ESP", () => {
+  test("the peer's first acceptable proposal wins, and the answer repeats its number and one transform of each type", () => {
+    const offer = espOffer(
+      [transform(TRANSFORM.ENCRYPTION, 28, 256), noEsn],
+      espTransforms(CBC, null),
+      espTransforms(GCM, null),
+    );
+    const chosen = chooseEsp(offer, null, true, null);
+    expect(suiteName(chosen.suite)).toBe(suiteName(CBC));
+    expect(chosen.spi).toBe(0xc0000001);
+    expect(chosen.answer).toEqual({ number: 2, protocol: PROTOCOL.ESP, transforms: espTransforms(CBC, null) });
+  });
+
+  test("extended sequence numbers beside none: none is chosen; alone: refused", () => {
+    expect(chooseEsp(espOffer([aes(128), esn, noEsn]), null, true, null).answer.transforms).toEqual([aes(128), noEsn]);
+    expect(failure(() => chooseEsp(espOffer([aes(128), esn]), null, true, null))).toBe("peer.noProposalChosen");
+    expect(failure(() => chooseEsp(espOffer([aes(128)]), null, true, null))).toBe("peer.noProposalChosen");
+  });
+
+  test("192-bit keys, a missing key length and a key length twice are passed over", () => {
+    const twice: Transform = { ...aes(128), attributes: [...aes(128).attributes, ...aes(128).attributes] };
+    const odd: Transform = { ...aes(128), attributes: [{ type: 99, value: 1 }] };
+    const chosen = chooseEsp(espOffer([aes(192), aes(null), twice, odd, aes(256), noEsn]), null, true, null);
+    expect(suiteName(chosen.suite)).toBe("AES_GCM_16_256");
+  });
+
+  test("CBC without integrity, GCM with one, an unknown transform type, AH and a reserved SPI are refused", () => {
+    const cbc = transform(TRANSFORM.ENCRYPTION, ENCRYPTION.AES_CBC, 128);
+    const sha = transform(TRANSFORM.INTEGRITY, INTEGRITY.HMAC_SHA2_256_128);
+    const none = transform(TRANSFORM.INTEGRITY, INTEGRITY.NONE);
+    for (const list of [
+      [cbc, noEsn],
+      [cbc, none, noEsn],
+      [aes(128), sha, noEsn],
+      [aes(128), noEsn, transform(99, 1)],
+    ]) {
+      expect(failure(() => chooseEsp(espOffer(list), null, true, null))).toBe("peer.noProposalChosen");
+    }
+    expect(chooseEsp(espOffer([aes(128), none, noEsn]), null, true, null).answer.transforms).toContain(none);
+    const [good] = espOffer([aes(128), noEsn]).proposals;
+    if (good === undefined) throw new Error("no proposal");
+    for (const bad of [
+      { ...good, protocol: PROTOCOL.AH },
+      { ...good, spi: Uint8Array.of(0, 0, 0, 255) },
+      { ...good, spi: new Uint8Array(8) },
+    ]) {
+      expect(failure(() => chooseEsp({ kind: "sa", proposals: [bad] }, null, true, null))).toBe(
+        "peer.noProposalChosen",
+      );
+    }
+  });
+
+  test("PFS: the KE payload's group wins; another one is asked for; NONE saves an offer without KE payload", () => {
+    const offer = espOffer([aes(128), dh(14), dh(19), noEsn]);
+    expect(chooseEsp(offer, 19, true, null).group).toBe(19);
+    expect(failure(() => chooseEsp(offer, 31, true, null))).toBe("peer.invalidKePayload");
+    expect(failure(() => chooseEsp(offer, null, true, null))).toBe("peer.invalidKePayload");
+    expect(failure(() => chooseEsp(espOffer([aes(128), dh(2), noEsn]), 2, true, null))).toBe("peer.noProposalChosen");
+    const optional = espOffer([aes(128), dh(14), dh(DH_NONE), noEsn]);
+    expect(chooseEsp(optional, null, true, null).group).toBeNull();
+    expect(chooseEsp(optional, 14, true, null).group).toBe(14);
+    expect(chooseEsp(optional, 14, false, null).answer.transforms).toContainEqual(dh(DH_NONE));
+    expect(failure(() => chooseEsp(offer, null, false, null))).toBe("peer.noProposalChosen");
+  });
+
+  test("the peer's configuration restricts", () => {
+    const offer = espOffer(espTransforms(CBC, null), espTransforms(GCM, null));
+    expect(chooseEsp(offer, null, true, [GCM]).suite).toEqual(GCM);
+    expect(failure(() => chooseEsp(offer, null, true, []))).toBe("peer.noProposalChosen");
+  });
+});
+
+describe("IKE", () => {
+  test("the KE payload's group wins within a proposal; an unknown one leads to the first that we know", () => {
+    const list = [...ikeTransforms({ ...IKE, group: 14 }), dh(19), dh(20)];
+    expect(chooseIke(ikeOffer(list), 19, 0, null).suite.group).toBe(19);
+    expect(chooseIke(ikeOffer(list), 20, 0, null).suite.group).toBe(14);
+  });
+
+  test("a missing PRF or group, an unknown type, and an SPI of the wrong length are refused", () => {
+    const [cipher, prf, group] = ikeTransforms(IKE);
+    if (!cipher || !prf || !group) throw new Error("no transforms");
+    for (const list of [
+      [cipher, prf],
+      [cipher, group],
+      [prf, group],
+      [cipher, prf, group, noEsn],
+    ]) {
+      expect(failure(() => chooseIke(ikeOffer(list), 31, 0, null))).toBe("peer.noProposalChosen");
+    }
+    expect(failure(() => chooseIke(ikeOffer([cipher, prf, group]), 31, 8, null))).toBe("peer.noProposalChosen");
+  });
+
+  test("the configuration restricts whole suites", () => {
+    const other: IkeSuite = { ...IKE, prf: "hmac-sha2-512" };
+    const offer = ikeOffer([...ikeTransforms(IKE), ...ikeTransforms(other)]);
+    expect(ikeSuiteName(chooseIke(offer, 31, 0, [other]).suite)).toBe("AES_GCM_16_128/PRF_HMAC_SHA2_512");
+    expect(failure(() => chooseIke(offer, 31, 0, [{ ...IKE, group: 19 }]))).toBe("peer.noProposalChosen");
+  });
+});

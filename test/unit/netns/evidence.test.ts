@@ -1,0 +1,93 @@
+import { describe, expect, it } from "vitest";
+import { WireExaminer } from "../../../netns/evidence.ts";
+
+const DVIPA = [192, 0, 2, 100];
+const CLIENT = [192, 0, 2, 10];
+const MAC = "02:e5:00:00:01:0b";
+
+describe("what a capture of the client's link shows", () => {
+  it("counts ESP from the DVIPA by sender, and sees a sequence number that comes twice", () => {
+    const examiner = examined(esp(0x1000, 7), esp(0x1000, 8), esp(0x2000, 7), esp(0x1000, 7));
+    expect(examiner.espFromDvipa).toBe(4);
+    expect(examiner.espFromDvipaByMac).toEqual(new Map([[MAC, 4]]));
+    expect(examiner.duplicateCount).toBe(1);
+    expect(examiner.duplicates).toEqual([{ spi: 0x1000, sequence: 7, mac: MAC }]);
+  });
+
+  it("keeps numbers apart that differ in the upper bits only", () => {
+    expect(examined(esp(1, 5), esp(1, 65_541), esp(1, 0x8000_0005)).duplicateCount).toBe(0);
+  });
+
+  it("tells SAs with the same SPI apart by their destination", () => {
+    const other = ipv4(50, DVIPA, [192, 0, 2, 11], espBody(1, 5));
+    expect(examined(esp(1, 5), other).duplicateCount).toBe(0);
+  });
+
+  it("does not take the packets that the client repeats for numbers of ours", () => {
+    const inbound = ipv4(50, CLIENT, DVIPA, espBody(1, 5));
+    const examiner = examined(inbound, inbound);
+    expect(examiner).toMatchObject({ espToDvipa: 2, espFromDvipa: 0, duplicateCount: 0 });
+  });
+
+  it("counts everything else to or from the DVIPA as cleartext, except IKE and ARP", () => {
+    const udp = (source: number, destination: number): Buffer => {
+      const body = Buffer.alloc(8);
+      body.writeUInt16BE(source, 0);
+      body.writeUInt16BE(destination, 2);
+      return body;
+    };
+    const examiner = examined(
+      ipv4(17, CLIENT, DVIPA, udp(500, 500)),
+      ipv4(17, CLIENT, DVIPA, udp(30_000, 4500)),
+      ipv4(17, DVIPA, CLIENT, udp(4500, 30_000)),
+      frame(0x0806, Buffer.alloc(28)),
+      ipv4(6, DVIPA, CLIENT, Buffer.alloc(20)),
+      ipv4(1, CLIENT, DVIPA, Buffer.alloc(8)),
+      ipv4(17, DVIPA, CLIENT, udp(53, 500)),
+      ipv4(6, CLIENT, [192, 0, 2, 1], Buffer.alloc(20)),
+    );
+    expect(examiner).toMatchObject({ frames: 8, ike: 3, cleartextPackets: 3, cleartextFromDvipa: 2 });
+    expect(examiner.cleartextSamples).toHaveLength(3);
+  });
+
+  it("survives frames that are cut short", () => {
+    const whole = esp(1, 1).bytes;
+    const cut = Array.from({ length: whole.length }, (_, length) => ({
+      ...esp(1, 1),
+      bytes: whole.subarray(0, length),
+    }));
+    expect(() => examined(...cut)).not.toThrow();
+  });
+});
+
+type Frame = Parameters<WireExaminer["take"]>[0];
+
+function examined(...frames: Frame[]): ReturnType<WireExaminer["result"]> {
+  const examiner = new WireExaminer(DVIPA.join("."));
+  for (const one of frames) examiner.take(one);
+  return examiner.result();
+}
+
+function esp(spi: number, sequence: number): Frame {
+  return ipv4(50, DVIPA, CLIENT, espBody(spi, sequence));
+}
+
+function espBody(spi: number, sequence: number): Buffer {
+  const body = Buffer.alloc(40);
+  body.writeUInt32BE(spi, 0);
+  body.writeUInt32BE(sequence, 4);
+  return body;
+}
+
+function ipv4(protocol: number, source: readonly number[], destination: readonly number[], body: Buffer): Frame {
+  const header = Buffer.from([0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0, ...source, ...destination]);
+  header.writeUInt16BE(header.length + body.length, 2);
+  return frame(0x0800, Buffer.concat([header, body]));
+}
+
+function frame(type: number, payload: Buffer): Frame {
+  const mac = Buffer.from(MAC.replaceAll(":", ""), "hex");
+  const header = Buffer.concat([Buffer.alloc(6), mac, Buffer.from([type >> 8, type & 0xff])]);
+  const bytes = Buffer.concat([header, payload]);
+  return { timestampMicros: 0n, bytes, lengthBytes: bytes.length };
+}

@@ -1,0 +1,192 @@
+import { expect, test } from "vitest";
+import {
+  type HolderEffect,
+  type HolderEvent,
+  type HolderState,
+  initialHolder,
+  leaseOf,
+  stepHolder,
+} from "../../../src/sequence/holder.ts";
+import { leaseSizeNumbers, windowCarriesBursts } from "../../../src/sequence/size.ts";
+
+const W = 64;
+
+/** Feeds events; gives the last state and all effects of the last event. */
+function after(
+  state: HolderState,
+  ...events: readonly HolderEvent[]
+): { state: HolderState; effects: readonly HolderEffect[] } {
+  let effects: readonly HolderEffect[] = [];
+  for (const event of events) ({ state, effects } = stepHolder(state, event));
+  return { state, effects };
+}
+
+const want: HolderEvent = { kind: "want", nowMs: 0 };
+const granted = (first: bigint, end: bigint, nowMs = 0, holders = 1): HolderEvent => ({
+  kind: "granted",
+  first,
+  end,
+  holders,
+  nowMs,
+});
+const threshold = (oseq: bigint, nowMs = 0): HolderEvent => ({ kind: "threshold", oseq, nowMs });
+const held = (): HolderState => after(initialHolder(W, true), want, granted(1n, 33n)).state;
+
+test("want: reserve, install, ready; a second want while held is ready at once", () => {
+  const asked = after(initialHolder(W, true), want);
+  expect(asked.effects).toEqual([{ kind: "reserve", count: 32, nextUnsent: 0n }]);
+  const got = after(asked.state, want, granted(1n, 33n));
+  expect(got.effects).toEqual([{ kind: "install", first: 1n, end: 33n, token: 1 }, { kind: "ready" }]);
+  expect(leaseOf(got.state)).toEqual({ nextUnsent: 1n, end: 33n });
+  expect(after(got.state, want).effects).toEqual([{ kind: "ready" }]);
+});
+
+test("H4 the refill starts at half of the lease, once", () => {
+  expect(after(held(), threshold(15n)).effects).toEqual([]);
+  const { state, effects } = after(held(), threshold(16n));
+  expect(effects).toEqual([{ kind: "reserve", count: 32, nextUnsent: 17n }]);
+  expect(after(state, threshold(20n)).effects).toEqual([]);
+});
+
+test("H3 a contiguous block is credit alone, and no more than lies above what could be sent before", () => {
+  const asked = after(held(), threshold(16n)).state;
+  const { state, effects } = after(asked, granted(33n, 65n));
+  expect(effects).toEqual([{ kind: "extend", newEnd: 65n, creditNumbers: 32n, token: 2 }]);
+  // The kernel was at 20 when the credit was written: it reaches 52, so 12 numbers are to spare.
+  const applied = after(state, { kind: "applied", token: 2, oseq: 20n, lastSendable: 52n, nowMs: 0 }).state;
+  const refill = after(applied, threshold(36n));
+  expect(refill.effects).toEqual([{ kind: "reserve", count: 20, nextUnsent: 37n }]);
+  expect(after(refill.state, granted(65n, 85n)).effects).toEqual([
+    { kind: "extend", newEnd: 85n, creditNumbers: 32n, token: 3 },
+  ]);
+});
+
+test("H3 a block too short to be worth the loss of the running credit waits for the next", () => {
+  const asked = after(held(), threshold(16n)).state;
+  const short = after(asked, granted(33n, 37n));
+  expect(short.effects).toEqual([{ kind: "reserve", count: 28, nextUnsent: 17n }]);
+  expect(after(short.state, granted(37n, 65n)).effects).toEqual([
+    { kind: "extend", newEnd: 65n, creditNumbers: 32n, token: 2 },
+  ]);
+});
+
+test("a block elsewhere replaces the lease and burns its rest", () => {
+  const asked = after(held(), threshold(16n)).state;
+  const { state, effects } = after(asked, granted(100n, 110n, 0, 2));
+  expect(effects).toEqual([
+    { kind: "install", first: 100n, end: 110n, token: 2 },
+    { kind: "burnt", first: 17n, end: 33n, why: "replaced" },
+  ]);
+  // Two holders share half a window: 64 / 2 / 3.
+  expect(after(state, threshold(104n)).effects).toEqual([{ kind: "reserve", count: 10, nextUnsent: 105n }]);
+});
+
+test("H2 late and repeated grants are never installed", () => {
+  const { state } = after(held(), threshold(16n), granted(33n, 65n));
+  expect(after(state, granted(33n, 65n)).effects).toEqual([]);
+  expect(after(state, granted(90n, 95n)).effects).toEqual([{ kind: "burnt", first: 90n, end: 95n, why: "unasked" }]);
+  const asking = after(state, threshold(60n)).state;
+  expect(asking.isAsking).toBe(true);
+  expect(after(asking, granted(33n, 65n)).effects).toEqual([]);
+});
+
+test("H1 a kernel that is beyond its lease loses all credit", () => {
+  const tripped = after(held(), threshold(40n));
+  expect(tripped.effects).toEqual([{ kind: "park" }, { kind: "burnt", first: 1n, end: 33n, why: "tripped" }]);
+  expect(tripped.state.kind).toBe("parked");
+  const applied: HolderEvent = { kind: "applied", token: 1, oseq: 4n, lastSendable: 33n, nowMs: 0 };
+  expect(after(held(), applied).effects[0]).toEqual({ kind: "park" });
+});
+
+test("events from before the lease, and of older leases, are ignored", () => {
+  const asked = after(held(), threshold(16n), granted(100n, 132n)).state;
+  expect(after(asked, threshold(30n)).state).toEqual(asked);
+  expect(after(asked, { kind: "applied", token: 1, oseq: 3n, lastSendable: 500n, nowMs: 0 }).state).toEqual(asked);
+});
+
+test("an expired state is born again with the next lease", () => {
+  const { state, effects } = after(held(), threshold(10n), { kind: "expired", nowMs: 0 });
+  expect(effects).toEqual([{ kind: "reserve", count: 32, nextUnsent: 0n }]);
+  expect(after(state, granted(33n, 65n)).effects).toEqual([{ kind: "reinstall", first: 33n, end: 65n, token: 2 }]);
+  expect(after(initialHolder(W, true), { kind: "expired", nowMs: 0 }).effects).toHaveLength(1);
+});
+
+test("recall: a busy holder refreshes, an idle one asks to park, a parked one says so", () => {
+  const recall = (nowMs: number): HolderEvent => ({ kind: "recall", holders: 2, nowMs });
+  expect(after(held(), threshold(3n, 900), recall(1000)).effects).toEqual([
+    { kind: "reserve", count: 10, nextUnsent: 4n },
+  ]);
+  const idle = after(held(), threshold(3n, 0), recall(1000));
+  expect(idle.effects).toEqual([{ kind: "askPark" }]);
+  const denied = after(idle.state, { kind: "parkDenied", nowMs: 1000 });
+  expect(denied.effects).toEqual([{ kind: "reserve", count: 10, nextUnsent: 4n }]);
+  expect(after(initialHolder(W, true), recall(0)).effects).toEqual([{ kind: "release", nextUnsent: 0n }]);
+});
+
+test("an idle holder that may not park keeps its lease and asks again later; recalled, it asks again sooner", () => {
+  const idle = (nowMs: number): HolderEvent => ({ kind: "tick", oseq: null, nowMs });
+  const denied = after(held(), idle(3000), { kind: "parkDenied", nowMs: 3000 });
+  expect(denied.effects).toEqual([]);
+  expect(after(denied.state, idle(7900)).effects).toEqual([]);
+  expect(after(denied.state, idle(8000)).effects).toEqual([{ kind: "askPark" }]);
+  const recall = (nowMs: number): HolderEvent => ({ kind: "recall", holders: 2, nowMs });
+  expect(after(denied.state, recall(3400)).effects).toMatchObject([{ kind: "reserve" }]);
+  expect(after(denied.state, recall(3600)).effects).toEqual([{ kind: "askPark" }]);
+});
+
+test("H5 parking: credit away first, then the release; a want in between cancels it", () => {
+  const asking = after(held(), { kind: "tick", oseq: null, nowMs: 5000 });
+  expect(asking.effects).toEqual([{ kind: "askPark" }]);
+  const allowed: HolderEvent = { kind: "parkAllowed", nowMs: 5000 };
+  expect(after(asking.state, allowed).effects).toEqual([
+    { kind: "park" },
+    { kind: "burnt", first: 1n, end: 33n, why: "parked" },
+    { kind: "release", nextUnsent: 0n },
+  ]);
+  expect(after(asking.state, want, allowed).effects).toEqual([]);
+  expect(after(asking.state, threshold(5n, 5000), allowed).effects).toEqual([]);
+});
+
+test("a lease that is about to come is not given away: no release overtakes its installation", () => {
+  const asking = after(
+    held(),
+    threshold(3n, 0),
+    { kind: "tick", oseq: null, nowMs: 5000 },
+    { kind: "recall", holders: 1, nowMs: 5000 },
+  );
+  expect(asking.state).toMatchObject({ isParking: true });
+  const both: HolderState = { ...asking.state, isAsking: true };
+  expect(after(both, { kind: "parkAllowed", nowMs: 5000 }).effects).toEqual([]);
+});
+
+test("refusals: a passing one is tried again, a final one ends all asking", () => {
+  const asked = after(initialHolder(W, true), want).state;
+  const passing = after(asked, { kind: "refused", code: "bus.timeout", nowMs: 0 });
+  expect(passing.effects).toEqual([]);
+  expect(after(passing.state, { kind: "tick", oseq: null, nowMs: 50 }).effects).toEqual([]);
+  expect(after(passing.state, { kind: "tick", oseq: null, nowMs: 100 }).effects).toHaveLength(1);
+  const final = after(asked, { kind: "refused", code: "cluster.exhausted", nowMs: 0 });
+  expect(final.effects).toEqual([{ kind: "unready", code: "cluster.exhausted" }]);
+  expect(after(final.state, want).effects).toEqual([{ kind: "unready", code: "cluster.exhausted" }]);
+  expect(after(final.state, { kind: "tick", oseq: null, nowMs: 9999 }).effects).toEqual([]);
+});
+
+test("adopted: a new block is asked for at once and replaces what was found", () => {
+  const found = after(initialHolder(W, true), { kind: "adopted", oseq: 9n, lastSendable: 20n, nowMs: 0 });
+  expect(found.effects).toEqual([{ kind: "reserve", count: 32, nextUnsent: 10n }]);
+  expect(after(found.state, granted(21n, 53n)).effects).toEqual([
+    { kind: "install", first: 21n, end: 53n, token: 1 },
+    { kind: "burnt", first: 10n, end: 21n, why: "replaced" },
+  ]);
+  const empty = after(initialHolder(W, true), { kind: "adopted", oseq: 20n, lastSendable: 20n, nowMs: 0 });
+  expect(empty.effects).toEqual([]);
+  // H2 also over the restart: a grant of the earlier process comes late.
+  expect(after(empty.state, want, granted(15n, 25n)).effects).toEqual([]);
+});
+
+test("lease sizes follow the window and the number of holders", () => {
+  expect([1, 2, 3, 8].map((holders) => leaseSizeNumbers(1024, holders))).toEqual([512, 170, 128, 56]);
+  expect(leaseSizeNumbers(32, 40)).toBe(1);
+  expect(windowCarriesBursts(32, 2)).toBe(false);
+  expect(windowCarriesBursts(128, 3)).toBe(true);
+});

@@ -1,0 +1,360 @@
+import { Counters } from "../../../src/core/counters.ts";
+import { Allocator } from "../../../src/sequence/allocator.ts";
+import {
+  type HolderEffect,
+  type HolderEvent,
+  type HolderState,
+  initialHolder,
+  stepHolder,
+} from "../../../src/sequence/holder.ts";
+import type { Grant } from "../../../src/sequence/number-line.ts";
+import { reorderAllowanceNumbers } from "../../../src/sequence/size.ts";
+import { FakeClock, FakeDisk, FakeStore, settled } from "./fakes.ts";
+
+const SA = "0".repeat(32);
+const DVIPA = "192.0.2.100";
+const WINDOW = 8;
+/** The line ends here in these tests: it starts close to 2^32. */
+const LINE_NUMBERS = 60n;
+const FIRST = (1n << 32n) - LINE_NUMBERS;
+const CEILING_STEP = 4n;
+
+/** A kernel with one outbound state, as `notes` on XFRM measured it: credit counts down, a packet at 0 kills the state. */
+class Kernel {
+  oseq = FIRST - 1n;
+  credit = 0n;
+  isAlive = true;
+
+  /** The number that leaves, or null when nothing does. */
+  send(): bigint | null {
+    if (!this.isAlive) return null;
+    if (this.credit === 0n) {
+      this.isAlive = false;
+      return null;
+    }
+    this.oseq += 1n;
+    this.credit -= 1n;
+    return this.oseq;
+  }
+}
+
+type Message =
+  { readonly kind: "reserve"; readonly count: number; readonly nextUnsent: bigint } | { readonly kind: "release" };
+
+/** A node: agent (may crash), kernel (does not), and a connection whose messages keep their order. */
+class Node {
+  readonly name: string;
+  readonly kernel = new Kernel();
+  state: HolderState | null = initialHolder(WINDOW, true);
+  isConnected = true;
+  toService: Message[] = [];
+  toNode: HolderEvent[] = [];
+  fromKernel: HolderEvent[] = [];
+  /** It may take its kernel for fuller than it is. */
+  hasLostEvents = false;
+  /** The connection's generation: answers to an older one are lost. */
+  generation = 0;
+  readonly owned: [bigint, bigint][] = [];
+  /** Grants that this process of the agent was given: only those can come again, for a connection belongs to one process. */
+  delivered: HolderEvent[] = [];
+
+  constructor(name: string) {
+    this.name = name;
+  }
+}
+
+/** Faults that change what the tests may demand. */
+interface Seen {
+  serviceCrashed: boolean;
+  longCut: boolean;
+  answersMixedUp: boolean;
+}
+
+/** Three nodes, a coupling service and its disk, stepped by hand. Checks the invariants after every step. */
+export class World {
+  readonly clock = new FakeClock();
+  readonly disk = new FakeDisk();
+  readonly nodes = ["t1", "t2", "t3"].map((name) => new Node(name));
+  readonly sent = new Set<bigint>();
+  readonly granted: [bigint, bigint][] = [];
+  readonly seen: Seen = { serviceCrashed: false, longCut: false, answersMixedUp: false };
+  /** The highest number that the peer has received. */
+  #peerHighest = 0n;
+  replayDrops = 0;
+  refusals = 0;
+  store = new FakeStore(this.disk);
+  allocator: Allocator;
+  epoch = 1n;
+
+  private constructor() {
+    this.allocator = this.#newAllocator();
+  }
+
+  static async create(): Promise<World> {
+    const world = new World();
+    world.store.auto = true;
+    world.epoch = await world.allocator.own(DVIPA, "d1");
+    await world.allocator.register({
+      sa: SA,
+      dvipa: DVIPA,
+      epoch: world.epoch,
+      firstNumber: FIRST,
+      windowPackets: WINDOW,
+      esn: false,
+    });
+    world.store.auto = false;
+    return world;
+  }
+
+  node(index: number): Node {
+    const node = this.nodes[index % this.nodes.length];
+    if (node === undefined) throw new Error("no node");
+    return node;
+  }
+
+  /** One packet on `node`. */
+  send(node: Node): void {
+    const wasAlive = node.kernel.isAlive;
+    const number = node.kernel.send();
+    if (number === null) {
+      if (wasAlive) node.fromKernel.push({ kind: "expired", nowMs: this.clock.nowMs() });
+      return;
+    }
+    if (this.sent.has(number)) throw new Error(`A1 ${number} was sent twice, now by ${node.name}`);
+    if (!node.owned.some(([first, end]) => number >= first && number < end)) {
+      throw new Error(`H1 ${number} was sent by ${node.name} outside its grants`);
+    }
+    this.sent.add(number);
+    if (number + BigInt(WINDOW) <= this.#peerHighest) this.replayDrops++;
+    if (number > this.#peerHighest) this.#peerHighest = number;
+    node.fromKernel.push({ kind: "threshold", oseq: number, nowMs: this.clock.nowMs() });
+  }
+
+  feed(node: Node, event: HolderEvent): void {
+    if (node.state === null) return;
+    const { state, effects } = stepHolder(node.state, { ...event, nowMs: this.clock.nowMs() });
+    node.state = state;
+    for (const effect of effects) this.#perform(node, effect);
+  }
+
+  /** The oldest message of `node` reaches the service. */
+  async deliverUp(node: Node): Promise<void> {
+    const message = node.toService.shift();
+    if (message === undefined) return;
+    if (message.kind === "release") this.allocator.release(SA, node.name);
+    else this.#reserve(node, message.count, message.nextUnsent);
+    await settled();
+  }
+
+  deliverDown(node: Node): void {
+    const event = node.toNode.shift();
+    if (event === undefined) return;
+    if (event.kind === "granted") node.delivered.push(event);
+    this.feed(node, event);
+  }
+
+  /** A grant that was delivered before comes once more. */
+  repeat(node: Node, index: number): void {
+    // The bus matches answers to requests; one that comes again while the next is awaited is taken for it. No number repeats (H2),
+    // but the service and the node then differ about what the node holds.
+    if (node.state?.isAsking === true) this.seen.answersMixedUp = true;
+    const event = node.delivered.at(-1 - (index % Math.max(1, node.delivered.length)));
+    if (event !== undefined) this.feed(node, event);
+  }
+
+  /** A sequence event or a reading of the kernel is lost. */
+  loseKernelEvent(node: Node): void {
+    if (node.fromKernel[0]?.kind === "expired") return;
+    node.fromKernel.shift();
+    node.hasLostEvents = true;
+  }
+
+  kernelEvent(node: Node): void {
+    const event = node.fromKernel.shift();
+    if (event !== undefined) this.feed(node, event);
+  }
+
+  cut(node: Node): void {
+    if (!node.isConnected) return;
+    node.isConnected = false;
+    node.generation++;
+    node.toService = [];
+    node.toNode = [];
+    this.allocator.disconnected(node.name);
+    this.#fail(node);
+  }
+
+  connect(node: Node): void {
+    if (node.isConnected || node.state === null) return;
+    node.isConnected = true;
+    this.allocator.connected(node.name);
+  }
+
+  /** The agent dies; the kernel goes on. */
+  crashAgent(node: Node): void {
+    this.cut(node);
+    node.state = null;
+    node.fromKernel = [];
+    node.delivered = [];
+  }
+
+  startAgent(node: Node): void {
+    if (node.state !== null) return;
+    const { oseq, credit, isAlive } = node.kernel;
+    node.state = initialHolder(WINDOW, isAlive);
+    if (isAlive) this.feed(node, { kind: "adopted", oseq, lastSendable: oseq + credit, nowMs: this.clock.nowMs() });
+  }
+
+  async crashService(survivors: number): Promise<void> {
+    this.seen.serviceCrashed = true;
+    this.allocator.close();
+    this.store.crash(survivors);
+    await settled();
+    for (const node of this.nodes) {
+      node.generation++;
+      node.toService = [];
+      node.toNode = [];
+    }
+    this.store = new FakeStore(this.disk);
+    this.allocator = this.#newAllocator();
+    for (const node of this.nodes) {
+      if (!node.isConnected) continue;
+      this.#fail(node);
+      this.allocator.connected(node.name);
+    }
+  }
+
+  async flush(): Promise<void> {
+    this.store.flushOne();
+    await settled();
+  }
+
+  advance(ms: number): void {
+    this.clock.advance(ms);
+    if (this.nodes.some(({ isConnected }) => !isConnected) && ms > 0) this.seen.longCut = true;
+    for (const node of this.nodes) this.feed(node, { kind: "tick", oseq: null, nowMs: 0 });
+  }
+
+  /** What no step may break. */
+  check(): void {
+    const sorted = [...this.granted].sort(([a], [b]) => (a < b ? -1 : 1));
+    for (const [i, [first, end]] of sorted.entries()) {
+      const before = sorted[i - 1];
+      if (before !== undefined && first < before[1]) throw new Error(`A1 [${first}, ${end}) was granted before`);
+      if (end > 1n << 32n) throw new Error("A6 beyond the end of the line");
+    }
+    for (const { name, kernel, state } of this.nodes) {
+      if (kernel.isAlive && state?.kind === "held" && kernel.oseq + kernel.credit >= state.end) {
+        throw new Error(`H1 ${name} may send up to ${kernel.oseq + kernel.credit}, its lease ends at ${state.end}`);
+      }
+    }
+    const { serviceCrashed, longCut, answersMixedUp } = this.seen;
+    if (serviceCrashed || longCut || answersMixedUp) return;
+    if (this.replayDrops > 0) throw new Error("A7 the peer has dropped a packet as too old");
+    this.#checkSpread();
+  }
+
+  /** A7, on what the kernels could really send: no live lease ends a window above another one's next number. */
+  #checkSpread(): void {
+    const reach = BigInt(WINDOW - reorderAllowanceNumbers(WINDOW));
+    const live = this.nodes.filter(({ kernel }) => kernel.isAlive && kernel.credit > 0n);
+    for (const a of live) {
+      for (const b of live) {
+        if (a === b || a.kernel.oseq + a.kernel.credit < b.kernel.oseq + 1n + reach) continue;
+        throw new Error(`A7 ${a.name} may reach ${a.kernel.oseq + a.kernel.credit}, ${b.name} is at ${b.kernel.oseq}`);
+      }
+    }
+  }
+
+  #reserve(node: Node, count: number, nextUnsent: bigint): void {
+    const { generation } = node;
+    this.allocator.reserve({ sa: SA, node: node.name, epoch: this.epoch, count, nextUnsent }, (outcome) => {
+      if (node.generation !== generation) return;
+      if ("refused" in outcome) {
+        this.refusals++;
+        node.toNode.push({ kind: "refused", code: outcome.refused.code, nowMs: 0 });
+        return;
+      }
+      const { first, end, holders } = outcome.grant;
+      node.owned.push([first, end]);
+      node.toNode.push({ kind: "granted", first, end, holders, nowMs: 0 });
+    });
+  }
+
+  #perform(node: Node, effect: HolderEffect): void {
+    const { kernel } = node;
+    switch (effect.kind) {
+      case "reserve":
+        if (node.isConnected) node.toService.push(effect);
+        else this.#fail(node);
+        return;
+      case "release":
+        if (node.isConnected) node.toService.push({ kind: "release" });
+        return;
+      case "install":
+      case "reinstall":
+        // NEWAE on a dead state gives ESRCH; its EXPIRE event is on its way.
+        if (effect.kind === "install" && !kernel.isAlive) return;
+        kernel.isAlive = true;
+        kernel.oseq = effect.first - 1n;
+        kernel.credit = effect.end - effect.first;
+        {
+          this.#applied(node, effect.token);
+          return;
+        }
+      case "extend":
+        if (!kernel.isAlive) return;
+        kernel.credit = effect.creditNumbers;
+        {
+          this.#applied(node, effect.token);
+          return;
+        }
+      case "park":
+        kernel.credit = 0n;
+        return;
+      case "askPark":
+        node.toNode.push({ kind: "parkAllowed", nowMs: 0 });
+        return;
+      case "ready":
+        if (kernel.isAlive && kernel.credit === 0n && node.fromKernel.length === 0 && !node.hasLostEvents) {
+          throw new Error(`${node.name} says ready without credit`);
+        }
+        return;
+      default:
+        return;
+    }
+  }
+
+  #applied(node: Node, token: number): void {
+    const { oseq, credit } = node.kernel;
+    node.fromKernel.push({ kind: "applied", token, oseq, lastSendable: oseq + credit, nowMs: 0 });
+  }
+
+  /** What the bus tells a node whose connection is gone: nobody knows what became of its request. */
+  #fail(node: Node): void {
+    if (node.state?.isAsking === true) node.toNode.push({ kind: "refused", code: "bus.closed", nowMs: 0 });
+  }
+
+  #newAllocator(): Allocator {
+    return new Allocator({
+      store: this.store,
+      clock: this.clock,
+      counters: new Counters(),
+      limits: { ceilingStepNumbers: CEILING_STEP },
+      events: {
+        recall: (name, _sa, _highWater, holders) => {
+          const node = this.nodes.find((other) => other.name === name);
+          if (node?.isConnected === true) node.toNode.push({ kind: "recall", holders, nowMs: 0 });
+        },
+        granted: (_request, grant) => this.#onGrant(grant),
+        rekeySoon: () => {},
+        stopped: () => {},
+      },
+    });
+  }
+
+  #onGrant({ first, end }: Grant): void {
+    if (end > this.disk.ceiling(SA)) throw new Error(`A2 ${end} was granted, ${this.disk.ceiling(SA)} is durable`);
+    this.granted.push([first, end]);
+  }
+}

@@ -1,0 +1,109 @@
+import fc from "fast-check";
+import { beforeEach, describe, expect, it } from "vitest";
+import type { SharedSa } from "../../../src/sa/spec.ts";
+import { RoundRobin } from "../../../src/steer/choose.ts";
+import { ConnectionTable } from "../../../src/steer/connection-table.ts";
+import { decide, InboundSas, type SteeringTables } from "../../../src/steer/verdict.ts";
+import { espPacket, ipv4Packet, sampleSa, tcpSegment, type TcpFlags } from "../sa/esp-builder.ts";
+
+let sa: SharedSa;
+let tables: SteeringTables;
+let targets: string[];
+
+beforeEach(() => {
+  sa = sampleSa({ kind: "aes-gcm-16", keyBits: 128 }, "transport");
+  targets = ["t1", "t2", "t3"];
+  const turn = new RoundRobin();
+  const sas = new InboundSas();
+  sas.add(sa);
+  tables = {
+    sas,
+    connections: new ConnectionTable(),
+    isDistributed: (_dvipa, port) => port === 80,
+    chooseTarget: () => turn.next(targets),
+  };
+});
+
+const segment = (port: number, flags: TcpFlags, destination = 80): Uint8Array =>
+  espPacket(sa, tcpSegment(port, destination, flags), 6);
+
+describe("decide", () => {
+  it("gives new connections to the targets in turn and keeps each where it is", () => {
+    const first = ["t1", "t2", "t3", "t1"];
+    first.forEach((target, i) => {
+      expect(decide(segment(1000 + i, { syn: true }), tables, 0)).toMatchObject({
+        kind: "forward",
+        target,
+        isNew: true,
+      });
+    });
+    first.forEach((target, i) => {
+      expect(decide(segment(1000 + i, { ack: true }), tables, 1)).toMatchObject({
+        kind: "forward",
+        target,
+        isNew: false,
+      });
+    });
+  });
+
+  it("sends a repeated SYN where the first one went", () => {
+    decide(segment(1000, { syn: true }), tables, 0);
+    expect(decide(segment(1000, { syn: true }), tables, 1)).toMatchObject({ target: "t1", isNew: false });
+  });
+
+  it("chooses afresh when a port is used again after the client's FIN", () => {
+    decide(segment(1000, { syn: true }), tables, 0);
+    decide(segment(1000, { fin: true, ack: true }), tables, 1);
+    expect(decide(segment(1000, { ack: true }), tables, 2)).toMatchObject({ target: "t1" });
+    expect(decide(segment(1000, { syn: true }), tables, 3)).toMatchObject({ target: "t2", isNew: true });
+  });
+
+  it("keeps connections of a target that is gone from the choice", () => {
+    decide(segment(1000, { syn: true }), tables, 0);
+    targets = ["t2", "t3"];
+    expect(decide(segment(1000, { ack: true }), tables, 1)).toMatchObject({ target: "t1" });
+    expect(decide(segment(1001, { syn: true }), tables, 1)).toMatchObject({ target: "t2" });
+  });
+
+  it.each([
+    ["a segment of no known connection", "noConnection", () => segment(1000, { ack: true })],
+    ["a SYN+ACK", "noConnection", () => segment(1000, { syn: true, ack: true })],
+    ["a port that is not distributed", "notDistributed", () => segment(1000, { syn: true }, 22)],
+    ["ICMP", "notTcp", () => espPacket(sa, new Uint8Array(64), 1)],
+  ])("leaves %s to the own kernel", (_what, reason, packet) => {
+    expect(decide(packet(), tables, 0)).toMatchObject({ kind: "local", reason });
+  });
+
+  it("drops what belongs to no SA, comes from elsewhere, or is cut short", () => {
+    const stranger = sampleSa(sa.suite, "transport", 0xc0000001);
+    expect(decide(espPacket(stranger, tcpSegment(1, 80, { syn: true }), 6), tables, 0)).toEqual({
+      kind: "drop",
+      reason: "unknownSpi",
+    });
+    const spoofed = espPacket(sa, tcpSegment(1, 80, { syn: true }), 6, { source: "192.0.2.66" });
+    expect(decide(spoofed, tables, 0)).toEqual({ kind: "drop", reason: "wrongSource" });
+    const header = new Uint8Array([0xc0, 0xff, 0xee, 0x01, 0, 0, 0, 1, 0, 0]);
+    expect(decide(ipv4Packet(sa.peer, sa.dvipa, 50, header), tables, 0)).toEqual({ kind: "drop", reason: "tooShort" });
+    expect(tables.connections.size).toBe(0);
+  });
+
+  it("drops a SYN when no target can take it, so that the client tries again", () => {
+    targets = [];
+    expect(decide(segment(1000, { syn: true }), tables, 0)).toEqual({ kind: "drop", reason: "noTarget" });
+    targets = ["t2"];
+    expect(decide(segment(1000, { syn: true }), tables, 0)).toMatchObject({ kind: "forward", target: "t2" });
+  });
+
+  it("forgets an SA that was removed", () => {
+    tables.sas.remove(sa);
+    expect(decide(segment(1000, { syn: true }), tables, 0)).toEqual({ kind: "drop", reason: "unknownSpi" });
+  });
+
+  it("survives noise", () => {
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 120 }), (bytes) => {
+        expect(["drop", "local", "forward"]).toContain(decide(bytes, tables, 0).kind);
+      }),
+    );
+  });
+});

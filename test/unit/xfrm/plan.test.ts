@@ -1,0 +1,306 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { Secret } from "../../../src/core/secret.ts";
+import { tunnelReqid } from "../../../src/net/ids.ts";
+import type { SharedSa } from "../../../src/sa/spec.ts";
+import { NOTHING, plan, type Current, type Step } from "../../../src/xfrm/plan.ts";
+import {
+  isOurPolicy,
+  POLICY_PRIORITY,
+  policyKey,
+  samePolicy,
+  type KernelPolicy,
+  type PolicySpec,
+} from "../../../src/xfrm/policies.ts";
+import { dvipaGuard, joinWanted, outboundId, shadowOf, type Wanted } from "../../../src/xfrm/shadow.ts";
+import { stateKey, type KeyedKernelState, type StateSpec } from "../../../src/xfrm/states.ts";
+import { freshReplay } from "../../../src/xfrm/replay.ts";
+
+const V = "192.0.2.100";
+
+describe("plan", () => {
+  it("reaches what is wanted from whatever there is, touches nothing of others, and then has nothing to do", () => {
+    fc.assert(
+      fc.property(anyWanted(), anyWanted(), anyForeign(), (first, second, foreign) => {
+        for (const wanted of [second, NOTHING]) {
+          const before = perform(foreign, plan(foreign, first).steps);
+          const steps = plan(before, wanted).steps;
+          const after = perform(before, steps);
+          expect(plan(after, wanted).steps).toEqual([]);
+          for (const state of foreign.states) expect(after.states).toContain(state);
+          for (const policy of foreign.policies) expect(after.policies).toContain(policy);
+          const live = new Set(foreign.states.map(({ id }) => stateKey(id)));
+          for (const { id } of wanted.states) {
+            const there = after.states.some((state) => stateKey(state.id) === stateKey(id));
+            expect(there || live.has(stateKey(id))).toBe(true);
+          }
+        }
+      }),
+    );
+  });
+
+  it("never deletes or adds a live key again", () => {
+    fc.assert(
+      fc.property(anyWanted(), anyWanted(), (first, second) => {
+        const before = perform({ states: [], policies: [] }, plan({ states: [], policies: [] }, first).steps);
+        const kept = new Set(
+          first.states.filter((a) => second.states.some((b) => sameStateAndKey(a, b))).map(({ id }) => stateKey(id)),
+        );
+        for (const step of plan(before, second).steps) {
+          if (step.kind === "deleteState") expect(kept.has(stateKey(step.id))).toBe(false);
+          if (step.kind === "addState") expect(kept.has(stateKey(step.state.id))).toBe(false);
+        }
+      }),
+    );
+  });
+
+  it("guards come first and go last: at every moment a DVIPA that keeps its guard has it", () => {
+    fc.assert(
+      fc.property(anyWanted(), anyWanted(), (first, second) => {
+        const empty = { states: [], policies: [] };
+        let current = perform(empty, plan(empty, first).steps);
+        const keys = blocks(first).filter((key) => blocks(second).includes(key));
+        for (const step of plan(current, second).steps) {
+          current = perform(current, [step]);
+          const there = new Set(current.policies.map(policyKey));
+          for (const key of keys) expect(there).toContain(key);
+        }
+      }),
+    );
+  });
+
+  it("order for a new SA: block, states inbound first, then its policies; the reverse on the way out", () => {
+    const wanted = joinWanted(guard(V), shadow(sa(1, 7)));
+    const steps = plan({ states: [], policies: [] }, wanted).steps;
+    const label = (step: Step): string =>
+      "policy" in step ? `${step.kind} ${step.policy.template === null ? "guard" : "sa"}` : step.kind;
+    const distinct = (labels: readonly string[]): string[] => labels.filter((text, i) => text !== labels[i - 1]);
+    expect(distinct(steps.map(label))).toEqual(["addPolicy guard", "addState", "addPolicy sa"]);
+    const added = steps.flatMap((step) => (step.kind === "addState" ? [step.state.allowance.kind] : []));
+    expect(added).toEqual(["unlimited", "parked"]);
+    const full = perform({ states: [], policies: [] }, steps);
+    const away = plan(full, NOTHING).steps.map(label);
+    expect(distinct(away)).toEqual(["deletePolicy sa", "deleteState", "deletePolicy guard"]);
+  });
+
+  it("an SA policy with the selector of a block takes its place in one step, and gives it back", () => {
+    const all = { startAddress: "0.0.0.0", endAddress: "255.255.255.255", protocol: 0, startPort: 0, endPort: 65535 };
+    const wide: SharedSa = { ...sa(1, 7), mode: "tunnel", remoteSelectors: [all] };
+    const both = joinWanted(guard(V), shadow(wide));
+    const guarded = perform({ states: [], policies: [] }, plan({ states: [], policies: [] }, guard(V)).steps);
+    const steps = plan(guarded, both).steps;
+    expect(steps.filter(({ kind }) => kind === "updatePolicy")).toHaveLength(2);
+    const back = plan(perform(guarded, steps), guard(V)).steps;
+    expect(back.map(({ kind }) => kind)).toEqual(["updatePolicy", "updatePolicy", "deleteState", "deleteState"]);
+  });
+
+  it("a reused SPI with another key replaces the old SA; a live key under another reqid is a conflict", () => {
+    const old = perform({ states: [], policies: [] }, plan({ states: [], policies: [] }, shadow(sa(1, 7))).steps);
+    const reused = plan(old, shadow(sa(1, 8))).steps.map(({ kind }) => kind);
+    expect(reused).toEqual(["deleteState", "addState", "deleteState", "addState"]);
+    const moved = plan(old, shadow({ ...sa(1, 7), reqid: tunnelReqid(9) }));
+    expect(moved.conflicts.map(({ why }) => why)).toEqual(Array(2).fill(expect.stringContaining("another reqid")));
+    expect(moved.steps.every(({ kind }) => kind.endsWith("Policy"))).toBe(true);
+  });
+
+  it("larval states of ours are removed by their own step", () => {
+    const [outbound] = perform(
+      { states: [], policies: [] },
+      plan({ states: [], policies: [] }, shadow(sa(1, 7))).steps,
+    ).states;
+    if (outbound === undefined) throw new Error("no state");
+    const larval = { ...outbound, id: { ...outbound.id, spi: 0 }, keyed: null };
+    expect(plan({ states: [larval], policies: [] }, NOTHING).steps.map(({ kind }) => kind)).toEqual(["deleteLarval"]);
+  });
+});
+
+describe("shadow", () => {
+  it("holds the outbound state back until told", () => {
+    const { states, policies } = shadowOf(sa(1, 7), { outbound: null });
+    expect(states.map(({ id }) => id.destination)).toEqual([V]);
+    expect(policies.map(({ direction }) => direction).sort()).toEqual(["in", "out"]);
+  });
+
+  it("a tunnel has a fwd policy only where inner packets are routed on", () => {
+    const behind = { startAddress: "10.1.0.0", endAddress: "10.1.255.255", protocol: 0, startPort: 0, endPort: 65535 };
+    const directions = (one: SharedSa): string[] => shadow(one).policies.map(({ direction }) => direction);
+    expect(directions({ ...sa(1, 7), mode: "tunnel" })).toEqual(["out", "in"]);
+    expect(directions({ ...sa(1, 7), mode: "tunnel", localSelectors: [behind] })).toEqual(["out", "in", "fwd"]);
+  });
+
+  it("every policy is recognised as ours, narrower ones first, blocks last", () => {
+    const { policies } = joinWanted(guard(V), shadow(sa(1, 7)));
+    for (const policy of policies) expect(isOurPolicy({ ...policy, index: 1, isForeign: false })).toBe(true);
+    const wide = shadow({ ...sa(1, 7), remoteSelectors: [{ ...hosts("198.51.100.0"), endAddress: "198.51.100.255" }] });
+    const narrow = shadow({ ...sa(1, 7), remoteSelectors: [hosts("198.51.100.1")] });
+    expect(narrow.policies[0]?.priority).toBeLessThan(wide.policies[0]?.priority ?? 0);
+    expect(Math.max(...wide.policies.map(({ priority }) => priority))).toBeLessThan(POLICY_PRIORITY.block);
+  });
+
+  it("exempts forwarded ESP and IKE at the distributor only", () => {
+    const allowed = (role: "distributor" | "target"): string[] =>
+      dvipaGuard(V, role)
+        .filter(({ action }) => action === "allow")
+        .map(policyKey);
+    expect(allowed("target")).toEqual([]);
+    expect(allowed("distributor")).toEqual([
+      "out 192.0.2.100/32 port 500 → 0.0.0.0/0 proto 17",
+      "in 0.0.0.0/0 → 192.0.2.100/32 port 500 proto 17",
+      "out 192.0.2.100/32 port 4500 → 0.0.0.0/0 proto 17",
+      "in 0.0.0.0/0 → 192.0.2.100/32 port 4500 proto 17",
+      "fwd 0.0.0.0/0 → 192.0.2.100/32 proto 50",
+      "fwd 192.0.2.100/32 → 0.0.0.0/0 proto 50",
+      "fwd 0.0.0.0/0 → 192.0.2.100/32 proto 51",
+      "fwd 192.0.2.100/32 → 0.0.0.0/0 proto 51",
+    ]);
+    expect(dvipaGuard("2001:DB8:0::100", "distributor").map(policyKey)).toContain(
+      "out 2001:db8::100/128 port 135 → ::/0 proto 58",
+    );
+  });
+
+  it("outbound states run on leases, inbound ones have a window", () => {
+    const one = sa(1, 7);
+    const states = shadow({ ...one, esn: true }).states;
+    expect(states.map(({ replayWindowPackets, allowance }) => [replayWindowPackets, allowance.kind])).toEqual([
+      [1024, "unlimited"],
+      [32, "parked"],
+    ]);
+    expect(states[1]?.id).toEqual(outboundId(one));
+  });
+});
+
+/** SA number n, with keys made from `key`. */
+function sa(n: number, key: number): SharedSa {
+  const half = (spi: number): SharedSa["inbound"] => ({
+    spi,
+    encryptionKey: new Secret(new Uint8Array(20).fill(key)),
+    integrityKey: null,
+  });
+  const peer = `198.51.100.${n}`;
+  return {
+    id: `${n}`,
+    dvipa: V,
+    peer,
+    peerName: `client ${n}`,
+    mode: "transport",
+    suite: { kind: "aes-gcm-16", keyBits: 128 },
+    reqid: tunnelReqid(n),
+    inbound: half(0x1000 + n),
+    outbound: half(0x2000 + n),
+    localSelectors: [hosts(V)],
+    remoteSelectors: [hosts(peer)],
+    peerWindowPackets: 32,
+    esn: false,
+  };
+}
+
+function hosts(address: string): SharedSa["localSelectors"][number] {
+  return { startAddress: address, endAddress: address, protocol: 0, startPort: 0, endPort: 65535 };
+}
+
+function shadow(one: SharedSa): Wanted {
+  return shadowOf(one, { outbound: { allowance: { kind: "parked" }, eventThresholdPackets: 8 } });
+}
+
+function guard(dvipa: string): Wanted {
+  return { states: [], policies: dvipaGuard(dvipa, "distributor") };
+}
+
+/** Tiny numbers, so that SPIs, keys and DVIPAs meet often. */
+function anyWanted(): fc.Arbitrary<Wanted> {
+  const one = fc.tuple(fc.integer({ min: 1, max: 4 }), fc.integer({ min: 1, max: 2 }), fc.boolean(), fc.boolean());
+  const sas = fc.uniqueArray(one, { selector: ([n]) => n, maxLength: 4 });
+  return fc.tuple(sas, fc.boolean()).map(([list, isGuarded]) => {
+    const shadows = list.map(([n, key, isTunnel, isHeld]) => {
+      const known: SharedSa = { ...sa(n, key), mode: isTunnel ? "tunnel" : "transport" };
+      return isHeld ? shadowOf(known, { outbound: null }) : shadow(known);
+    });
+    return joinWanted(...(isGuarded ? [guard(V)] : []), ...shadows);
+  });
+}
+
+/** Somebody else's states and policies, some with names that we want. */
+function anyForeign(): fc.Arbitrary<Current> {
+  const state = fc.integer({ min: 1, max: 6 }).map((n): KeyedKernelState => {
+    const { states } = perform(
+      { states: [], policies: [] },
+      plan({ states: [], policies: [] }, shadow(sa(n, 9))).steps,
+    );
+    const [inbound] = states;
+    if (inbound === undefined) throw new Error("no state");
+    return { ...inbound, reqid: 7 };
+  });
+  const policy = fc.integer({ min: 1, max: 6 }).map((n): KernelPolicy => {
+    const [first] = shadow(sa(n, 9)).policies;
+    if (first === undefined) throw new Error("no policy");
+    return { ...first, priority: 1000, index: n, isForeign: false };
+  });
+  return fc.record({
+    states: fc.uniqueArray(state, { selector: ({ id }) => stateKey(id), maxLength: 3 }),
+    policies: fc.uniqueArray(policy, { selector: policyKey, maxLength: 3 }),
+  });
+}
+
+/** A kernel of a few lines: refuses what the real one refuses. */
+function perform(current: Current, steps: readonly Step[]): Current {
+  const states = new Map(current.states.map((state) => [stateKey(state.id), state]));
+  const policies = new Map(current.policies.map((policy) => [policyKey(policy), policy]));
+  for (const step of steps) {
+    switch (step.kind) {
+      case "addState":
+        expect(states.has(stateKey(step.state.id)), "EEXIST").toBe(false);
+        states.set(stateKey(step.state.id), kernelState(step.state));
+        break;
+      case "deleteState":
+        expect(states.delete(stateKey(step.id)), "ESRCH").toBe(true);
+        break;
+      case "deleteLarval":
+        states.delete(stateKey(step.state.id));
+        break;
+      case "addPolicy":
+        expect(policies.has(policyKey(step.policy)), "EEXIST").toBe(false);
+        policies.set(policyKey(step.policy), kernelPolicy(step.policy));
+        break;
+      case "updatePolicy":
+        policies.set(policyKey(step.policy), kernelPolicy(step.policy));
+        break;
+      case "deletePolicy":
+        expect(policies.delete(policyKey(step.policy)), "ENOENT").toBe(true);
+        break;
+    }
+  }
+  return { states: [...states.values()], policies: [...policies.values()] };
+}
+
+function kernelState(spec: StateSpec): KeyedKernelState {
+  const { id, source, mode, reqid, esn, suite, encryptionKey, integrityKey, replayWindowPackets } = spec;
+  return {
+    id,
+    source,
+    mode,
+    reqid,
+    esn,
+    keyed: { suite, encryptionKey, integrityKey },
+    replay: freshReplay(esn, replayWindowPackets, 0n),
+    bytes: 0n,
+    packets: 0n,
+    hardPacketLimit: 0n,
+    addTimeSeconds: 0n,
+    useTimeSeconds: 0n,
+    lastUsedSeconds: null,
+    drops: { replayWindow: 0, replay: 0, integrity: 0 },
+  };
+}
+
+function kernelPolicy(policy: PolicySpec): KernelPolicy {
+  expect(samePolicy(policy, policy)).toBe(true);
+  return { ...policy, index: 1, isForeign: false };
+}
+
+function sameStateAndKey(a: StateSpec, b: StateSpec): boolean {
+  return stateKey(a.id) === stateKey(b.id) && a.encryptionKey.equals(b.encryptionKey);
+}
+
+function blocks({ policies }: Wanted): string[] {
+  return policies.filter(({ action }) => action === "block").map(policyKey);
+}
