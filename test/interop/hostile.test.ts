@@ -38,6 +38,17 @@ async function countsOneMore(name: string, action: () => Promise<void>): Promise
   await until(`d1 counts ${name}`, COUNT_LIMIT_MS, async () => (await counter(name)) > before);
 }
 
+/** Counted by a timer, whatever comes in. */
+const TIMER_COUNTERS = new Set(["ike.dpdSent", "ike.requestRetransmitted", "ike.halfOpenExpired", "ike.peerDead"]);
+
+/**
+ * Whether a counter is about a received message. What the client sends to the DVIPA goes through its own ESP policy; the
+ * one message that is larger than the MTU then comes in fragments of ESP, and steering drops those.
+ */
+function speaksOfMessage(counter: string): boolean {
+  return counter === "steer.drop.fragment" || (counter.startsWith("ike.") && !TIMER_COUNTERS.has(counter));
+}
+
 async function stillServes(): Promise<void> {
   expect(await ping(lab(), 3)).toEqual({ sent: 3, received: 3 });
   expect(await requestName(lab())).toMatchObject({ ok: true, node: "t1" });
@@ -50,8 +61,8 @@ describe("IKE", () => {
   ])("drops and counts every kind of broken message from %s", async (_, node) => {
     const total = async (): Promise<number> => {
       const { counters } = await lab().distributor.status();
-      const ike = Object.entries(counters).filter(([name]) => name.startsWith("ike."));
-      return ike.reduce((sum, [, value]) => sum + value, 0);
+      const counted = Object.entries(counters).filter(([name]) => speaksOfMessage(name));
+      return counted.reduce((sum, [, value]) => sum + value, 0);
     };
     for (const [index, datagrams] of hostileIke().entries()) {
       const before = await total();
