@@ -11,6 +11,9 @@ export const CLUSTER_NAME = "lab";
 export interface ClusterSettings {
   /** The client's anti-replay window as the cluster knows it, packets. */
   readonly peerWindowPackets: number;
+  /** The cluster's own, packets. */
+  readonly inboundWindowPackets: number;
+  readonly esn: "prefer" | "allow" | "never";
 }
 
 /**
@@ -38,6 +41,8 @@ export async function writeClusterFiles(
     psk: { file: "psk" },
     modes: ["transport", "tunnel"],
     replayWindow: settings.peerWindowPackets,
+    inboundReplayWindow: settings.inboundWindowPackets,
+    esn: settings.esn,
   };
   const files = {
     "cluster.yaml": { cluster: CLUSTER_NAME, bus, dvipas: [dvipa], peers: [peer] },

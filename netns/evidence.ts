@@ -1,4 +1,4 @@
-import { readPcap, type PcapFrame } from "./pcap.ts";
+import { readPcap, type PcapFrame } from "../src/sa/pcap.ts";
 
 const ETHERNET_HEADER_BYTES = 14;
 const ETHERTYPE_IPV4 = 0x0800;
@@ -31,6 +31,8 @@ export interface WireEvidence {
   readonly espFromDvipaByMac: ReadonlyMap<string, number>;
   /** The same by SPI: each rekeyed SA has its own. */
   readonly espFromDvipaBySpi: ReadonlyMap<number, number>;
+  /** Numbers below the highest one of each SA, summed, that never came: not sent, or lost before the client's link. */
+  readonly numbersSkipped: number;
 }
 
 /** A sequence number that was sent twice. */
@@ -96,6 +98,7 @@ export class WireExaminer {
       cleartextSamples: this.#samples,
       espFromDvipaByMac: this.#byMac,
       espFromDvipaBySpi: this.#bySpi,
+      numbersSkipped: [...this.#seen.values()].reduce((sum, { highest, size }) => sum + highest - size, 0),
     };
   }
 
@@ -140,6 +143,9 @@ export class WireExaminer {
 
 /** A set of 32-bit numbers, one bit each, in pages. */
 class SequenceSet {
+  /** The largest number, and how many there are. */
+  highest = 0;
+  size = 0;
   readonly #pages = new Map<number, Uint8Array>();
 
   /** False when the number was there already. */
@@ -151,7 +157,10 @@ class SequenceSet {
     const mask = 1 << (value & 7);
     const before = bits[index] ?? 0;
     bits[index] = before | mask;
-    return (before & mask) === 0;
+    if ((before & mask) !== 0) return false;
+    this.size += 1;
+    this.highest = Math.max(this.highest, value);
+    return true;
   }
 }
 

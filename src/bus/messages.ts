@@ -68,7 +68,20 @@ export const REQUESTS = {
       firstNumber: u64,
       windowPackets: u32.min(1).max(65_536),
       esn: z.boolean(),
+      /** The cipher makes its IV from the number: the nonce budget ends the line. */
+      counterNonce: z.boolean(),
+      /** SPI and destination of the SA's packets: without them the ledger cannot be held against captures. */
+      spi: u32.min(256).optional(),
+      peer: ipAddress.optional(),
     }),
+    response: empty,
+  },
+  /**
+   * Before a kernel state of the SA's outbound key may send: how many the sender's process has made that may, this one included.
+   * `cluster.exhausted`: the nonce budget has no room for it.
+   */
+  countInstances: {
+    request: z.strictObject({ sa: saId, epoch: u64, count: u32.min(1) }),
     response: empty,
   },
   /** Ends an SA's number line for good. Owner only. */
@@ -89,7 +102,10 @@ export const REQUESTS = {
       rekeySoon: z.boolean(),
     }),
   },
-  /** The sender's kernel can send nothing on this SA any more; what it had left is burnt. */
+  /**
+   * The sender's kernel can send nothing on this SA any more; what it had left is burnt. `nextUnsent` is 0, or lies above numbers
+   * that the kernel may have used without a lease: the SA is spoilt.
+   */
   release: { request: z.strictObject({ sa: saId, epoch: u64, nextUnsent: u64 }), response: empty },
 
   // target → distributor
@@ -144,6 +160,7 @@ export type NoticeBody<T extends NoticeType> = z.output<(typeof NOTICES)[T]>;
 /** Request types whose handler may take long without holding up the messages behind it. */
 export const CONCURRENT_REQUESTS: ReadonlySet<RequestType> = new Set<RequestType>([
   "reserve",
+  "countInstances",
   "leaseWant",
   "leaseIdle",
 ]);

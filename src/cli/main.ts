@@ -2,6 +2,7 @@ import yargs from "yargs";
 import { hideBin } from "yargs/helpers";
 import { EsplexError, isError, messageOf } from "../core/errors.ts";
 import { couplingCommand } from "./coupling.ts";
+import { ledgerCommand } from "./ledger.ts";
 import { nodeCommand } from "./node.ts";
 import { pkiCommand } from "./pki.ts";
 import { statusCommand } from "./status.ts";
@@ -21,6 +22,7 @@ await yargs(hideBin(process.argv))
   .scriptName("esplex")
   .usage("$0 COMMAND\n\nOne virtual IP with IPsec in front of many Linux hosts.")
   .command(couplingCommand)
+  .command(ledgerCommand)
   .command(nodeCommand)
   .command(pkiCommand)
   .command(statusCommand)

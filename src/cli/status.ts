@@ -64,6 +64,12 @@ function describeNode(status: NodeStatus): string {
         sa.lease.first === null ? "-" : `[${sa.lease.first}, ${sa.lease.end ?? "?"}) next ${sa.lease.next ?? "?"}`,
       ]),
     ),
+    ...status.sas
+      .filter(({ lease }) => !lease.windowRule.kept)
+      .map(
+        ({ peerName, spiOut, lease }) =>
+          `window rule not kept for ${peerName} (${spiOut}): ${lease.windowRule.advice}\n`,
+      ),
     formatTable(
       "connections",
       ["client", "DVIPA", "target", "state"],

@@ -7,8 +7,10 @@ import { isSubnet } from "./subnet.ts";
 const DEFAULT_BUS_PORT = 7701;
 /** What a peer's anti-replay window is taken for when the file does not say (strongSwan's default). */
 const DEFAULT_REPLAY_WINDOW_PACKETS = 32;
+/** Our own window when the file does not say: what distribution reorders fits many times. Our choice. */
+const DEFAULT_INBOUND_WINDOW_PACKETS = 1024;
 const MIN_WINDOW_PACKETS = 32;
-/** The largest window of a Linux peer. */
+/** The largest window of a Linux peer, and ours: `XFRMA_REPLAY_ESN_MAX`, include/uapi/linux/xfrm.h. */
 const MAX_WINDOW_PACKETS = 4096;
 
 // The `error` of each schema is the text behind "allowed:" in the message.
@@ -46,9 +48,17 @@ const identity = z.string(IDENTITY).regex(/^[!-~]{1,255}$/, IDENTITY);
 const TARGETS = "ALL, or a list of 1 to 256 node names";
 const PORTS = "ALL, or a list of 1 to 1024 TCP ports";
 const WINDOW = `a power of two from ${MIN_WINDOW_PACKETS} to ${MAX_WINDOW_PACKETS} (packets)`;
+const ESN = "prefer, allow or never";
 const MODES = "a list of transport and tunnel, at least one";
 const FILE = "a path, relative to the cluster file";
 const PEER_NAME = "a name of 1 to 64 characters of A-Z, a-z, 0-9, ., _ and -";
+
+const window = (defaultPackets: number) =>
+  z
+    .number(WINDOW)
+    .int(WINDOW)
+    .refine((n) => n >= MIN_WINDOW_PACKETS && n <= MAX_WINDOW_PACKETS && (n & (n - 1)) === 0, WINDOW)
+    .default(defaultPackets);
 
 /** A section of the file: unknown keys are refused, and the message lists the known ones. */
 function section<S extends z.ZodRawShape>(shape: S) {
@@ -87,11 +97,9 @@ export const peerSection = section({
     .max(2, MODES)
     .default(["transport", "tunnel"]),
   remoteSubnets: z.array(subnet, `a list of ${SUBNET}`).max(64, "at most 64 subnets").default([]),
-  replayWindow: z
-    .number(WINDOW)
-    .int(WINDOW)
-    .refine((n) => n >= MIN_WINDOW_PACKETS && n <= MAX_WINDOW_PACKETS && (n & (n - 1)) === 0, WINDOW)
-    .default(DEFAULT_REPLAY_WINDOW_PACKETS),
+  replayWindow: window(DEFAULT_REPLAY_WINDOW_PACKETS),
+  inboundReplayWindow: window(DEFAULT_INBOUND_WINDOW_PACKETS),
+  esn: z.enum(["prefer", "allow", "never"], ESN).default("allow"),
 });
 
 const MAX_DVIPAS = 256;

@@ -4,6 +4,12 @@ import type { IkeSuite } from "./suite.ts";
 
 export type ChildMode = "transport" | "tunnel";
 
+/**
+ * Whether a Child SA has extended sequence numbers (RFC 4303 §2.2.1): `allow` takes what the peer lists first, `prefer`
+ * takes them from every proposal that has them, `never` refuses a proposal that has nothing else.
+ */
+export type EsnPolicy = "prefer" | "allow" | "never";
+
 /** A peer of the cluster file that may negotiate with our DVIPAs. */
 export interface IkePeerConfig {
   readonly name: string;
@@ -19,9 +25,12 @@ export interface IkePeerConfig {
   readonly remoteSubnets: readonly string[];
   /** The peer's anti-replay window. */
   readonly replayWindowPackets: number;
+  /** Ours towards this peer, on every node. */
+  readonly inboundWindowPackets: number;
   /** Null: everything that esplex supports. */
   readonly ikeSuites: readonly IkeSuite[] | null;
   readonly espSuites: readonly EspSuite[] | null;
+  readonly esn: EsnPolicy;
 }
 
 /** What the core needs from the outside: everything that is random or belongs to the cluster. */

@@ -2,6 +2,7 @@ import { DH_GROUPS } from "../crypto/dh.ts";
 import type { HmacName } from "../crypto/prf.ts";
 import { EsplexError } from "../core/errors.ts";
 import { suiteName, type EspSuite } from "../sa/suite.ts";
+import type { EsnPolicy } from "./environment.ts";
 import { ikeSuiteName, type IkeSuite } from "./suite.ts";
 import { DH_NONE, ENCRYPTION, ESN, INTEGRITY, PRF, PROTOCOL, TRANSFORM } from "./wire/constants.ts";
 import { keyBitsOf, transform, type Proposal, type SaPayload, type Transform } from "./wire/security-association.ts";
@@ -17,9 +18,18 @@ export interface ChosenEsp {
   readonly suite: EspSuite;
   /** Group for PFS, null without. */
   readonly group: number | null;
+  /** Extended sequence numbers. */
+  readonly esn: boolean;
   /** The peer's inbound SPI. */
   readonly spi: number;
   readonly answer: Omit<Proposal, "spi">;
+}
+
+/** What a peer may have for a Child SA. */
+export interface EspPolicy {
+  /** Null: everything that esplex supports. */
+  readonly espSuites: readonly EspSuite[] | null;
+  readonly esn: EsnPolicy;
 }
 
 /** What the peer sent as KE payload: `null` when it sent none. */
@@ -71,7 +81,7 @@ export function chooseIke(
 }
 
 /**
- * Chooses an ESP suite without extended sequence numbers, in the peer's order. `pfs` says whether groups may be negotiated at
+ * Chooses an ESP suite and the length of its numbers, in the peer's order. `pfs` says whether groups may be negotiated at
  * all (never in IKE_AUTH, RFC 7296 §1.2). Throws `peer.noProposalChosen`, or `peer.invalidKePayload` with `details.group`
  * when the KE payload is of another group than the acceptable one.
  */
@@ -79,20 +89,20 @@ export function chooseEsp(
   payload: SaPayload,
   keGroup: KeGroup,
   pfs: boolean,
-  allowed: readonly EspSuite[] | null,
+  { espSuites: allowed, esn: esnPolicy }: EspPolicy,
 ): ChosenEsp {
   for (const offered of payload.proposals) {
     const spi = espSpi(offered);
     if (spi === null || !offered.transforms.every(({ type }) => KNOWN_ESP_TYPES.includes(type))) continue;
-    const esn = offered.transforms.find(({ type, id }) => type === TRANSFORM.ESN && id === ESN.NO);
+    const numbers = chooseNumbers(offered, esnPolicy);
     const group = chooseEspGroup(offered, keGroup, pfs);
-    if (esn === undefined || group === undefined) continue;
+    if (numbers === undefined || group === undefined) continue;
     for (const cipher of cipherOptions(offered)) {
       if (allowed !== null && !allowed.some((other) => suiteName(other) === suiteName(cipher.value))) continue;
       checkKeGroup(group.value, keGroup);
-      const transforms = [...cipher.transforms, ...group.transforms, esn];
+      const transforms = [...cipher.transforms, ...group.transforms, numbers.transform];
       const answer = { number: offered.number, protocol: PROTOCOL.ESP, transforms };
-      return { suite: cipher.value, group: group.value, spi, answer };
+      return { suite: cipher.value, group: group.value, esn: numbers.value, spi, answer };
     }
   }
   throw new EsplexError("peer.noProposalChosen", "no ESP proposal is acceptable", {
@@ -130,6 +140,19 @@ function chooseEspGroup(
   if (none !== undefined && (first === undefined || first.value !== keGroup))
     return { value: null, transforms: [none] };
   return first === undefined ? undefined : { value: first.value, transforms: [first.transform] };
+}
+
+/**
+ * 32-bit or extended numbers (RFC 7296 §3.3.2). Every ESP proposal must say which it takes (§3.3.3): one without a
+ * transform of this type offers neither. Within a proposal the first listed wins, but that `prefer` takes extended ones.
+ */
+function chooseNumbers(offered: Proposal, policy: EsnPolicy): Option<boolean> | undefined {
+  const options = offered.transforms
+    .filter(({ type, attributes }) => type === TRANSFORM.ESN && attributes.length === 0)
+    .filter(({ id }) => id === ESN.NO || (id === ESN.YES && policy !== "never"))
+    .map((found) => ({ value: found.id === ESN.YES, transform: found }));
+  const extended = options.find(({ value }) => value);
+  return policy === "prefer" ? (extended ?? options[0]) : options[0];
 }
 
 function groupOptions(offered: Proposal): Option<number>[] {
@@ -201,10 +224,17 @@ export function ikeTransforms(suite: IkeSuite): Transform[] {
   ];
 }
 
-/** The transforms that offer exactly this suite, without extended sequence numbers; `group` null means no PFS. */
-export function espTransforms(suite: EspSuite, group: number | null): Transform[] {
+/**
+ * The transforms that offer exactly this suite; `group` null means no PFS, `numbers` are ids of transform type 5 (`ESN`), the
+ * preferred one first.
+ */
+export function espTransforms(
+  suite: EspSuite,
+  group: number | null,
+  numbers: readonly number[] = [ESN.NO],
+): Transform[] {
   const dh = group === null ? [] : [transform(TRANSFORM.DH, group)];
-  return [...cipherTransforms(suite), ...dh, transform(TRANSFORM.ESN, ESN.NO)];
+  return [...cipherTransforms(suite), ...dh, ...numbers.map((id) => transform(TRANSFORM.ESN, id))];
 }
 
 function cipherTransforms(cipher: EspSuite): Transform[] {

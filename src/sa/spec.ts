@@ -55,6 +55,8 @@ export interface SharedSa {
   readonly remoteSelectors: readonly TrafficSelector[];
   /** The peer's anti-replay window in packets (configured per peer, design.md "Window rule"). */
   readonly peerWindowPackets: number;
+  /** Our own anti-replay window in packets, of the inbound state on every node. */
+  readonly inboundWindowPackets: number;
   /** Extended sequence numbers (RFC 4303 §2.2.1). */
   readonly esn: boolean;
 }

@@ -15,6 +15,8 @@ export interface Entry {
   /** The ceiling that the store was last told, durable or not yet. */
   toldCeiling: bigint;
   isRaising: boolean;
+  /** The last write of kernel instances. */
+  counted: Promise<void>;
   /** Restored from the store: its holders may not be known. */
   readonly isRestored: boolean;
   rekeyTold: boolean;
@@ -28,6 +30,7 @@ export function entryOf(line: NumberLine, isRestored: boolean, fencedAtMs: numbe
     waiting: new Map(),
     toldCeiling: line.ceiling,
     isRaising: false,
+    counted: Promise.resolve(),
     isRestored,
     rekeyTold: false,
     fencedAtMs,
@@ -36,5 +39,7 @@ export function entryOf(line: NumberLine, isRestored: boolean, fencedAtMs: numbe
 
 /** True when two registrations speak of the same numbers; the epoch may differ. */
 export function sameLine(a: Registration, b: Registration): boolean {
-  return a.dvipa === b.dvipa && a.windowPackets === b.windowPackets && a.esn === b.esn;
+  return (
+    a.dvipa === b.dvipa && a.windowPackets === b.windowPackets && a.esn === b.esn && a.counterNonce === b.counterNonce
+  );
 }

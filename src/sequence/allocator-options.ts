@@ -2,7 +2,7 @@ import type { Clock } from "../core/clock.ts";
 import type { Counters } from "../core/counters.ts";
 import type { EsplexError } from "../core/errors.ts";
 import type { CeilingStore } from "./ceiling-store.ts";
-import type { Grant } from "./number-line.ts";
+import type { Grant, Registration } from "./number-line.ts";
 import type { ReserveRequest } from "./reservation.ts";
 
 /** Tunables; the defaults are our choice. */
@@ -30,12 +30,22 @@ export const DEFAULT_ALLOCATOR_LIMITS: AllocatorLimits = {
   maxSas: 65_536,
 };
 
+/** What happens to a number line beside its grants; in order with them, and before anything is granted on it. */
+export type LineChange =
+  | { readonly kind: "opened"; readonly registration: Registration; readonly ceiling: bigint }
+  /** Carried into the epoch of `registration`. */
+  | { readonly kind: "carried"; readonly registration: Registration }
+  | { readonly kind: "raised"; readonly sa: string; readonly ceiling: bigint }
+  | { readonly kind: "retired"; readonly sa: string };
+
 /** What the allocator tells others; all calls happen inside its own methods or timers. */
 export interface AllocatorEvents {
   /** `node` lags behind. */
   recall(node: string, sa: string, highWater: bigint, holders: number): void;
   /** Every grant passes here before it is answered: the seam of the ledger. */
   granted(request: ReserveRequest, grant: Grant): void;
+  /** The other half of that seam; may be left out by who keeps no ledger. */
+  changed?(change: LineChange): void;
   /** Once per SA: its numbers come to their end, or it is spoilt. */
   rekeySoon(sa: string, dvipa: string): void;
   /** Granting has ended for good (A4). */

@@ -12,6 +12,8 @@
  *    after a new one.
  * A8 A node that claims numbers which it was never granted spoils the SA: some number may have been sent twice already,
  *    so nothing more is granted and the owner is asked to rekey.
+ * A9 Nonce budget (`nonce-budget.ts`): `next` never passes the end that the counted kernel instances of the key leave. An instance
+ *    is counted, durably, before it may send; one that the spent numbers leave no room for is refused, and a rekey asked for.
  *
  * A holder whose connection is gone stops counting for A7 after a grace time. That is safe for A1: its numbers stay spent. It
  * costs, at most, packets that it sends late from its old lease and that the peer drops as too old.
@@ -29,8 +31,10 @@ import {
 } from "./allocator-options.ts";
 import type { CeilingStore } from "./ceiling-store.ts";
 import { Epochs } from "./epochs.ts";
+import { NO_INSTANCES } from "./instance-counts.ts";
 import { type Grant, NumberLine, type Registration, type Room } from "./number-line.ts";
 import {
+  type InstanceReport,
   type ReserveOutcome,
   type ReserveRequest,
   exhausted,
@@ -71,10 +75,11 @@ export class Allocator {
     const { sequences, epochs, retired } = options.store.initial();
     this.#epochs = new Epochs(epochs);
     this.#retired = new Set(retired);
-    for (const { ceiling, ...registration } of sequences) {
+    for (const { ceiling, instances, ...registration } of sequences) {
       const isFenced = registration.epoch !== this.#epochs.current(registration.dvipa);
       const fencedAtMs = isFenced ? this.#clock.nowMs() : null;
-      this.#entries.set(registration.sa, entryOf(new NumberLine(registration, ceiling, ceiling), true, fencedAtMs));
+      const line = new NumberLine(registration, ceiling, ceiling, instances);
+      this.#entries.set(registration.sa, entryOf(line, true, fencedAtMs));
     }
     this.#scheduleFenceSweep();
   }
@@ -126,13 +131,16 @@ export class Allocator {
     if (known === undefined) return this.#open(registration);
     const { line } = known;
     if (!sameLine(line.registration, registration)) {
-      throw new EsplexError("cluster.notServing", "this SA is registered with another DVIPA, window or ESN", { sa });
+      throw new EsplexError("cluster.notServing", "this SA is registered with another DVIPA, window, ESN or cipher", {
+        sa,
+      });
     }
     if (firstNumber > line.ceiling) line.isSpoilt = true;
     if (line.registration.epoch === epoch) return;
-    await this.#durable(this.#store.put({ ...registration, ceiling: known.toldCeiling }, known.toldCeiling));
+    await this.#put(known, registration);
     line.registration = registration;
     known.fencedAtMs = null;
+    this.#events.changed?.({ kind: "carried", registration });
   }
 
   /** Ends an SA's number line for good; unknown ones are fine. */
@@ -143,6 +151,7 @@ export class Allocator {
     this.#entries.delete(sa);
     this.#held.delete(entry);
     this.#retired.add(sa);
+    this.#events.changed?.({ kind: "retired", sa });
     this.#refuseWaiting(entry, unknownSa(sa));
     await this.#durable(this.#store.retire(sa));
   }
@@ -171,11 +180,42 @@ export class Allocator {
     if (entry.waiting.size > 0) this.#serve(entry);
   }
 
-  /** A node's kernel can send nothing on the SA any more. */
-  release(sa: string, node: string): void {
+  /**
+   * Counts the kernel states of a key that may send (A9). Resolves when the count is durable: only then may the new one send.
+   * Rejects with `cluster.exhausted` when the numbers spent so far leave no room for it, and as `reserve` does.
+   */
+  async countInstances(report: InstanceReport): Promise<void> {
+    const entry = this.#entries.get(report.sa);
+    const refused = this.#refusal(entry, report);
+    if (entry === undefined || refused !== null) throw refused ?? unknownSa(report.sa);
+    const { line } = entry;
+    const growth = line.instances.growth(report);
+    if (line.isSpoilt || !line.carries(growth)) {
+      this.#counters.add("allocator.instancesRefused");
+      this.#tellRekey(entry);
+      throw exhausted(line);
+    }
+    if (growth > 0) {
+      line.instances.keep(report);
+      entry.counted = this.#put(entry, line.registration);
+      if (line.rekeySoon) this.#tellRekey(entry);
+    }
+    // Also of a report that came before: its write may still be under way.
+    await entry.counted;
+  }
+
+  /**
+   * A node's kernel can send nothing on the SA any more. `nextUnsent` is 0, or lies above numbers that the kernel may have used
+   * without a lease: then the SA is spoilt (A8).
+   */
+  release(sa: string, node: string, nextUnsent = 0n): void {
     const entry = this.#entries.get(sa);
     if (entry === undefined) return;
     entry.line.heard(node, 0n);
+    if (nextUnsent !== 0n) {
+      entry.line.isSpoilt = true;
+      this.#tellRekey(entry);
+    }
     this.#serve(entry);
   }
 
@@ -183,7 +223,7 @@ export class Allocator {
   connected(node: string): void {
     this.#goneAtMs.set(node, null);
     for (const [sa, { line, isRestored }] of this.#entries) {
-      if (isRestored) this.#events.recall(node, sa, line.next, line.holderCount(null, this.#isLive));
+      if (isRestored) this.#events.recall(node, sa, line.next, line.holderCount(null, this.isLive));
     }
   }
 
@@ -201,12 +241,13 @@ export class Allocator {
     return [...this.#entries.values()].map((entry) => entry.line);
   }
 
-  readonly #isLive = (node: string): boolean => {
+  /** False for a node whose connection is gone for longer than the grace time: its leases no longer bind others. */
+  readonly isLive = (node: string): boolean => {
     const goneAtMs = this.#goneAtMs.get(node);
     return goneAtMs == null || this.#clock.nowMs() - goneAtMs < this.#limits.graceMs;
   };
 
-  #refusal(entry: Entry | undefined, { sa, epoch }: ReserveRequest): EsplexError | null {
+  #refusal(entry: Entry | undefined, { sa, epoch }: Pick<ReserveRequest, "sa" | "epoch">): EsplexError | null {
     if (this.#failure !== null) return this.#failure;
     if (entry === undefined) return unknownSa(sa);
     const { registration } = entry.line;
@@ -218,7 +259,7 @@ export class Allocator {
   /** The outcome as far as it is certain now; null when the request has to wait. */
   #tryGrant(entry: Entry, request: ReserveRequest): ReserveOutcome | null {
     const { line } = entry;
-    const room = line.room(request.node, this.#isLive);
+    const room = line.room(request.node, this.isLive);
     if (line.isSpoilt || room.line === 0n) {
       this.#tellRekey(entry);
       return { refused: exhausted(line) };
@@ -238,7 +279,7 @@ export class Allocator {
 
   #grant(entry: Entry, request: ReserveRequest, count: bigint, room: Room): Grant {
     const { line } = entry;
-    const grant = line.take(request.node, count, this.#isLive);
+    const grant = line.take(request.node, count, this.isLive);
     this.#events.granted(request, grant);
     if (room.durable - count < this.#limits.ceilingStepNumbers / 2n) this.#raise(entry, 0n);
     this.#recall(entry, null, 0n);
@@ -270,7 +311,7 @@ export class Allocator {
     const { line } = entry;
     for (const node of line.laggards(waiting, wanted, this.#clock.nowMs(), this.#limits.recallRepeatMs)) {
       this.#counters.add("allocator.recalls");
-      this.#events.recall(node, line.registration.sa, line.next, line.holderCount(null, this.#isLive));
+      this.#events.recall(node, line.registration.sa, line.next, line.holderCount(null, this.isLive));
     }
   }
 
@@ -294,6 +335,9 @@ export class Allocator {
       () => {
         entry.isRaising = false;
         line.ceiling = to;
+        if (this.#entries.get(line.registration.sa) === entry) {
+          this.#events.changed?.({ kind: "raised", sa: line.registration.sa, ceiling: to });
+        }
         this.#serve(entry);
       },
       () => {
@@ -314,10 +358,17 @@ export class Allocator {
     this.#entries.set(sa, entry);
     const ceiling = min(line.end, firstNumber + this.#limits.ceilingStepNumbers);
     entry.toldCeiling = ceiling;
-    await this.#durable(this.#store.put({ ...registration, ceiling }, null));
+    await this.#durable(this.#store.put({ ...registration, ceiling, instances: NO_INSTANCES }, null));
     entry.isRaising = false;
     line.ceiling = ceiling;
+    if (this.#entries.get(sa) !== entry) return;
+    this.#events.changed?.({ kind: "opened", registration, ceiling });
     this.#serve(entry);
+  }
+
+  /** Writes a known line anew: under another epoch, or with more instances. */
+  #put({ line, toldCeiling: ceiling }: Entry, registration: Registration): Promise<void> {
+    return this.#durable(this.#store.put({ ...registration, ceiling, instances: line.instances.stored() }, ceiling));
   }
 
   /** Waits for a write; a failed one ends all granting (A4). */

@@ -1,3 +1,5 @@
+import type { StoredInstances } from "./instance-counts.ts";
+
 /** One SA's number line as it survives a crash. */
 export interface StoredSequence {
   /** Id of the `SharedSa`. */
@@ -8,6 +10,12 @@ export interface StoredSequence {
   readonly firstNumber: bigint;
   readonly windowPackets: number;
   readonly esn: boolean;
+  readonly counterNonce: boolean;
+  /** As in `Registration`. */
+  readonly spi?: number | undefined;
+  readonly peer?: string | undefined;
+  /** Kernel states of the key that may send. */
+  readonly instances: StoredInstances;
   /** No number at or above this one was ever granted. */
   readonly ceiling: bigint;
 }
@@ -37,7 +45,7 @@ export const RETIRED_KEPT = 16_384;
 export interface CeilingStore {
   /** What was durable when the store was opened. */
   initial(): StoredState;
-  /** Adds a sequence (`from` null) or changes epoch and ceiling of a known one (`from` its ceiling). */
+  /** Adds a sequence (`from` null) or changes epoch, ceiling and instances of a known one (`from` its ceiling). */
   put(sequence: StoredSequence, from: bigint | null): Promise<void>;
   raise(sa: string, from: bigint, to: bigint): Promise<void>;
   retire(sa: string): Promise<void>;

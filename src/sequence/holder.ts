@@ -10,7 +10,8 @@
  *
  * Invariants; tests cite their numbers.
  * H1 The kernel may send only numbers of the lease: `oseq + credit < end`, where credit is what it may still send.
- *    A report that breaks this (GSO with offload modules, a foreign hand on the state) takes all credit away at once.
+ *    A report that breaks this (GSO with offload modules, a foreign hand on the state) takes all credit away at once, and spoils
+ *    the SA: a number of somebody else's may have been used.
  * H2 A lease is installed only when all its numbers lie above every number that this holder ever held (`mark`): a late or
  *    repeated grant is burnt.
  * H3 A contiguous block is added by credit alone, and never more credit than lies above the last number that the kernel could
@@ -60,6 +61,8 @@ export type HolderEvent =
   | { readonly kind: "recall"; readonly holders: number; readonly nowMs: number }
   /** The kernel state is gone: it died at its limit, or ESRCH says so. */
   | { readonly kind: "expired"; readonly nowMs: number }
+  /** The tripwire has deleted the kernel's state: it may have used numbers up to `lastUsable`, its own or not. */
+  | { readonly kind: "tripped"; readonly lastUsable: bigint; readonly nowMs: number }
   /** A few times a second; `oseq` when it was read anyway. */
   | { readonly kind: "tick"; readonly oseq: bigint | null; readonly nowMs: number }
   /** First event of a holder whose process found a kernel state alive: GETAE showed this. */
@@ -82,7 +85,7 @@ export type HolderEffect =
   | { readonly kind: "reinstall"; readonly first: bigint; readonly end: bigint; readonly token: number }
   /** NEWAE: credit 0. */
   | { readonly kind: "park" }
-  /** Tell the coupling service that the kernel can send nothing. */
+  /** Tell the coupling service that the kernel can send nothing. Not 0: it may have used the numbers below without a lease. */
   | { readonly kind: "release"; readonly nextUnsent: bigint }
   /** Ask the distributor; the answer is `parkAllowed` or `parkDenied` (also when it cannot be reached). */
   | { readonly kind: "askPark" }
@@ -170,7 +173,7 @@ export function stepHolder(state: HolderState, event: HolderEvent): HolderStep {
     case "want":
       return wanted(state);
     case "threshold":
-      if (state.kind === "held" && event.oseq >= state.end) return tripped(state);
+      if (state.kind === "held" && event.oseq >= state.end) return tripped(state, event.oseq);
       return refilled(progressed(state, event.oseq, event.nowMs));
     case "applied":
       return applied(state, event);
@@ -182,6 +185,8 @@ export function stepHolder(state: HolderState, event: HolderEvent): HolderStep {
       return recalled({ ...state, holders: Math.max(1, event.holders) }, event.nowMs);
     case "expired":
       return expired(state);
+    case "tripped":
+      return deleted(state, event.lastUsable);
     case "tick":
       return ticked(event.oseq === null ? state : progressed(state, event.oseq, event.nowMs), event.nowMs);
     case "adopted":
@@ -211,7 +216,7 @@ function progressed(state: HolderState, oseq: bigint, nowMs: number): HolderStat
 
 function applied(state: HolderState, event: HolderEvent & { kind: "applied" }): HolderStep {
   if (state.kind !== "held" || event.token !== state.token) return { state, effects: [] };
-  if (event.lastSendable >= state.end) return tripped(state);
+  if (event.lastSendable >= state.end) return tripped(state, event.lastSendable);
   const exact = { ...state, reachLow: event.lastSendable, reachHigh: event.lastSendable };
   return refilled(progressed(exact, event.oseq, event.nowMs));
 }
@@ -265,11 +270,20 @@ function rest(state: HolderState, why: BurnReason): HolderEffect[] {
 }
 
 /** The kernel is beyond its lease, or could get there (H1): nothing more may leave on it. */
-function tripped(state: Held): HolderStep {
+function tripped(state: Held, lastUsable: bigint): HolderStep {
   return {
-    state: { ...common(state), kind: "parked", isAlive: true },
-    effects: [{ kind: "park" }, ...rest(state, "tripped")],
+    state: { ...common(state), kind: "parked", isAlive: true, mark: lastUsable + 1n },
+    effects: [{ kind: "park" }, ...rest(state, "tripped"), { kind: "release", nextUnsent: lastUsable + 1n }],
   };
+}
+
+/** The tripwire has deleted the state. Numbers beyond all that was ever held here are told: nobody may trust the SA then. */
+function deleted(state: HolderState, lastUsable: bigint): HolderStep {
+  const isBeyond = lastUsable >= state.mark;
+  const mark = isBeyond ? lastUsable + 1n : state.mark;
+  const claim: HolderEffect[] = isBeyond ? [{ kind: "release", nextUnsent: mark }] : [];
+  const next = asked({ ...common(state), kind: "parked", isAlive: false, mark });
+  return { state: next.state, effects: [...rest(state, "tripped"), ...claim, ...next.effects] };
 }
 
 function withReady(before: HolderState, state: Held, effects: readonly HolderEffect[]): HolderStep {

@@ -1,3 +1,5 @@
+import { InstanceCounts, NO_INSTANCES, type StoredInstances } from "./instance-counts.ts";
+import { nonceBudgetEnd } from "./nonce-budget.ts";
 import { longestRangeNumbers, recallLagNumbers, reorderAllowanceNumbers } from "./size.ts";
 
 /** Sequence numbers are 32 bits, or 64 with ESN (RFC 4303 §2.2): the first number that does not exist. */
@@ -25,6 +27,11 @@ export interface Registration {
   readonly firstNumber: bigint;
   readonly windowPackets: number;
   readonly esn: boolean;
+  /** The cipher makes its IV from the number: the nonce budget ends the line (`nonce-budget.ts`). */
+  readonly counterNonce: boolean;
+  /** SPI and destination of its packets, for the ledger: absent when the owner did not say. */
+  readonly spi?: number | undefined;
+  readonly peer?: string | undefined;
 }
 
 /** `[first, end)` belongs to the asking node alone. */
@@ -44,7 +51,7 @@ export interface Room {
   readonly window: bigint;
   /** Numbers left that are durable. */
   readonly durable: bigint;
-  /** Numbers left on the line; 0 is the end of the SA. */
+  /** Numbers left on the line, by number space and nonce budget; 0 is the end of the SA. */
   readonly line: bigint;
   /** Numbers until the node's own live range is as long as one may be. */
   readonly own: bigint;
@@ -60,18 +67,32 @@ export class NumberLine {
   next: bigint;
   /** Durable: `next` never passes it. */
   ceiling: bigint;
+  /** Kernel states of the key that may send. */
+  readonly instances: InstanceCounts;
   /** True when a node claimed numbers that it was never granted: nothing may be granted on this line any more. */
   isSpoilt = false;
   readonly #holdings = new Map<string, Holding>();
 
-  constructor(registration: Registration, next: bigint, ceiling: bigint) {
+  constructor(registration: Registration, next: bigint, ceiling: bigint, instances: StoredInstances = NO_INSTANCES) {
     this.registration = registration;
     this.next = next;
     this.ceiling = ceiling;
+    this.instances = new InstanceCounts(instances);
   }
 
+  /** The first number that is never granted: where numbers end (RFC 4303 §2.2), or earlier, at the nonce budget. */
   get end(): bigint {
-    return this.registration.esn ? END_64 : END_32;
+    return this.#endWith(this.instances.total);
+  }
+
+  /** Null for a cipher without a budget. */
+  get budgetEnd(): bigint | null {
+    return this.registration.counterNonce ? nonceBudgetEnd(this.instances.total) : null;
+  }
+
+  /** False when the numbers that are spent already would break the budget of that many more kernel instances (A9). */
+  carries(moreInstances: number): boolean {
+    return this.next <= this.#endWith(this.instances.total + moreInstances);
   }
 
   get rekeySoon(): boolean {
@@ -106,7 +127,7 @@ export class NumberLine {
     const longest = BigInt(longestRangeNumbers(windowPackets));
     const contiguous = own?.end === this.next;
     return {
-      line: this.end - this.next,
+      line: this.end > this.next ? this.end - this.next : 0n,
       durable: this.ceiling - this.next,
       window: bound === null ? this.end - this.next : bound + reach - this.next,
       own: contiguous ? own.low + longest - this.next : longest,
@@ -160,6 +181,13 @@ export class NumberLine {
   /** For status: who holds what. */
   holdings(): { node: string; low: bigint; end: bigint | null }[] {
     return [...this.#holdings].map(([node, { low, end }]) => ({ node, low, end }));
+  }
+
+  #endWith(kernelInstances: number): bigint {
+    const { esn, counterNonce } = this.registration;
+    const natural = esn ? END_64 : END_32;
+    const budget = counterNonce ? nonceBudgetEnd(kernelInstances) : natural;
+    return budget < natural ? budget : natural;
   }
 
   #lowestOther(node: string, isLive: (node: string) => boolean): bigint | null {

@@ -10,6 +10,16 @@ export interface ReserveRequest {
   readonly nextUnsent: bigint;
 }
 
+/** How many kernel states of an SA's outbound key a node's process has made that may send, the next one included. */
+export interface InstanceReport {
+  readonly sa: string;
+  readonly node: string;
+  /** New with every start of the node's process. */
+  readonly incarnation: string;
+  readonly epoch: bigint;
+  readonly count: number;
+}
+
 export type ReserveOutcome = { readonly grant: Grant } | { readonly refused: EsplexError };
 
 /** The asker's epoch, or that of the SA, is not the DVIPA's current one. */
@@ -29,6 +39,7 @@ export function windowHeld(why: string): EsplexError {
 
 /** Only a new SA helps. */
 export function exhausted(line: NumberLine): EsplexError {
-  const why = line.isSpoilt ? "a node claimed numbers that it was never granted" : "its numbers are used up";
+  const used = line.budgetEnd === line.end ? "the nonce budget of its key is used up" : "its numbers are used up";
+  const why = line.isSpoilt ? "a node claimed numbers that it was never granted" : used;
   return new EsplexError("cluster.exhausted", `the SA must be rekeyed: ${why}`, { sa: line.registration.sa });
 }

@@ -19,6 +19,32 @@ export function leaseSizeNumbers(windowPackets: number, holders: number): number
   return Math.max(MIN_LEASE_NUMBERS, holders <= 1 ? half : Math.floor(half / (holders + 1)));
 }
 
+/** Whether the peer's window carries the nodes that send on an SA, for status and log. */
+export interface WindowRule {
+  readonly windowPackets: number;
+  /** Nodes that hold a lease now, at least 1. */
+  readonly holders: number;
+  readonly leaseNumbers: number;
+  /** False: a lease that the window rule allows does not hold a burst, so senders stop and refill all the time. */
+  readonly kept: boolean;
+  /** What to do when it is not kept, in words; empty when it is. */
+  readonly advice: string;
+}
+
+/** Applies the window rule to the nodes that hold a lease now; none counts as one. */
+export function windowRule(windowPackets: number, holders: number): WindowRule {
+  const count = Math.max(1, holders);
+  const leaseNumbers = leaseSizeNumbers(windowPackets, count);
+  const kept = windowCarriesBursts(windowPackets, count);
+  const enough = 2 * BURST_NUMBERS * (count + 1);
+  const advice = kept
+    ? ""
+    : `the peer's anti-replay window of ${windowPackets} leaves ${count} senders ${leaseNumbers} numbers each, a TCP burst is ` +
+      `${BURST_NUMBERS}: set at least ${enough} at the peer, and the same as its \`replayWindow\` in the cluster file, or give the ` +
+      "DVIPA fewer targets";
+  return { windowPackets, holders: count, leaseNumbers, kept, advice };
+}
+
 /** False where the peer's window is too small for `holders` senders that burst: the node says so in its log and status. */
 export function windowCarriesBursts(windowPackets: number, holders: number): boolean {
   return leaseSizeNumbers(windowPackets, holders) >= BURST_NUMBERS;

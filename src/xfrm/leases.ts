@@ -8,9 +8,12 @@
  *  2. `install` never takes a number that the state could have sent before: `first` > its last sendable number.
  *  3. `extend(end)` never lets the last sendable number pass end − 1, whatever is sent meanwhile.
  *  4. A write that does not show in the read that follows it deletes the state: fail closed.
- * They need every packet to count once: no `esp4_offload`/`esp6_offload` (see `probe.ts`).
+ *  5. Tripwire: at every read, o + H − p is where our last write or read left it, that is, the numbers used since then equal the
+ *     packets counted. Else the state is deleted.
+ * They need every packet to count once: no `esp4_offload`/`esp6_offload` (see `probe.ts`), where a GSO packet counts once
+ * and uses many numbers; and nobody else who writes to these states.
  */
-import { EsplexError } from "../core/errors.ts";
+import { EsplexError, isError } from "../core/errors.ts";
 import { u32, type ValueOf } from "../core/struct.ts";
 import { isErrno } from "../net/kernel-error.ts";
 import { Attributes, MessageBuilder, NLM_F_REPLACE, numberBytes, type NetlinkRequest } from "../net/netlink-message.ts";
@@ -65,19 +68,29 @@ interface RawReading extends LeaseReading {
 export class Leases {
   readonly #xfrm: NetlinkSocket;
   readonly #tails = new Map<string, Promise<unknown>>();
+  /** `lastSendable` as our last write or read left it, by state (invariant 5). */
+  readonly #expected = new Map<string, bigint>();
 
   constructor(xfrm: NetlinkSocket) {
     this.#xfrm = xfrm;
   }
 
-  /** Null when the state is gone. */
+  /** Null when the state is gone. Throws `kernel.offload` (see `lastUsableOf`) when the tripwire has deleted it. */
   async read(id: StateId): Promise<LeaseReading | null> {
-    try {
-      return publicPart(await this.#read(id));
-    } catch (error) {
-      if (isErrno(error, "ESRCH")) return null;
-      throw error;
-    }
+    return this.#inOrder(id, async () => {
+      try {
+        return publicPart(await this.#look(id));
+      } catch (error) {
+        if (!isErrno(error, "ESRCH")) throw error;
+        this.forget(id);
+        return null;
+      }
+    });
+  }
+
+  /** The state is gone for good, or is about to be made anew: what is read next is not compared with what was. */
+  forget(id: StateId): void {
+    this.#expected.delete(stateKey(id));
   }
 
   /**
@@ -88,7 +101,7 @@ export class Leases {
     const { id } = state;
     checkLease(range, state.esn);
     return this.#inOrder(id, async () => {
-      const before = await this.#read(id);
+      const before = await this.#look(id);
       if (range.first <= before.lastSendable) throw overlap(id, range, before);
       const builder = this.#aevent(id)
         .attribute(...encodeReplay({ ...before.replay, oseq: range.first - 1n }))
@@ -116,7 +129,7 @@ export class Leases {
   async extend(state: LeasedState, end: bigint): Promise<ExtensionResult> {
     const { id } = state;
     return this.#inOrder(id, async () => {
-      const before = await this.#read(id);
+      const before = await this.#look(id);
       const credit = end - 1n - before.lastSendable;
       if (credit <= before.leftNumbers) return { ...publicPart(before), pendingNumbers: credit > 0n ? credit : 0n };
       checkLease({ first: before.lastSendable + 1n, end }, state.esn);
@@ -131,10 +144,10 @@ export class Leases {
   /** Takes away what the state may still send. The next packet kills it: park only what is not in use. */
   async park(id: StateId): Promise<LeaseReading> {
     return this.#inOrder(id, async () => {
-      const before = await this.#read(id);
+      const before = await this.#look(id);
       const builder = this.#aevent(id).attribute(XFRMA_LTIME_VAL, lifetimeWithLeft(before, 0n));
       const after = await this.#write(id, builder, "park");
-      if (after.leftNumbers !== 0n) await this.#failClosed(id, before, after, null);
+      if (after.leftNumbers !== 0n || after.oseq > before.lastSendable) await this.#failClosed(id, before, after, null);
       return publicPart(after);
     });
   }
@@ -154,24 +167,44 @@ export class Leases {
     return this.#xfrm.get(this.#readRequest(id), (message) => decodeReading(message.body));
   }
 
+  /** A reading that has passed the tripwire (invariant 5). */
+  async #look(id: StateId): Promise<RawReading> {
+    const reading = await this.#read(id);
+    const expected = this.#expected.get(stateKey(id));
+    if (expected !== undefined && reading.lastSendable !== expected) {
+      await this.#failClosed(id, { lastSendable: expected }, publicPart(reading), null);
+    }
+    this.#expected.set(stateKey(id), reading.lastSendable);
+    return reading;
+  }
+
   /** Write and read travel in one datagram: packets may go out in between, other writers cannot come in between. */
   async #write(id: StateId, builder: MessageBuilder, verb: string): Promise<RawReading> {
     const write = builder.request(XFRM_MSG_NEWAE, NLM_F_REPLACE, `${verb} of ${describe(id)}`);
-    return this.#xfrm.requestThenGet(write, this.#readRequest(id), (message) => decodeReading(message.body));
+    const after = await this.#xfrm.requestThenGet(write, this.#readRequest(id), ({ body }) => decodeReading(body));
+    this.#expected.set(stateKey(id), after.lastSendable);
+    return after;
   }
 
   #readRequest(id: StateId): NetlinkRequest {
     return this.#aevent(id, XFRM_AE_RTHR).request(XFRM_MSG_GETAE, 0, `read numbers of ${describe(id)}`);
   }
 
-  /** Invariant 4. The numbers of both readings and of the range count as burnt. */
-  async #failClosed(id: StateId, before: RawReading, after: RawReading, range: SequenceRange | null): Promise<never> {
+  /** Invariants 4 and 5. The numbers of both readings and of the range count as burnt. */
+  async #failClosed(
+    id: StateId,
+    before: Pick<LeaseReading, "lastSendable">,
+    after: LeaseReading,
+    range: SequenceRange | null,
+  ): Promise<never> {
+    this.forget(id);
     try {
       await deleteState(this.#xfrm, id);
     } catch (error) {
       if (!isErrno(error, "ESRCH")) throw error;
     }
-    const facts = { range, before: publicPart(before), after: publicPart(after), deleted: true };
+    const lastUsable = before.lastSendable > after.lastSendable ? before.lastSendable : after.lastSendable;
+    const facts = { range, lastUsable, expected: before.lastSendable, oseq: after.oseq, found: after.lastSendable };
     throw new EsplexError("kernel.offload", `${describe(id)} does not count one number per packet: deleted`, facts);
   }
 
@@ -189,6 +222,12 @@ export class Leases {
       if (this.#tails.get(key) === tail) this.#tails.delete(key);
     }
   }
+}
+
+/** The highest number that a state which the tripwire deleted may have used; null for any other error. */
+export function lastUsableOf(error: unknown): bigint | null {
+  const lastUsable = isError(error, "kernel.offload") ? error.details["lastUsable"] : null;
+  return typeof lastUsable === "bigint" ? lastUsable : null;
 }
 
 /** What is left under the packet limit; nothing when the limit is passed. */

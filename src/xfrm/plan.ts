@@ -41,6 +41,8 @@ export interface Plan {
 export interface PlanOptions {
   /** Leave what nobody wants (yet): for a restarted daemon that has not heard everybody who may want something. */
   readonly keepUnwanted?: boolean;
+  /** Names (`stateKey`) of wanted states that are kept but never added: making one is a new kernel instance of its key. */
+  readonly neverAdd?: ReadonlySet<string>;
 }
 
 /** Wanting this removes everything of ours: for SIGTERM. */
@@ -50,8 +52,8 @@ export const NOTHING: Wanted = { states: [], policies: [] };
  * A state with the wanted name and keys is adopted as it is, whatever it has sent: adding a live key a second time
  * would give it a second salt, and its lease would start again (RFC 6054, nonce reuse).
  */
-export function plan(current: Current, wanted: Wanted, { keepUnwanted = false }: PlanOptions = {}): Plan {
-  const states = planStates(current.states, wanted.states);
+export function plan(current: Current, wanted: Wanted, { keepUnwanted = false, neverAdd }: PlanOptions = {}): Plan {
+  const states = planStates(current.states, wanted.states, neverAdd ?? new Set());
   const policies = planPolicies(current.policies, wanted.policies);
   if (keepUnwanted) {
     states.remove = [];
@@ -107,22 +109,25 @@ function highestPrecedence(policies: readonly PolicySpec[]): Map<string, PolicyS
 function planStates(
   current: readonly KeyedKernelState[],
   wanted: readonly StateSpec[],
+  neverAdd: ReadonlySet<string>,
 ): { add: Step[]; remove: Step[]; conflicts: Conflict[] } {
   const currentByKey = new Map(current.map((state) => [stateKey(state.id), state]));
   const wantedKeys = new Set(wanted.map((state) => stateKey(state.id)));
   invariant(wantedKeys.size === wanted.length, "two wanted states have the same name");
   const add: Step[] = [];
   const conflicts: Conflict[] = [];
+  const mayAdd = ({ id }: StateSpec): boolean => !neverAdd.has(stateKey(id));
   for (const state of inboundFirst(wanted)) {
     const there = currentByKey.get(stateKey(state.id));
     const obstacle = there === undefined ? null : obstacleTo(there, state);
     if (obstacle !== null) {
       conflicts.push({ what: `state ${stateKey(state.id)}`, why: obstacle });
     } else if (there === undefined) {
-      add.push({ kind: "addState", state });
+      if (mayAdd(state)) add.push({ kind: "addState", state });
     } else if (!hasSameKeys(there, state)) {
       // Another SA that got the same SPI: it is over.
-      add.push({ kind: "deleteState", id: there.id }, { kind: "addState", state });
+      add.push({ kind: "deleteState", id: there.id });
+      if (mayAdd(state)) add.push({ kind: "addState", state });
     }
   }
   const remove = current

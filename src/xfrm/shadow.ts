@@ -3,7 +3,7 @@
  *
  * | what | where | why |
  * |---|---|---|
- * | inbound state | every node | its own replay window; the distributor decrypts what it does not forward |
+ * | inbound state | every node | its own replay window; the distributor decrypts what it does not forward (ESN: see below) |
  * | outbound state | when told | born parked or with a lease: it never sends without one |
  * | policies in, out | every node | what is not protected by this SA does not pass |
  * | policy fwd | tunnel mode with local selectors beyond the DVIPA | inner packets that are routed on |
@@ -11,6 +11,14 @@
  * | allow fwd ESP, AH to and from the DVIPA | distributor | still-encrypted packets on their way to a target (measured: without it XfrmInTmplMismatch), and back where it is the target's router |
  * | allow UDP 500, 4500 in, out | distributor | IKE |
  * | allow neighbour discovery in, out | distributor, IPv6 | RFC 4861 messages from and to the DVIPA |
+ *
+ * ESN and many receivers: the high 32 bits do not travel, each kernel infers them from the highest number T that it has
+ * itself authenticated (RFC 4303 appendix A2.2), and every node sees only its share. With window W it is right for
+ * [T - W + 1, T - W + 2^32]; a new state has T = 0. So a node that authenticates nothing of an SA while the peer sends
+ * 2^32 - W numbers, or that gets the SA after that many, fails each later ICV (`XfrmInStateProtoError`, never a wrong
+ * packet let in) until the peer rekeys: a peer that uses ESN must rekey within 2^32 packets (docs/cluster-file.md). The
+ * numbers that a distributor peeks cannot help: they are not authenticated, a forged one would make its target deaf. What
+ * other nodes authenticated could; nodes do not tell each other.
  */
 import { ipFromBytes, ipToBytes } from "../core/ip.ts";
 import { addressBits, AF_INET6, anyAddress, familyOf } from "../net/inet-address.ts";
@@ -30,8 +38,6 @@ export interface Wanted {
 }
 
 export interface ShadowOptions {
-  /** Ours, not the peer's; 1…4096. */
-  readonly inboundWindowPackets?: number;
   /** Null: not yet. `unlimited` is not possible: a shared SA sends on leases only. */
   readonly outbound: null | {
     readonly allowance: Exclude<Allowance, { kind: "unlimited" }>;
@@ -40,8 +46,6 @@ export interface ShadowOptions {
   };
 }
 
-/** Default replay window of inbound states, in packets: what distribution reorders fits many times. Our choice. */
-const INBOUND_WINDOW_PACKETS = 1024;
 /** ESN needs a window on some kernels, even on a state that only sends; the smallest there is. */
 const OUTBOUND_ESN_WINDOW_PACKETS = 32;
 const IKE_PORTS = [500, 4500] as const;
@@ -58,8 +62,8 @@ export function outboundId({ peer, outbound }: SharedSa): StateId {
 }
 
 /** States and policies of one SA. Throws `wire.unsupported` when its selectors cannot be expressed. */
-export function shadowOf(sa: SharedSa, { inboundWindowPackets, outbound }: ShadowOptions): Wanted {
-  const states = [inboundState(sa, inboundWindowPackets ?? INBOUND_WINDOW_PACKETS)];
+export function shadowOf(sa: SharedSa, { outbound }: ShadowOptions): Wanted {
+  const states = [inboundState(sa)];
   if (outbound !== null) states.push(outboundState(sa, outbound.allowance, outbound.eventThresholdPackets));
   return { states, policies: saPolicies(sa) };
 }
@@ -102,7 +106,7 @@ function exemptions(dvipa: string, outgoing: PolicySelector): PolicySpec[] {
   return [...ike, ...ciphertext, ...discovery];
 }
 
-function inboundState(sa: SharedSa, replayWindowPackets: number): StateSpec {
+function inboundState(sa: SharedSa): StateSpec {
   const { encryptionKey, integrityKey } = sa.inbound;
   return {
     id: inboundId(sa),
@@ -110,7 +114,7 @@ function inboundState(sa: SharedSa, replayWindowPackets: number): StateSpec {
     ...common(sa),
     encryptionKey,
     integrityKey,
-    replayWindowPackets,
+    replayWindowPackets: sa.inboundWindowPackets,
     allowance: { kind: "unlimited" },
     eventThresholdPackets: 0,
   };

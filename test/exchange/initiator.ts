@@ -11,7 +11,7 @@ import { natDetectionNotifies } from "../../src/ike/nat.ts";
 import { chooseEsp, espTransforms, ikeTransforms } from "../../src/ike/proposal.ts";
 import { hostSelector, selectorPayload } from "../../src/ike/selectors.ts";
 import type { IkeSuite } from "../../src/ike/suite.ts";
-import { AUTH_METHOD, EXCHANGE, NOTIFY, PROTOCOL } from "../../src/ike/wire/constants.ts";
+import { AUTH_METHOD, ESN, EXCHANGE, NOTIFY, PROTOCOL } from "../../src/ike/wire/constants.ts";
 import { ivBytes, openedPayloads, openMessage, sealMessage } from "../../src/ike/wire/encrypted.ts";
 import { encodeIdentification } from "../../src/ike/wire/identification.ts";
 import { decodeMessage, encodeMessage } from "../../src/ike/wire/message.ts";
@@ -33,6 +33,7 @@ export interface InitiatorOptions {
 /** One Child SA as the initiator sees it. */
 export interface InitiatorChild {
   readonly suite: EspSuite;
+  readonly esn: boolean;
   readonly spiIn: number;
   readonly spiOut: number;
   readonly toResponder: { readonly encryptionKey: Secret; readonly integrityKey: Secret | null };
@@ -48,6 +49,8 @@ export interface ChildWish {
   readonly tsi: readonly TrafficSelector[];
   readonly tsr: readonly TrafficSelector[];
   readonly group: number | null;
+  /** Ids of transform type 5, the preferred one first. */
+  readonly numbers: readonly number[];
 }
 
 const random = (lengthBytes: number): Uint8Array => new Uint8Array(randomBytes(lengthBytes));
@@ -224,7 +227,7 @@ export class Initiator {
     const spi = 0x10000000 + Math.floor(Math.random() * 0xe0000000);
     const group = withGroup ? wish.group : null;
     const proposals = wish.suites.map((suite, i) =>
-      proposal(i + 1, PROTOCOL.ESP, u32be(spi), espTransforms(suite, group)),
+      proposal(i + 1, PROTOCOL.ESP, u32be(spi), espTransforms(suite, group, wish.numbers)),
     );
     return {
       spi,
@@ -239,12 +242,20 @@ export class Initiator {
 
   #readChild(payloads: readonly Payload[], request: PreparedRequest, nonceR: Uint8Array): InitiatorChild {
     const group = request.pair === null ? null : request.wish.group;
-    const chosen = chooseEsp(requirePayload(payloads, "sa"), group, group !== null, null);
+    const chosen = chooseEsp(requirePayload(payloads, "sa"), group, group !== null, { espSuites: null, esn: "allow" });
     const shared = request.pair?.agree(requirePayload(payloads, "ke").value) ?? null;
     const nonces = { nonceI: request.nonce, nonceR };
     const keys = deriveChildKeys({ suite: this.#suite(), d: this.keys.d }, chosen.suite, shared, nonces);
     const transport = findNotify(payloads, NOTIFY.USE_TRANSPORT_MODE) !== undefined;
-    return { suite: chosen.suite, spiIn: request.spi, spiOut: chosen.spi, ...keys, transport, payloads };
+    return {
+      suite: chosen.suite,
+      esn: chosen.esn,
+      spiIn: request.spi,
+      spiOut: chosen.spi,
+      ...keys,
+      transport,
+      payloads,
+    };
   }
 }
 
@@ -287,6 +298,7 @@ export function childWish(local: string, remote: string, wish: Partial<ChildWish
     tsi: [hostSelector(local)],
     tsr: [hostSelector(remote)],
     group: null,
+    numbers: [ESN.NO],
     ...wish,
   };
 }

@@ -43,8 +43,10 @@ export function peerConfig(changes: Partial<IkePeerConfig> = {}): IkePeerConfig 
     modes: ["transport", "tunnel"],
     remoteSubnets: [],
     replayWindowPackets: 32,
+    inboundWindowPackets: 1024,
     ikeSuites: null,
     espSuites: null,
+    esn: "allow",
     ...changes,
   };
 }

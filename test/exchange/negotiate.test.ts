@@ -3,7 +3,10 @@ import { DH_GROUPS } from "../../src/crypto/dh.ts";
 import { toHex } from "../../src/core/bytes.ts";
 import { suiteName, type EspSuite } from "../../src/sa/suite.ts";
 import { ikeSuiteName, type IkeSuite } from "../../src/ike/suite.ts";
-import { connect, CLIENT, DVIPA, Lab } from "./lab.ts";
+import type { EsnPolicy } from "../../src/ike/environment.ts";
+import { ESN, EXCHANGE, NOTIFY } from "../../src/ike/wire/constants.ts";
+import { childWish, deleteChild } from "./initiator.ts";
+import { connect, CLIENT, DVIPA, Lab, PATH_4500, peerConfig } from "./lab.ts";
 
 const HMACS = ["hmac-sha2-256", "hmac-sha2-384", "hmac-sha2-512"] as const;
 
@@ -44,6 +47,46 @@ for (const suite of IKE_SUITES) {
     ]);
   });
 }
+
+// [policy, the peer's list in IKE_AUTH, the peer's list in its rekey (without, then with PFS), extended numbers in each]
+const NUMBER_LENGTHS: readonly [EsnPolicy, readonly number[], readonly number[], readonly boolean[]][] = [
+  ["allow", [ESN.YES, ESN.NO], [ESN.YES, ESN.NO], [true, true, true]],
+  ["allow", [ESN.NO, ESN.YES], [ESN.NO, ESN.YES], [false, false, false]],
+  ["allow", [ESN.YES], [ESN.NO], [true, false, false]],
+  ["prefer", [ESN.NO, ESN.YES], [ESN.NO, ESN.YES], [true, true, true]],
+  ["prefer", [ESN.NO], [ESN.YES], [false, true, true]],
+  ["never", [ESN.YES, ESN.NO], [ESN.YES, ESN.NO], [false, false, false]],
+];
+for (const [esn, first, later, agreed] of NUMBER_LENGTHS) {
+  test(`\`esn: ${esn}\`, offered ${first.join("+")}, rekeyed with ${later.join("+")}`, () => {
+    const lab = new Lab({ peers: [peerConfig({ esn, inboundWindowPackets: 4096 })] });
+    const connected = connect(lab, {}, { numbers: first });
+    const { client } = connected;
+    const children = [connected.child];
+    for (const group of [null, 31]) {
+      const request = client.createChildRequest(
+        childWish(CLIENT, DVIPA, { numbers: later, group }),
+        children.at(-1) ?? null,
+      );
+      children.push(client.readCreateChild(lab.answer(request.bytes, PATH_4500), request));
+      client.open(
+        lab.answer(client.request(EXCHANGE.INFORMATIONAL, [deleteChild(children.at(-2)?.spiIn ?? 0)]), PATH_4500),
+      );
+    }
+    expect(children.map((child) => child.esn)).toEqual(agreed);
+    expect(lab.installed.map((sa) => sa.esn)).toEqual(agreed);
+    expect(lab.installed.map((sa) => sa.inboundWindowPackets)).toEqual([4096, 4096, 4096]);
+  });
+}
+
+test("`esn: never`: a peer that takes extended numbers only gets N(NO_PROPOSAL_CHOSEN), its IKE SA lives", () => {
+  const lab = new Lab({ peers: [peerConfig({ esn: "never" })] });
+  const { client, child } = connect(lab);
+  const request = client.createChildRequest(childWish(CLIENT, DVIPA, { numbers: [ESN.YES] }), child);
+  const answer = client.open(lab.answer(request.bytes, PATH_4500));
+  expect(answer).toMatchObject([{ kind: "notify", type: NOTIFY.NO_PROPOSAL_CHOSEN }]);
+  expect(lab.states).toEqual(["established"]);
+});
 
 for (const suite of ESP_SUITES) {
   for (const mode of ["transport", "tunnel"] as const) {

@@ -7,12 +7,15 @@ import { type Log, type LogLevel, createLog } from "../../core/log.ts";
 import { JournalCeilingStore } from "../../sequence/journal-ceiling-store.ts";
 import { type ControlServer, serveControl } from "../control.ts";
 import { type Part, runUntilSignal } from "../parts.ts";
+import { LedgerFile } from "./ledger-file.ts";
 import { CouplingService } from "./service.ts";
 
 export interface CouplingOptions {
   readonly clusterFile: string;
   /** Directory of the ceilings; one service at a time. */
   readonly state: string;
+  /** File of the ledger; null for none. */
+  readonly ledger: string | null;
   readonly credentials: CredentialFiles;
   /** Directory of the control socket; null for none. */
   readonly run: string | null;
@@ -28,6 +31,7 @@ export async function runCoupling(options: CouplingOptions): Promise<void> {
 function couplingParts(options: CouplingOptions, log: Log): Part[] {
   const counters = new Counters();
   let store: JournalCeilingStore;
+  let ledger: LedgerFile | null = null;
   let service: CouplingService;
   let server: BusServer;
   let control: ControlServer | null = null;
@@ -38,10 +42,17 @@ function couplingParts(options: CouplingOptions, log: Log): Part[] {
       stop: () => store.close(),
     },
     {
+      name: "ledger",
+      start: async () => {
+        if (options.ledger !== null) ledger = await LedgerFile.open(options.ledger, counters, log);
+      },
+      stop: async () => ledger?.close(),
+    },
+    {
       name: "bus",
       start: async () => {
         const config = await readClusterFile(options.clusterFile);
-        service = new CouplingService({ config, store, clock: systemClock, counters, log });
+        service = new CouplingService({ config, store, clock: systemClock, counters, log, ledger });
         server = await listenBus({
           ...config.bus.coupling,
           cluster: config.cluster,

@@ -10,7 +10,10 @@ import type { Log } from "../../core/log.ts";
 import { Allocator } from "../../sequence/allocator.ts";
 import type { AllocatorEvents, AllocatorLimits } from "../../sequence/allocator-options.ts";
 import type { CeilingStore } from "../../sequence/ceiling-store.ts";
+import { LedgerBook } from "../../sequence/ledger-book.ts";
 import type { ReserveOutcome } from "../../sequence/reservation.ts";
+import { windowRule } from "../../sequence/size.ts";
+import type { LedgerSink } from "./ledger-file.ts";
 import { Membership } from "./membership.ts";
 import { Rights } from "./rights.ts";
 import type { CouplingStatus } from "./status.ts";
@@ -25,6 +28,8 @@ export interface CouplingServiceOptions {
   readonly counters: Counters;
   readonly log: Log;
   readonly limits?: Partial<AllocatorLimits>;
+  /** Where grants and burnt ranges are recorded; null for nowhere. */
+  readonly ledger?: LedgerSink | null;
 }
 
 /** Answers the nodes: who is there, who owns what, who may send which numbers. Identities come from certificates alone. */
@@ -37,14 +42,19 @@ export class CouplingService {
   readonly #membership = new Membership();
   readonly #allocator: Allocator;
   readonly #instance = randomUUID();
+  readonly #ledger: LedgerSink | null;
+  readonly #book: LedgerBook | null;
 
-  constructor({ config, store, clock, counters, log, limits }: CouplingServiceOptions) {
+  constructor({ config, store, clock, counters, log, limits, ledger = null }: CouplingServiceOptions) {
     this.#cluster = config.cluster;
     this.#clock = clock;
     this.#counters = counters;
     this.#log = log;
     this.#rights = new Rights(config);
+    this.#ledger = ledger;
+    this.#book = ledger === null ? null : new LedgerBook((record) => ledger.append(record), Date.now);
     this.#allocator = new Allocator({ store, clock, counters, events: this.#events(), ...(limits && { limits }) });
+    this.#book?.started(this.#allocator.owners(), this.#allocator.lines());
   }
 
   /** Handlers for a new connection; null for a peer that has no business here. */
@@ -53,6 +63,7 @@ export class CouplingService {
     if (peer.kind !== "node" || !this.#rights.isMember(peer.name)) return null;
     const node = peer.name;
     let isWelcome = false;
+    let incarnation = "";
     const greeting = this.#clock.after(HELLO_MS, () => {
       if (isWelcome) return;
       this.#counters.add("coupling.noHello");
@@ -73,10 +84,12 @@ export class CouplingService {
         hello: (body) => {
           const response = this.#hello(node, connection, body);
           isWelcome = true;
+          incarnation = body.instance;
           return response;
         },
         own: after((body) => this.#own(node, body)),
         registerSa: after((body) => this.#registerSa(node, body)),
+        countInstances: after((body) => this.#countInstances(node, incarnation, body)),
         retireSa: after((body) => this.#retireSa(node, body)),
         reserve: after((body) => this.#reserve(node, body)),
         release: after((body) => this.#release(node, body)),
@@ -90,12 +103,19 @@ export class CouplingService {
       cluster: this.#cluster,
       ready: this.#allocator.failure === null,
       failure: this.#allocator.failure?.message ?? null,
+      ledger: this.#ledger === null ? "off" : (this.#ledger.failure ?? "written"),
       members: this.#membership.list(),
       dvipas: this.#allocator.owners(),
       sas: this.#allocator.lines().map((line) => ({
         ...line.registration,
         next: line.next,
         ceiling: line.ceiling,
+        nonce: {
+          kernelInstances: line.instances.total,
+          budgetEnd: line.budgetEnd,
+          usedShare: line.budgetEnd === null ? null : Number(line.next) / Number(line.budgetEnd),
+        },
+        windowRule: windowRule(line.registration.windowPackets, line.holderCount(null, this.#allocator.isLive)),
         rekeySoon: line.rekeySoon,
         holders: line.holdings().map(({ node, low, end }) => ({ node, first: low, end })),
       })),
@@ -105,6 +125,7 @@ export class CouplingService {
 
   close(): void {
     this.#allocator.close();
+    this.#book?.stopped();
   }
 
   #hello(node: string, connection: BusConnection, body: RequestBody<"hello">): ResponseBody<"hello"> {
@@ -117,6 +138,7 @@ export class CouplingService {
     for (const dvipa of distributes) this.#rights.checkDistributor(node, dvipa);
     this.#membership.join({ name: node, listen: body.listen, distributes }, connection);
     const members = this.#membership.list();
+    this.#book?.greeted(node, body.instance);
     this.#log.info("node connected", { peer: node, instance: body.instance });
     // After the answer has gone out.
     process.nextTick(() => {
@@ -137,6 +159,7 @@ export class CouplingService {
     const address = canonical(dvipa);
     this.#rights.checkDistributor(node, address);
     const epoch = await this.#allocator.own(address, node);
+    this.#book?.owned(address, epoch, node);
     this.#log.info("DVIPA owned", { dvipa: address, owner: node, epoch });
     this.#membership.notifyAll("fenced", { dvipa: address, epoch }, node);
     return { epoch };
@@ -146,6 +169,16 @@ export class CouplingService {
     const dvipa = canonical(body.dvipa);
     this.#checkOwner(node, dvipa);
     await this.#allocator.register({ ...body, dvipa });
+    return {};
+  }
+
+  async #countInstances(
+    node: string,
+    incarnation: string,
+    body: RequestBody<"countInstances">,
+  ): Promise<Record<string, never>> {
+    this.#checkSender(node, body.sa);
+    await this.#allocator.countInstances({ ...body, node, incarnation });
     return {};
   }
 
@@ -173,10 +206,11 @@ export class CouplingService {
     return new Promise<ReserveOutcome>((resolve) => (late = resolve)).then(grantOf);
   }
 
-  #release(node: string, { sa }: RequestBody<"release">): Record<string, never> {
+  #release(node: string, { sa, nextUnsent }: RequestBody<"release">): Record<string, never> {
     if (this.#allocator.registration(sa) === null) return {};
     this.#checkSender(node, sa);
-    this.#allocator.release(sa, node);
+    this.#book?.released(sa, node);
+    this.#allocator.release(sa, node, nextUnsent);
     return {};
   }
 
@@ -199,10 +233,12 @@ export class CouplingService {
   #events(): AllocatorEvents {
     return {
       recall: (node, sa, highWater, holders) => this.#membership.notify(node, "recall", { sa, highWater, holders }),
-      granted: (_request, { first, end }) => {
+      granted: (request, grant) => {
         this.#counters.add("coupling.grants");
-        this.#counters.add("coupling.grantedNumbers", Number(end - first));
+        this.#counters.add("coupling.grantedNumbers", Number(grant.end - grant.first));
+        this.#book?.granted(request, grant);
       },
+      changed: (change) => this.#book?.changed(change),
       rekeySoon: (sa, dvipa) => {
         const owner = this.#allocator.ownerOf(dvipa)?.owner;
         this.#log.warn("an SA must be rekeyed", { sa, dvipa });

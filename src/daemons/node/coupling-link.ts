@@ -21,7 +21,10 @@ export interface CouplingLinkOptions {
 }
 
 /** What a node may ask of the coupling service once it has said hello. */
-type CouplingRequest = Extract<RequestType, "own" | "registerSa" | "retireSa" | "reserve" | "release">;
+type CouplingRequest = Extract<
+  RequestType,
+  "own" | "registerSa" | "countInstances" | "retireSa" | "reserve" | "release"
+>;
 
 /** The node's standing connection to the coupling service: dials for ever, says hello, passes notices on. */
 export class CouplingLink {

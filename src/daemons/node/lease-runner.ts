@@ -13,7 +13,8 @@ import {
   type HolderEvent,
   type HolderState,
 } from "../../sequence/holder.ts";
-import type { LeaseReading, Leases } from "../../xfrm/leases.ts";
+import { windowRule, type WindowRule } from "../../sequence/size.ts";
+import { lastUsableOf, type LeaseReading, type Leases } from "../../xfrm/leases.ts";
 import { outboundId } from "../../xfrm/shadow.ts";
 import type { SequenceRange, StateId } from "../../xfrm/states.ts";
 
@@ -25,6 +26,8 @@ const READ_EVERY_TICKS = 5;
 const REINSTALL_PAUSE_MS = 1_000;
 /** A state at its limit refuses changes (EINVAL) until the kernel's timer has removed it: given up after this long. */
 const DYING_PAUSE_MS = 50;
+/** That numbers were used without a lease must reach the coupling service: told again after this long. Our choice. */
+const TELL_AGAIN_MS = 500;
 /** Sequence events per lease: the refill starts at the half, so an eighth leaves time to notice. Our choice. */
 const EVENTS_PER_LEASE = 8;
 
@@ -35,6 +38,10 @@ export type LeaseKernel = Pick<Leases, "read" | "install" | "extend" | "park" | 
 export interface LeaseRunnerContext {
   readonly leases: LeaseKernel;
   readonly reserve: (body: RequestBody<"reserve">) => Promise<ResponseBody<"reserve">>;
+  /** Resolves once the coupling service has counted that many kernel states of the key made by this process. */
+  readonly countInstances: (body: RequestBody<"countInstances">) => Promise<unknown>;
+  /** How many this process has made that may send, or will with their first lease. */
+  readonly instances: () => number;
   readonly release: (body: RequestBody<"release">) => Promise<unknown>;
   /** Adds the state anew, born with a lease: a new kernel instance of its key. */
   readonly reinstall: (range: SequenceRange, eventThresholdPackets: number) => Promise<void>;
@@ -67,6 +74,11 @@ export class LeaseRunner {
   #ticks = 0;
   #timer: Timer | null = null;
   #stopped = false;
+  /** Kernel instances that the coupling service has counted for this process. */
+  #counted = 0;
+  /** The last number that the kernel can send, as it said last; null before. */
+  #lastSendable: bigint | null = null;
+  #isRuleKept = true;
 
   /** `isAlive`: the kernel has the outbound state. */
   constructor(sa: SharedSa, epoch: bigint, isAlive: boolean, context: LeaseRunnerContext) {
@@ -80,7 +92,13 @@ export class LeaseRunner {
 
   /** For a state that was found in the kernel: what it may still send is replaced by a lease of this process. */
   adopt({ oseq, lastSendable }: LeaseReading): void {
+    this.#lastSendable = lastSendable;
     this.#feed({ kind: "adopted", oseq, lastSendable, nowMs: this.#now() });
+    if (this.#state.kind === "held") return;
+    // So that the first lease need not wait for it; when it fails, the first lease asks again.
+    this.#count(this.#context.instances()).catch((error: unknown) => {
+      this.#context.log.debug("a kernel instance was not counted yet", { sa: this.#sa.id, reason: messageOf(error) });
+    });
   }
 
   /** Resolves once the kernel can send; rejects when it never will on this SA, or the runner stops. */
@@ -95,9 +113,22 @@ export class LeaseRunner {
     });
   }
 
-  /** A sequence event of the kernel: `oseq` is the last number sent. */
-  sent(oseq: bigint): void {
+  /** A sequence event of the kernel: `oseq` is the last number sent, whose packet `leftNumbers` may not count yet (measured). */
+  sent(oseq: bigint, leftNumbers: bigint): void {
     this.#feed({ kind: "threshold", oseq, nowMs: this.#now() });
+    const last = oseq + leftNumbers;
+    // Events from before our last write look like this too: only a reading tells.
+    if (last !== this.#lastSendable && last - 1n !== this.#lastSendable) this.resync();
+  }
+
+  /** The kernel's numbers now; null when the state is gone. One that the tripwire deletes is gone. */
+  async reading(): Promise<LeaseReading | null> {
+    try {
+      return await this.#context.leases.read(this.id);
+    } catch (error) {
+      if (this.#isTripwire(error)) return null;
+      throw error;
+    }
   }
 
   /** The kernel's state died at its limit, or somebody removed it. */
@@ -116,9 +147,10 @@ export class LeaseRunner {
     void this.#refresh();
   }
 
-  status(): { state: string; first: bigint | null; end: bigint | null } {
+  status(): { state: string; first: bigint | null; end: bigint | null; windowRule: WindowRule } {
     const lease = leaseOf(this.#state);
-    return { state: this.#state.kind, first: lease?.nextUnsent ?? null, end: lease?.end ?? null };
+    const rule = windowRule(this.#sa.peerWindowPackets, this.#state.holders);
+    return { state: this.#state.kind, first: lease?.nextUnsent ?? null, end: lease?.end ?? null, windowRule: rule };
   }
 
   get holdsLease(): boolean {
@@ -139,8 +171,47 @@ export class LeaseRunner {
   #feed(event: HolderEvent): void {
     if (this.#stopped) return;
     const { state, effects } = stepHolder(this.#state, event);
+    if (state.holders !== this.#state.holders) this.#checkWindow(state.holders);
     this.#state = state;
     for (const effect of effects) this.#tail = this.#tail.then(() => this.#perform(effect));
+  }
+
+  /** Says aloud when the peer's window becomes too small for the nodes that send, and when it is enough again. */
+  #checkWindow(holders: number): void {
+    const { kept, advice, windowPackets, leaseNumbers } = windowRule(this.#sa.peerWindowPackets, holders);
+    if (kept === this.#isRuleKept) return;
+    this.#isRuleKept = kept;
+    const { counters, log } = this.#context;
+    const facts = { sa: this.#sa.id, peer: this.#sa.peerName, windowPackets, holders, leaseNumbers };
+    if (kept) {
+      log.info("the peer's window carries the nodes that send again", facts);
+      return;
+    }
+    counters.add("lease.windowRuleBroken");
+    log.warn("the window rule cannot be kept", { ...facts, advice });
+  }
+
+  /** True when the error is the tripwire's: the state is deleted, and the holder told what it may have used. */
+  #isTripwire(error: unknown): boolean {
+    const lastUsable = lastUsableOf(error);
+    if (lastUsable === null) return false;
+    const { counters, log, onGone } = this.#context;
+    counters.add("lease.tripped");
+    log.error(
+      "the kernel used other numbers than it counted packets: the state is deleted. Keep esp4_offload and esp6_offload from loading " +
+        "(`install esp4_offload /bin/false` in modprobe.d), and other programs away from our XFRM states",
+      { sa: this.#sa.id, reason: messageOf(error), lastUsable },
+    );
+    onGone();
+    this.#feed({ kind: "tripped", lastUsable, nowMs: this.#now() });
+    return true;
+  }
+
+  /** Before a kernel state may send, the coupling service counts it (nonce budget). Rejects as the service does. */
+  async #count(instances: number): Promise<void> {
+    if (instances <= this.#counted) return;
+    await this.#context.countInstances({ sa: this.#sa.id, epoch: this.#epoch, count: instances });
+    this.#counted = Math.max(this.#counted, instances);
   }
 
   async #perform(effect: HolderEffect): Promise<void> {
@@ -148,6 +219,7 @@ export class LeaseRunner {
     try {
       await this.#act(effect);
     } catch (error) {
+      if (this.#isTripwire(error)) return;
       if (effect.kind !== "reinstall" && isErrno(error, "EINVAL")) {
         this.#context.counters.add("lease.stateDying");
         this.#context.clock.after(DYING_PAUSE_MS, () => {
@@ -160,7 +232,7 @@ export class LeaseRunner {
         this.#context.counters.add("lease.stateGone");
       } else {
         this.#context.counters.add("lease.kernelError");
-        this.#context.log.error("the kernel did not take a lease", {
+        this.#context.log.error("a lease could not be put into the kernel", {
           sa: this.#sa.id,
           effect: effect.kind,
           reason: messageOf(error),
@@ -188,13 +260,15 @@ export class LeaseRunner {
         return;
       case "reinstall": {
         const range = { first: effect.first, end: effect.end };
+        // It may have died after the numbers were asked for.
+        await this.#count(this.#context.instances() + 1);
         await this.#context.reinstall(range, eventThreshold(range));
         counters.add("lease.reinstalled");
         this.#applied(effect.token, await this.#mustRead());
         return;
       }
       case "park":
-        await leases.park(this.id);
+        this.#lastSendable = (await leases.park(this.id)).lastSendable;
         counters.add("lease.parked");
         return;
       case "release":
@@ -230,6 +304,7 @@ export class LeaseRunner {
   }
 
   #applied(token: number, { oseq, lastSendable }: LeaseReading): void {
+    this.#lastSendable = lastSendable;
     this.#feed({ kind: "applied", token, oseq, lastSendable, nowMs: this.#now() });
   }
 
@@ -244,7 +319,11 @@ export class LeaseRunner {
   }
 
   #reserve(count: number, nextUnsent: bigint): void {
-    this.#context.reserve({ sa: this.#sa.id, epoch: this.#epoch, count, nextUnsent }).then(
+    const isAlive = this.#state.kind === "held" || this.#state.isAlive;
+    const instances = this.#context.instances() + (isAlive ? 0 : 1);
+    const reserve = () => this.#context.reserve({ sa: this.#sa.id, epoch: this.#epoch, count, nextUnsent });
+    const granted = instances <= this.#counted ? reserve() : this.#count(instances).then(reserve);
+    granted.then(
       ({ first, end, holders }) => this.#feed({ kind: "granted", first, end, holders, nowMs: this.#now() }),
       (error: unknown) => {
         const code: ErrorCode = error instanceof EsplexError ? error.code : "bus.closed";
@@ -263,6 +342,8 @@ export class LeaseRunner {
         sa: this.#sa.id,
         reason: messageOf(error),
       });
+      const mustBeTold = nextUnsent !== 0n && isError(error, "bus.") && !this.#stopped;
+      if (mustBeTold) this.#context.clock.after(TELL_AGAIN_MS, () => this.#release(nextUnsent));
     });
   }
 
@@ -285,9 +366,11 @@ export class LeaseRunner {
   #refresh(): Promise<void> {
     const run = this.#tail.then(async () => {
       if (this.#stopped) return;
-      const reading = await this.#context.leases.read(this.id);
-      if (reading !== null) this.#feed({ kind: "tick", oseq: reading.oseq, nowMs: this.#now() });
-      else if (this.#state.kind === "held" || this.#state.isAlive) this.expired();
+      const reading = await this.reading();
+      if (reading !== null) {
+        this.#lastSendable = reading.lastSendable;
+        this.#feed({ kind: "tick", oseq: reading.oseq, nowMs: this.#now() });
+      } else if (this.#state.kind === "held" || this.#state.isAlive) this.expired();
     });
     this.#tail = run.catch((error: unknown) => {
       this.#context.log.warn("a lease could not be read from the kernel", {

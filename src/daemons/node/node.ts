@@ -319,8 +319,10 @@ async function loadPeers(config: ClusterConfig, clusterFile: string): Promise<Ik
       modes: peer.modes,
       remoteSubnets: peer.remoteSubnets,
       replayWindowPackets: peer.replayWindow,
+      inboundWindowPackets: peer.inboundReplayWindow,
       ikeSuites: null,
       espSuites: null,
+      esn: peer.esn,
     })),
   );
 }

@@ -6,9 +6,11 @@ import { isErrno } from "../../net/kernel-error.ts";
 import type { NetlinkSocket } from "../../net/netlink-socket.ts";
 import { wipeSaKeys, type SharedSa } from "../../sa/spec.ts";
 import { suiteName } from "../../sa/suite.ts";
+import { windowRule } from "../../sequence/size.ts";
 import { isAbout, openEvents, type XfrmEvent } from "../../xfrm/events.ts";
 import { Leases } from "../../xfrm/leases.ts";
 import { NOTHING } from "../../xfrm/plan.ts";
+import { refuseEspOffload } from "../../xfrm/probe.ts";
 import { openXfrm, XfrmReconciler } from "../../xfrm/reconciler.ts";
 import {
   dvipaGuard,
@@ -19,7 +21,7 @@ import {
   type NodeRole,
   type Wanted,
 } from "../../xfrm/shadow.ts";
-import { addState, deleteState, type SequenceRange, type StateSpec } from "../../xfrm/states.ts";
+import { addState, deleteState, stateKey, type SequenceRange, type StateSpec } from "../../xfrm/states.ts";
 import type { CouplingLink } from "./coupling-link.ts";
 import { LeaseRunner } from "./lease-runner.ts";
 import type { LeaseStatus, SaStatus } from "./status.ts";
@@ -54,7 +56,7 @@ interface Entry {
   runner: LeaseRunner | null;
   /** True while the kernel should have the outbound state. */
   outboundAlive: boolean;
-  /** Kernel states made for the outbound key on this node. */
+  /** Kernel states of the outbound key that this process has made and that may send, or will with their first lease. */
   instances: number;
 }
 
@@ -163,7 +165,6 @@ export class SaKeeper {
     );
     if (sender === undefined) {
       entry.outboundAlive = true;
-      entry.instances += 1;
       await this.#apply();
       await this.#startRunner(entry);
       return;
@@ -233,7 +234,7 @@ export class SaKeeper {
 
   #enter(source: SaSource, { sa, epoch, outbound }: KeptSa): Entry {
     const isNow = outbound === "now";
-    const entry: Entry = { source, sa, epoch, outbound, runner: null, outboundAlive: isNow, instances: isNow ? 1 : 0 };
+    const entry: Entry = { source, sa, epoch, outbound, runner: null, outboundAlive: isNow, instances: 0 };
     this.#entries.set(sa.id, entry);
     return entry;
   }
@@ -249,6 +250,7 @@ export class SaKeeper {
 
   #drop(entry: Entry): void {
     entry.runner?.stop();
+    this.#leases.forget(outboundId(entry.sa));
     this.#entries.delete(entry.sa.id);
   }
 
@@ -257,6 +259,8 @@ export class SaKeeper {
     if (entry.outbound === "hold" || entry.runner !== null || this.#entries.get(entry.sa.id) !== entry) return;
     const reading = await this.#leases.read(outboundId(entry.sa));
     entry.outboundAlive = reading !== null;
+    // One that ever had a lease was counted before it got it, by an earlier process; else it is new, or as good as new.
+    entry.instances = reading !== null && reading.lastSendable === 0n ? 1 : 0;
     entry.runner = this.#runner(entry, reading !== null);
     if (reading !== null) entry.runner.adopt(reading);
   }
@@ -266,6 +270,8 @@ export class SaKeeper {
     return new LeaseRunner(entry.sa, entry.epoch, isAlive, {
       leases: this.#leases,
       reserve: (body) => coupling().request("reserve", body),
+      countInstances: (body) => coupling().request("countInstances", body),
+      instances: () => entry.instances,
       release: (body) => coupling().request("release", body),
       reinstall: (range, threshold) => this.#reinstall(entry, range, threshold),
       onGone: () => {
@@ -281,6 +287,8 @@ export class SaKeeper {
   async #reinstall(entry: Entry, range: SequenceRange, eventThresholdPackets: number): Promise<void> {
     await this.#serial(async () => {
       if (this.#entries.get(entry.sa.id) !== entry) throw new EsplexError("cluster.unknownSa", "the SA is gone");
+      refuseEspOffload();
+      this.#leases.forget(outboundId(entry.sa));
       try {
         await addState(this.#xfrm, outboundState(entry.sa, range, eventThresholdPackets));
         entry.instances += 1;
@@ -312,11 +320,18 @@ export class SaKeeper {
     return joinWanted({ states: [], policies: guards }, ...shadows);
   }
 
+  /** Outbound states that only their runner makes anew: each is a kernel instance of its key, counted before it may send. */
+  #runByRunners(): Set<string> {
+    const run = [...this.#entries.values()].filter(({ runner }) => runner !== null);
+    return new Set(run.map(({ sa }) => stateKey(outboundId(sa))));
+  }
+
   /** Brings the kernel to what is wanted when its turn comes; calls that wait share one run. */
   #apply(): Promise<void> {
     this.#queued ??= this.#serial(async () => {
       this.#queued = null;
-      const { conflicts } = await this.#reconciler.apply(this.#wanted(), { keepUnwanted: this.#keepUnknown });
+      const options = { keepUnwanted: this.#keepUnknown, neverAdd: this.#runByRunners() };
+      const { conflicts } = await this.#reconciler.apply(this.#wanted(), options);
       for (const { what, why } of conflicts) this.#context.log.error("something stands in an SA's way", { what, why });
       if (conflicts.length > 0) {
         this.#context.counters.add("xfrm.conflicts", conflicts.length);
@@ -358,7 +373,9 @@ export class SaKeeper {
     );
     if (entry === undefined) return;
     if (event.kind === "sequence") {
-      if (event.cause !== "update" && isAbout(event, outboundId(entry.sa))) entry.runner?.sent(event.oseq);
+      if (!isAbout(event, outboundId(entry.sa))) return;
+      if (event.cause !== "update") entry.runner?.sent(event.oseq, event.leftNumbers);
+      else if (event.writerPort !== this.#xfrm.port) entry.runner?.resync();
     } else if (event.kind === "expired") {
       if (event.hard && isAbout(event, outboundId(entry.sa))) this.#expired(entry);
     } else if (event.writerPort !== this.#xfrm.port) {
@@ -368,11 +385,15 @@ export class SaKeeper {
   }
 
   /** An update by somebody else may have moved the packet limit, and with it the lease: fail closed. */
-  #voidLease({ sa }: Entry): void {
-    deleteState(this.#xfrm, outboundId(sa)).catch((error: unknown) => {
-      if (!isErrno(error, "ESRCH"))
-        this.#context.log.error("a changed state could not be deleted", { reason: messageOf(error) });
-    });
+  #voidLease({ sa, runner }: Entry): void {
+    // The tripwire first, for what was used meanwhile.
+    const looked = runner?.reading() ?? Promise.resolve(null);
+    looked
+      .then(() => deleteState(this.#xfrm, outboundId(sa)))
+      .catch((error: unknown) => {
+        if (!isErrno(error, "ESRCH"))
+          this.#context.log.error("a changed state could not be deleted", { reason: messageOf(error) });
+      });
   }
 
   #expired(entry: Entry): void {
@@ -389,14 +410,16 @@ export class SaKeeper {
   }
 
   async #statusOf({ sa, runner, outbound, instances }: Entry): Promise<SaStatus> {
-    const reading = runner === null ? null : await this.#leases.read(runner.id);
-    const held = runner?.status() ?? { state: "none", first: null, end: null };
+    const reading = (await runner?.reading()) ?? null;
+    const rule = windowRule(sa.peerWindowPackets, 1);
+    const held = runner?.status() ?? { state: "none", first: null, end: null, windowRule: rule };
     const lease: LeaseStatus = {
       state: held.state,
       first: held.first?.toString() ?? null,
       end: held.end?.toString() ?? null,
       next: reading === null ? null : (reading.oseq + 1n).toString(),
       kernelInstances: instances,
+      windowRule: held.windowRule,
     };
     const { id, dvipa, peer, peerName, mode, reqid } = sa;
     return {

@@ -1,3 +1,5 @@
+import type { WindowRule } from "../../sequence/size.ts";
+
 /** What `esplex status` shows of a node. Plain JSON: SPIs as `0x…` text, 64-bit numbers as decimal text, never a key. */
 export interface NodeStatus {
   readonly daemon: "node";
@@ -50,8 +52,10 @@ export interface LeaseStatus {
   readonly end: string | null;
   /** The next number that the kernel will send, as last heard. */
   readonly next: string | null;
-  /** Kernel states made for this key on this node: more than one means that a lease ran out under traffic. */
+  /** Kernel states made for this key by this process: more than one means that a lease ran out under traffic. */
   readonly kernelInstances: number;
+  /** Whether the peer's window carries the nodes that send on the SA. */
+  readonly windowRule: WindowRule;
 }
 
 export interface ConnectionStatus {

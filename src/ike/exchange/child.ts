@@ -52,7 +52,7 @@ export function negotiateChild(
   const { peer } = session.state;
   const mode = chooseMode(payloads, peer, request.replaces);
   const ke = findPayload(payloads, "ke");
-  const chosen = chooseEsp(requirePayload(payloads, "sa"), ke?.group ?? null, request.pfs, peer.espSuites);
+  const chosen = chooseEsp(requirePayload(payloads, "sa"), ke?.group ?? null, request.pfs, peer);
   const { local, remote } = chooseSelectors(session, peer, mode, payloads);
   const reqid = reqidFor(step, table, request.replaces, { ...endsOf(session), mode, local, remote });
   const spi = step.environment.newSpi();
@@ -70,7 +70,8 @@ export function negotiateChild(
     localSelectors: local,
     remoteSelectors: remote,
     peerWindowPackets: peer.replayWindowPackets,
-    esn: false,
+    inboundWindowPackets: peer.inboundWindowPackets,
+    esn: chosen.esn,
   };
   return {
     sa,

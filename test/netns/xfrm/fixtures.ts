@@ -66,6 +66,7 @@ export function testSa(dvipa: string, peer: string, changes: Partial<PlainSa> = 
     localSelectors: [everything(dvipa)],
     remoteSelectors: [everything(peer)],
     peerWindowPackets: 1024,
+    inboundWindowPackets: 1024,
     esn: false,
     ...changes,
   };

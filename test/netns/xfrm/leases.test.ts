@@ -132,6 +132,29 @@ describeWithEsp("leases in the kernel", () => {
     expect(sequences.filter((n) => !isLeased(n))).toEqual([]);
   });
 
+  it("5: numbers that no packet counted trip the wire: the state is deleted, and the error says up to where", async () => {
+    await using lab = await Lab.create();
+    const state = await lab.parkedState({});
+    await lab.xfrm.call("install", { state, range: { first: 100n, end: 140n } });
+    await lab.udp.call("send", { address: R, port: PORT, count: 5 });
+    expect(await lab.xfrm.call("readLease", state.id)).toMatchObject({ oseq: 104n, lastSendable: 139n });
+    // Another program moves the number, as a GSO packet does that counts once; its own tripwire has nothing to compare.
+    await lab.xfrm.call("foreignInstall", { state, range: { first: 150n, end: 180n } });
+    await lab.udp.call("send", { address: R, port: PORT, count: 2 });
+    const tripped = { code: "kernel.offload", details: { expected: 139n, oseq: 151n, found: 179n, lastUsable: 179n } };
+    await expect(lab.xfrm.call("readLease", state.id)).rejects.toMatchObject(tripped);
+    expect(await lab.xfrm.call("getState", state.id)).toBeNull();
+    expect(await lab.xfrm.call("readLease", state.id)).toBeNull();
+
+    // Made anew, it is compared with its own lease only; and every write looks before it writes.
+    await lab.xfrm.call("addState", { ...state, allowance: { kind: "lease", range: { first: 200n, end: 240n } } });
+    expect(await lab.xfrm.call("readLease", state.id)).toMatchObject({ oseq: 199n, lastSendable: 239n });
+    await lab.xfrm.call("foreignPark", state.id);
+    const late = lab.xfrm.call("extend", { state, end: 280n });
+    await expect(late).rejects.toMatchObject({ code: "kernel.offload", details: { lastUsable: 239n } });
+    expect(await lab.xfrm.call("getState", state.id)).toBeNull();
+  });
+
   it("a parked state sends nothing: its first packet kills it", async () => {
     await using lab = await Lab.create();
     const state = await lab.parkedState({});

@@ -32,6 +32,7 @@ describeWithEsp("states: add, list by both readers, delete, list empty", () => {
   const geometries: readonly [string, Partial<PlainState>][] = [
     ["32-bit numbers, window 32", { replayWindowPackets: 32 }],
     ["32-bit numbers, window 1024", { replayWindowPackets: 1024 }],
+    ["32-bit numbers, window 4096", { replayWindowPackets: 4096 }],
     ["extended numbers, window 4096", { esn: true, replayWindowPackets: 4096 }],
     ["tunnel mode, window 33", { mode: "tunnel", replayWindowPackets: 33 }],
     ["born with a lease", { allowance: { kind: "lease", range: { first: 100n, end: 110n } } }],

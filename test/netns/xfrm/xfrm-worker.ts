@@ -45,6 +45,8 @@ interface Race {
 
 const xfrm = openXfrm();
 const leases = new Leases(xfrm);
+/** Another program that writes to the same states. */
+const foreign = new Leases(openXfrm());
 const reconciler = new XfrmReconciler(xfrm, silentLog);
 
 const handlers = {
@@ -60,6 +62,8 @@ const handlers = {
   install: ({ state, range }: { state: LeasedState; range: SequenceRange }) => leases.install(state, range),
   extend: ({ state, end }: { state: LeasedState; end: bigint }) => leases.extend(state, end),
   park: (id: StateId) => leases.park(id),
+  foreignInstall: ({ state, range }: { state: LeasedState; range: SequenceRange }) => foreign.install(state, range),
+  foreignPark: (id: StateId) => new Leases(openXfrm()).park(id),
   setThreshold: ({ id, packets }: { id: StateId; packets: number }) => leases.setThreshold(id, packets),
   apply: (wish: PlainWish) => reconciler.apply(wantedOf(wish)),
   clear: () => reconciler.clear(),

@@ -36,6 +36,7 @@ function sharedSa(id = ID): SharedSa {
     localSelectors: [selector],
     remoteSelectors: [selector],
     peerWindowPackets: 1024,
+    inboundWindowPackets: 1024,
     esn: true,
   };
 }
@@ -82,6 +83,8 @@ test("keys whose length does not fit the suite, and unknown keys, are refused", 
     (sa) => (sa["localSelectors"] = []),
     (sa) => (sa["extra"] = 1),
     (sa) => delete sa["esn"],
+    (sa) => (sa["inboundWindowPackets"] = 0),
+    (sa) => (sa["inboundWindowPackets"] = 4097),
   ];
   for (const change of wrong) expect(decodeRequest("saInstall", wire(change))).toBeNull();
 });

@@ -36,6 +36,8 @@ peers:
     modes: [tunnel]
     remoteSubnets: [10.0.0.0/8, 2001:db8:1::/48]
     replayWindow: 4096
+    inboundReplayWindow: 2048
+    esn: never
 `;
 
 /** The message for a broken file. */
@@ -72,6 +74,8 @@ test("a good file, with defaults filled in and addresses canonical", () => {
         modes: ["transport", "tunnel"],
         remoteSubnets: [],
         replayWindow: 32,
+        inboundReplayWindow: 1024,
+        esn: "allow",
       },
       {
         name: "anybody",
@@ -82,6 +86,8 @@ test("a good file, with defaults filled in and addresses canonical", () => {
         modes: ["tunnel"],
         remoteSubnets: ["10.0.0.0/8", "2001:db8:1::/48"],
         replayWindow: 4096,
+        inboundReplayWindow: 2048,
+        esn: "never",
       },
     ],
   });
@@ -136,6 +142,8 @@ test.each([
   ["10.0.0.0/8", "0.0.0.0/0", "peers[1].remoteSubnets[0]: found 0.0.0.0/0, which holds the DVIPA 192.0.2.100"],
   ["4096", "33", "peers[1].replayWindow: found 33; allowed: a power of two from 32 to 4096"],
   ["4096", "8192", "peers[1].replayWindow: found 8192"],
+  ["2048", "8192", "peers[1].inboundReplayWindow: found 8192; allowed: a power of two from 32 to 4096"],
+  ["esn: never", "esn: yes", 'peers[1].esn: found "yes"; allowed: prefer, allow or never'],
   ["cluster: lab", "cluster: lab\ncluster: lab", "lab.yaml:2:1: not YAML: Map keys must be unique"],
   ["[80, 443]", "[80, 443", "not YAML"],
   ["cluster: lab", "cluster: &a lab\nx: *a", "allowed: plain values"],
@@ -190,6 +198,8 @@ const peer = (file: string): PeerConfig => ({
   modes: ["tunnel"],
   remoteSubnets: [],
   replayWindow: 32,
+  inboundReplayWindow: 1024,
+  esn: "allow",
 });
 
 async function psk(name: string, content: string, mode = 0o600): Promise<string> {

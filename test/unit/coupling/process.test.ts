@@ -3,7 +3,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { createServer } from "node:net";
 import type { AddressInfo } from "node:net";
-import { mkdtemp, rm, stat, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
@@ -121,7 +121,17 @@ test(
     let child = await started();
     const d1 = await dial("d1");
     const { epoch } = await d1().request("own", { dvipa: DVIPA });
-    await d1().request("registerSa", { sa: SA, dvipa: DVIPA, epoch, firstNumber: 1n, windowPackets: 4096, esn: false });
+    await d1().request("registerSa", {
+      sa: SA,
+      dvipa: DVIPA,
+      epoch,
+      firstNumber: 1n,
+      windowPackets: 4096,
+      esn: false,
+      counterNonce: true,
+      spi: 4096,
+      peer: "2001:db8::1",
+    });
     let highest = 0n;
     for (let round = 0; round < 3; round++) {
       for (let i = 0; i < 100; i++) {
@@ -144,9 +154,23 @@ test(
     expect(await callControl(control(), "status")).toMatchObject({
       ready: true,
       dvipas: [{ address: DVIPA, owner: "d1", epoch: "1" }],
-      sas: [{ sa: SA, next: (after.first + 1n).toString() }],
+      sas: [{ sa: SA, next: (after.first + 1n).toString(), spi: 4096, peer: "2001:db8::1" }],
+      ledger: "written",
     });
     expect(await end(child, "SIGTERM")).toBe(0);
+    const ledger = await readFile(join(directory, "state", "ledger"), "utf8");
+    expect(ledger).toMatch(/\nstop \d+\ncheck \d+ [0-9a-f]{8}\n$/);
+    expect(
+      ledger.split("\n").filter((line) => / restored a+ 2001:db8::100 1 4096 2001:db8::1 4096 /.test(line)),
+    ).toHaveLength(3);
+    const verify = spawn(ESPLEX, ["ledger", "verify", "--ledger", join(directory, "state", "ledger"), "--json"]);
+    let json = "";
+    verify.stdout.setEncoding("utf8").on("data", (chunk: string) => (json += chunk));
+    expect(await once(verify, "close")).toEqual([0, null]);
+    const { burnt, ...proof } = JSON.parse(json) as { burnt: Record<string, number> };
+    expect(proof).toMatchObject({ proven: true, sas: 1 });
+    // A3: each kill skips what was durable and not granted; some of it may have been granted in the last milliseconds.
+    expect(Object.keys(burnt).sort()).toEqual(["serviceCrash", "unreported"]);
   },
 );
 

@@ -120,6 +120,7 @@ async function registered(windowPackets = 64): Promise<{ d1: Peer; t1: Peer; t2:
     firstNumber: 1n,
     windowPackets,
     esn: false,
+    counterNonce: true,
   });
   return { d1, t1, t2 };
 }
@@ -180,7 +181,15 @@ test("rights come from the certificate and the cluster file", async () => {
   await expect(t1.connection.request("retireSa", { sa: SA, dvipa: DVIPA, epoch: 1n })).rejects.toMatchObject({
     code: "cluster.notOwner",
   });
-  const registration = { sa: "b".repeat(32), dvipa: DVIPA, epoch: 1n, firstNumber: 1n, windowPackets: 64, esn: false };
+  const registration = {
+    sa: "b".repeat(32),
+    dvipa: DVIPA,
+    epoch: 1n,
+    firstNumber: 1n,
+    windowPackets: 64,
+    esn: false,
+    counterNonce: true,
+  };
   await expect(t1.connection.request("registerSa", registration)).rejects.toMatchObject({ code: "cluster.notOwner" });
   expect(counters.get("coupling.notATarget")).toBe(1);
   await d1.connection.request("retireSa", { sa: SA, dvipa: DVIPA, epoch: 1n });

@@ -15,6 +15,8 @@ class FakeKernel {
   isAlive = true;
   readonly sent: bigint[] = [];
   readonly writes: string[] = [];
+  /** What the tripwire found, once. */
+  tripwire: EsplexError | null = null;
 
   /** True when the packet left. */
   send(): boolean {
@@ -29,7 +31,13 @@ class FakeKernel {
   }
 
   readonly leases: LeaseKernel = {
-    read: () => Promise.resolve(this.isAlive ? this.#reading() : null),
+    read: () => {
+      const { tripwire } = this;
+      this.tripwire = null;
+      if (tripwire === null) return Promise.resolve(this.isAlive ? this.#reading() : null);
+      this.isAlive = false;
+      return Promise.reject(tripwire);
+    },
     install: (_state, range) => this.#write(`install [${range.first}, ${range.end})`, () => this.lease(range)),
     extend: async (_state, end) => {
       const reading = await this.#write(`extend ${end}`, () => (this.last = end - 1n));
@@ -65,6 +73,14 @@ let counters: Counters;
 let next: bigint;
 let refusal: EsplexError | null;
 let released: bigint[];
+let releaseRefusal: EsplexError | null;
+/** What the coupling service was told to count, and what it says. */
+let counts: number[];
+let countRefusal: EsplexError | null;
+let instances: number;
+let holders: number;
+/** Holds requests for numbers up. */
+let onTheWay: Promise<undefined>;
 let mayPark: boolean;
 let runner: LeaseRunner;
 
@@ -75,6 +91,12 @@ beforeEach(() => {
   next = 1n;
   refusal = null;
   released = [];
+  releaseRefusal = null;
+  counts = [];
+  countRefusal = null;
+  instances = 1;
+  holders = 1;
+  onTheWay = Promise.resolve(undefined);
   mayPark = false;
   runner = startRunner();
 });
@@ -83,14 +105,25 @@ function startRunner(): LeaseRunner {
   const sa = { ...sampleSa({ kind: "aes-gcm-16", keyBits: 128 }, "transport"), peerWindowPackets: 128 };
   return new LeaseRunner(sa, 1n, kernel.isAlive, {
     leases: kernel.leases,
-    reserve: ({ count }) => {
-      if (refusal !== null) return Promise.reject(refusal);
+    reserve: async ({ count }) => {
+      await onTheWay;
+      if (refusal !== null) throw refusal;
       const first = next;
       next += BigInt(count);
-      return Promise.resolve({ first, end: next, highWater: next, holders: 1, rekeySoon: false });
+      return { first, end: next, highWater: next, holders, rekeySoon: false };
     },
-    release: ({ nextUnsent }) => Promise.resolve(released.push(nextUnsent)),
+    release: ({ nextUnsent }) => {
+      if (releaseRefusal !== null) return Promise.reject(releaseRefusal);
+      return Promise.resolve(released.push(nextUnsent));
+    },
+    countInstances: ({ count }) => {
+      if (countRefusal !== null) return Promise.reject(countRefusal);
+      return Promise.resolve(counts.push(count));
+    },
+    instances: () => instances,
     reinstall: (range) => {
+      expect(counts).toContain(instances + 1);
+      instances += 1;
       kernel.lease(range);
       return Promise.resolve();
     },
@@ -117,7 +150,7 @@ describe("LeaseRunner", () => {
     for (let packet = 0; packet < 1000; packet++) {
       expect(kernel.send()).toBe(true);
       if (packet % 8 === 7) {
-        runner.sent(kernel.oseq);
+        runner.sent(kernel.oseq, kernel.last - kernel.oseq + 1n);
         await settle();
       }
     }
@@ -182,6 +215,116 @@ describe("LeaseRunner", () => {
     await settle();
     expect(kernel.writes).toEqual(["install [200, 264)"]);
     expect(counters.get("lease.burnt.replaced")).toBe(50);
+  });
+
+  it("has a kernel instance counted before its first lease, and once", async () => {
+    await runner.want();
+    await clock.advance(1_000);
+    expect(counts).toEqual([1]);
+  });
+
+  it("sends nothing while the instance is not counted", async () => {
+    countRefusal = new EsplexError("bus.closed", "away");
+    const wanted = runner.want();
+    await clock.advance(1_000);
+    expect(kernel.writes).toEqual([]);
+    countRefusal = null;
+    await clock.advance(1_000);
+    await wanted;
+    expect(counts).toEqual([1]);
+  });
+
+  it("counts the next instance of a state that dies after its numbers were asked for", async () => {
+    await runner.want();
+    while (kernel.send());
+    const { promise, resolve } = Promise.withResolvers<undefined>();
+    onTheWay = promise;
+    runner.sent(kernel.oseq, 0n);
+    await settle();
+    runner.expired();
+    await settle();
+    expect(counts).toEqual([1]);
+    resolve(undefined);
+    await settle();
+    expect(counts).toEqual([1, 2]);
+    expect(kernel.isAlive).toBe(true);
+  });
+
+  it("makes no state anew that the nonce budget has no room for", async () => {
+    await runner.want();
+    while (kernel.send());
+    countRefusal = new EsplexError("cluster.exhausted", "the nonce budget is used up");
+    runner.expired();
+    await clock.advance(5_000);
+    expect(kernel.isAlive).toBe(false);
+    await expect(runner.want()).rejects.toMatchObject({ code: "cluster.exhausted" });
+  });
+
+  it("makes states anew that are gone when events were lost, whether it held a lease or not", async () => {
+    kernel.isAlive = false;
+    runner.resync();
+    await settle();
+    expect(kernel.isAlive).toBe(true);
+    await runner.want();
+    kernel.isAlive = false;
+    runner.resync();
+    await settle();
+    expect(kernel.isAlive).toBe(true);
+    expect(counts).toEqual([2, 3]);
+  });
+
+  it("goes on with new numbers above those that the tripwire found used", async () => {
+    await runner.want();
+    kernel.tripwire = new EsplexError("kernel.offload", "planted", { lastUsable: 60n });
+    runner.resync();
+    await settle();
+    expect(released).toEqual([]);
+    expect(counters.get("lease.tripped")).toBe(1);
+    expect(counters.get("lease.burnt.tripped")).toBe(64);
+    expect(kernel.isAlive).toBe(true);
+    expect(kernel.oseq).toBeGreaterThanOrEqual(64n);
+  });
+
+  it("tells that numbers beyond its lease may have been used, until it is heard", async () => {
+    await runner.want();
+    releaseRefusal = new EsplexError("bus.closed", "away");
+    kernel.tripwire = new EsplexError("kernel.offload", "planted", { lastUsable: 100n });
+    runner.resync();
+    await clock.advance(1_000);
+    expect(released).toEqual([]);
+    releaseRefusal = null;
+    await clock.advance(1_000);
+    expect(released).toEqual([101n]);
+  });
+
+  it("reads the kernel when an event's numbers and packets do not fit what it was left with", async () => {
+    await runner.want();
+    kernel.send();
+    kernel.tripwire = new EsplexError("kernel.offload", "planted", { lastUsable: 64n });
+    runner.sent(kernel.oseq, 64n);
+    await settle();
+    expect(counters.get("lease.tripped")).toBe(0);
+    runner.sent(kernel.oseq, 65n);
+    await settle();
+    expect(counters.get("lease.tripped")).toBe(1);
+  });
+
+  it("says once per change that the peer's window does not carry the nodes that send", async () => {
+    holders = 6;
+    await runner.want();
+    expect(runner.status().windowRule).toMatchObject({ windowPackets: 128, holders: 6, leaseNumbers: 9, kept: false });
+    expect(runner.status().windowRule.advice).toContain("at least 140");
+    runner.recalled(7);
+    await settle();
+    expect(counters.get("lease.windowRuleBroken")).toBe(1);
+    holders = 2;
+    runner.recalled(2);
+    await settle();
+    expect(runner.status().windowRule).toMatchObject({ holders: 2, kept: true, advice: "" });
+    holders = 6;
+    runner.recalled(6);
+    await settle();
+    expect(counters.get("lease.windowRuleBroken")).toBe(2);
   });
 
   it("lets nobody wait for ever when it stops", async () => {

@@ -1,7 +1,15 @@
 import { describe, expect, test } from "vitest";
 import { EsplexError } from "../../../src/core/errors.ts";
 import { suiteName, type EspSuite } from "../../../src/sa/suite.ts";
-import { chooseEsp, chooseIke, espTransforms, ikeTransforms } from "../../../src/ike/proposal.ts";
+import type { EsnPolicy } from "../../../src/ike/environment.ts";
+import {
+  chooseEsp,
+  chooseIke,
+  espTransforms,
+  ikeTransforms,
+  type ChosenEsp,
+  type EspPolicy,
+} from "../../../src/ike/proposal.ts";
 import { ikeSuiteName, type IkeSuite } from "../../../src/ike/suite.ts";
 import { DH_NONE, ENCRYPTION, ESN, INTEGRITY, PROTOCOL, TRANSFORM } from "../../../src/ike/wire/constants.ts";
 import { transform, type SaPayload, type Transform } from "../../../src/ike/wire/security-association.ts";
@@ -9,6 +17,7 @@ import { transform, type SaPayload, type Transform } from "../../../src/ike/wire
 const GCM: EspSuite = { kind: "aes-gcm-16", keyBits: 256 };
 const CBC: EspSuite = { kind: "aes-cbc", keyBits: 128, integrity: "hmac-sha2-512" };
 const IKE: IkeSuite = { cipher: { kind: "aes-gcm-16", keyBits: 128 }, prf: "hmac-sha2-256", group: 31 };
+const ANY: EspPolicy = { espSuites: null, esn: "allow" };
 const SPI = Uint8Array.of(0xc0, 0, 0, 1);
 
 function espOffer(...lists: readonly (readonly Transform[])[]): SaPayload {
@@ -44,22 +53,82 @@ describe("ESP", () => {
       espTransforms(CBC, null),
       espTransforms(GCM, null),
     );
-    const chosen = chooseEsp(offer, null, true, null);
+    const chosen = chooseEsp(offer, null, true, ANY);
     expect(suiteName(chosen.suite)).toBe(suiteName(CBC));
     expect(chosen.spi).toBe(0xc0000001);
     expect(chosen.answer).toEqual({ number: 2, protocol: PROTOCOL.ESP, transforms: espTransforms(CBC, null) });
   });
 
-  test("extended sequence numbers beside none: none is chosen; alone: refused", () => {
-    expect(chooseEsp(espOffer([aes(128), esn, noEsn]), null, true, null).answer.transforms).toEqual([aes(128), noEsn]);
-    expect(failure(() => chooseEsp(espOffer([aes(128), esn]), null, true, null))).toBe("peer.noProposalChosen");
-    expect(failure(() => chooseEsp(espOffer([aes(128)]), null, true, null))).toBe("peer.noProposalChosen");
+  const NUMBERS = {
+    no: noEsn,
+    yes: esn,
+    other: transform(TRANSFORM.ESN, 2),
+    odd: transform(TRANSFORM.ESN, ESN.YES, 1),
+  };
+  type Offered = readonly (keyof typeof NUMBERS)[];
+  type Chosen = "no" | "yes" | null;
+  const lists: readonly [Offered, Record<EsnPolicy, Chosen>][] = [
+    [["no"], { allow: "no", prefer: "no", never: "no" }],
+    [["yes"], { allow: "yes", prefer: "yes", never: null }],
+    [["no", "yes"], { allow: "no", prefer: "yes", never: "no" }],
+    [["yes", "no"], { allow: "yes", prefer: "yes", never: "no" }],
+    // RFC 7296 §3.3.3: an ESP proposal without this type offers neither.
+    [[], { allow: null, prefer: null, never: null }],
+    [["other"], { allow: null, prefer: null, never: null }],
+    [["other", "odd", "no"], { allow: "no", prefer: "no", never: "no" }],
+  ];
+  const cases = lists.flatMap(([offered, by]) =>
+    (["allow", "prefer", "never"] as const).map((policy) => [offered.join("+"), policy, by[policy], offered] as const),
+  );
+  test.each(cases)("numbers %j and `esn: %s`: %s", (_name, policy, chosen, offered) => {
+    // Wherever type 5 stands among the others.
+    const numbers = offered.map((name) => NUMBERS[name]);
+    for (const list of [
+      [aes(128), ...numbers],
+      [...numbers, aes(128)],
+    ]) {
+      const choose = (): ChosenEsp => chooseEsp(espOffer(list), null, true, { espSuites: null, esn: policy });
+      if (chosen === null) {
+        expect(failure(choose)).toBe("peer.noProposalChosen");
+      } else {
+        expect(choose().esn).toBe(chosen === "yes");
+        expect(choose().answer.transforms).toEqual([aes(128), NUMBERS[chosen]]);
+      }
+    }
+  });
+
+  test("the order of proposals comes before `prefer`; `never` goes on to the next", () => {
+    const offer = espOffer(espTransforms(GCM, null, [ESN.YES]), espTransforms(CBC, null, [ESN.NO]));
+    const turned = espOffer(espTransforms(CBC, null, [ESN.NO]), espTransforms(GCM, null, [ESN.YES]));
+    const chosen = (payload: SaPayload, policy: EsnPolicy): unknown[] => {
+      const { answer, esn: extended } = chooseEsp(payload, null, true, { espSuites: null, esn: policy });
+      return [answer.number, extended];
+    };
+    expect(chosen(offer, "never")).toEqual([2, false]);
+    expect(chosen(offer, "allow")).toEqual([1, true]);
+    expect(chosen(turned, "prefer")).toEqual([1, false]);
+  });
+
+  test("ciphers with an implicit IV (RFC 8750) are neither accepted nor offered: their IV is the bare number", () => {
+    const implicit = [29, 30, 31].flatMap((id) =>
+      [null, 128, 256].map((bits) => transform(TRANSFORM.ENCRYPTION, id, bits)),
+    );
+    for (const cipher of implicit) {
+      expect(failure(() => chooseEsp(espOffer([cipher, noEsn]), null, true, ANY))).toBe("peer.noProposalChosen");
+    }
+    const chosen = chooseEsp(espOffer([...implicit, aes(256), noEsn]), null, true, ANY);
+    expect(suiteName(chosen.suite)).toBe("AES_GCM_16_256");
+    for (const suite of [GCM, CBC]) {
+      expect(espTransforms(suite, null).filter(({ type, id }) => type === TRANSFORM.ENCRYPTION && id >= 29)).toEqual(
+        [],
+      );
+    }
   });
 
   test("192-bit keys, a missing key length and a key length twice are passed over", () => {
     const twice: Transform = { ...aes(128), attributes: [...aes(128).attributes, ...aes(128).attributes] };
     const odd: Transform = { ...aes(128), attributes: [{ type: 99, value: 1 }] };
-    const chosen = chooseEsp(espOffer([aes(192), aes(null), twice, odd, aes(256), noEsn]), null, true, null);
+    const chosen = chooseEsp(espOffer([aes(192), aes(null), twice, odd, aes(256), noEsn]), null, true, ANY);
     expect(suiteName(chosen.suite)).toBe("AES_GCM_16_256");
   });
 
@@ -73,9 +142,9 @@ describe("ESP", () => {
       [aes(128), sha, noEsn],
       [aes(128), noEsn, transform(99, 1)],
     ]) {
-      expect(failure(() => chooseEsp(espOffer(list), null, true, null))).toBe("peer.noProposalChosen");
+      expect(failure(() => chooseEsp(espOffer(list), null, true, ANY))).toBe("peer.noProposalChosen");
     }
-    expect(chooseEsp(espOffer([aes(128), none, noEsn]), null, true, null).answer.transforms).toContain(none);
+    expect(chooseEsp(espOffer([aes(128), none, noEsn]), null, true, ANY).answer.transforms).toContain(none);
     const [good] = espOffer([aes(128), noEsn]).proposals;
     if (good === undefined) throw new Error("no proposal");
     for (const bad of [
@@ -83,29 +152,27 @@ describe("ESP", () => {
       { ...good, spi: Uint8Array.of(0, 0, 0, 255) },
       { ...good, spi: new Uint8Array(8) },
     ]) {
-      expect(failure(() => chooseEsp({ kind: "sa", proposals: [bad] }, null, true, null))).toBe(
-        "peer.noProposalChosen",
-      );
+      expect(failure(() => chooseEsp({ kind: "sa", proposals: [bad] }, null, true, ANY))).toBe("peer.noProposalChosen");
     }
   });
 
   test("PFS: the KE payload's group wins; another one is asked for; NONE saves an offer without KE payload", () => {
     const offer = espOffer([aes(128), dh(14), dh(19), noEsn]);
-    expect(chooseEsp(offer, 19, true, null).group).toBe(19);
-    expect(failure(() => chooseEsp(offer, 31, true, null))).toBe("peer.invalidKePayload");
-    expect(failure(() => chooseEsp(offer, null, true, null))).toBe("peer.invalidKePayload");
-    expect(failure(() => chooseEsp(espOffer([aes(128), dh(2), noEsn]), 2, true, null))).toBe("peer.noProposalChosen");
+    expect(chooseEsp(offer, 19, true, ANY).group).toBe(19);
+    expect(failure(() => chooseEsp(offer, 31, true, ANY))).toBe("peer.invalidKePayload");
+    expect(failure(() => chooseEsp(offer, null, true, ANY))).toBe("peer.invalidKePayload");
+    expect(failure(() => chooseEsp(espOffer([aes(128), dh(2), noEsn]), 2, true, ANY))).toBe("peer.noProposalChosen");
     const optional = espOffer([aes(128), dh(14), dh(DH_NONE), noEsn]);
-    expect(chooseEsp(optional, null, true, null).group).toBeNull();
-    expect(chooseEsp(optional, 14, true, null).group).toBe(14);
-    expect(chooseEsp(optional, 14, false, null).answer.transforms).toContainEqual(dh(DH_NONE));
-    expect(failure(() => chooseEsp(offer, null, false, null))).toBe("peer.noProposalChosen");
+    expect(chooseEsp(optional, null, true, ANY).group).toBeNull();
+    expect(chooseEsp(optional, 14, true, ANY).group).toBe(14);
+    expect(chooseEsp(optional, 14, false, ANY).answer.transforms).toContainEqual(dh(DH_NONE));
+    expect(failure(() => chooseEsp(offer, null, false, ANY))).toBe("peer.noProposalChosen");
   });
 
   test("the peer's configuration restricts", () => {
     const offer = espOffer(espTransforms(CBC, null), espTransforms(GCM, null));
-    expect(chooseEsp(offer, null, true, [GCM]).suite).toEqual(GCM);
-    expect(failure(() => chooseEsp(offer, null, true, []))).toBe("peer.noProposalChosen");
+    expect(chooseEsp(offer, null, true, { ...ANY, espSuites: [GCM] }).suite).toEqual(GCM);
+    expect(failure(() => chooseEsp(offer, null, true, { ...ANY, espSuites: [] }))).toBe("peer.noProposalChosen");
   });
 });
 

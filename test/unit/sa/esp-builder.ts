@@ -28,6 +28,7 @@ export function sampleSa(suite: EspSuite, mode: SharedSa["mode"], spi = 0xc0ffee
     localSelectors: [{ ...any, startAddress: "192.0.2.100", endAddress: "192.0.2.100" }],
     remoteSelectors: [{ ...any, startAddress: "192.0.2.10", endAddress: "192.0.2.10" }],
     peerWindowPackets: 1024,
+    inboundWindowPackets: 1024,
     esn: false,
   };
 }

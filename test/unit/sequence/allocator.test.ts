@@ -45,7 +45,7 @@ beforeEach(async () => {
 });
 
 const register = (firstNumber = 1n, esn = false, windowPackets = 64, epoch = 1n): Promise<void> =>
-  allocator.register({ sa: SA, dvipa: DVIPA, epoch, firstNumber, windowPackets, esn });
+  allocator.register({ sa: SA, dvipa: DVIPA, epoch, firstNumber, windowPackets, esn, counterNonce: false });
 
 /** The outcome, which must be there at once unless `pending`. */
 function reserve(node: string, count: number, nextUnsent = 0n, epoch = 1n): { outcome: ReserveOutcome | null } {
@@ -137,7 +137,15 @@ test("A6 with ESN numbers go on, up to 2^64 - 1", async () => {
   await allocator.retire(SA);
   const sa = "b".repeat(32);
   const last = (1n << 64n) - 1n;
-  await allocator.register({ sa, dvipa: DVIPA, epoch: 1n, firstNumber: last, windowPackets: 64, esn: true });
+  await allocator.register({
+    sa,
+    dvipa: DVIPA,
+    epoch: 1n,
+    firstNumber: last,
+    windowPackets: 64,
+    esn: true,
+    counterNonce: false,
+  });
   const got: ReserveOutcome[] = [];
   for (let i = 0; i < 2; i++) {
     allocator.reserve({ sa, node: "t1", epoch: 1n, count: 10, nextUnsent: 0n }, (outcome) => got.push(outcome));

@@ -92,10 +92,20 @@ test("H2 late and repeated grants are never installed", () => {
 
 test("H1 a kernel that is beyond its lease loses all credit", () => {
   const tripped = after(held(), threshold(40n));
-  expect(tripped.effects).toEqual([{ kind: "park" }, { kind: "burnt", first: 1n, end: 33n, why: "tripped" }]);
+  const burnt = { kind: "burnt", first: 1n, end: 33n, why: "tripped" };
+  expect(tripped.effects).toEqual([{ kind: "park" }, burnt, { kind: "release", nextUnsent: 41n }]);
   expect(tripped.state.kind).toBe("parked");
   const applied: HolderEvent = { kind: "applied", token: 1, oseq: 4n, lastSendable: 33n, nowMs: 0 };
   expect(after(held(), applied).effects[0]).toEqual({ kind: "park" });
+});
+
+test("H1 H2 what the tripwire found used is never sent again, and told when it was not ours", () => {
+  const within = after(held(), { kind: "tripped", lastUsable: 32n, nowMs: 0 });
+  const burnt = { kind: "burnt", first: 1n, end: 33n, why: "tripped" };
+  expect(within.effects).toEqual([burnt, expect.objectContaining({ kind: "reserve", nextUnsent: 0n })]);
+  const beyond = after(held(), { kind: "tripped", lastUsable: 33n, nowMs: 0 });
+  expect(beyond.effects.slice(0, 2)).toEqual([burnt, { kind: "release", nextUnsent: 34n }]);
+  expect(after(beyond.state, granted(33n, 65n)).effects).toEqual([]);
 });
 
 test("events from before the lease, and of older leases, are ignored", () => {

@@ -23,6 +23,8 @@ const sequence = (id: number, ceiling = 100n): StoredSequence => ({
   firstNumber: 1n,
   windowPackets: 1024,
   esn: false,
+  counterNonce: true,
+  instances: { past: 1, nodes: [{ node: "t1", incarnation: "a", count: 2 }] },
   ceiling,
 });
 

@@ -7,12 +7,17 @@ import {
   initialHolder,
   stepHolder,
 } from "../../../src/sequence/holder.ts";
+import { LedgerBook } from "../../../src/sequence/ledger-book.ts";
+import { decodeLedgerRecord } from "../../../src/sequence/ledger-record.ts";
 import type { Grant } from "../../../src/sequence/number-line.ts";
+import { NumberSet } from "../../../src/sequence/number-set.ts";
 import { reorderAllowanceNumbers } from "../../../src/sequence/size.ts";
 import { FakeClock, FakeDisk, FakeStore, settled } from "./fakes.ts";
 
 const SA = "0".repeat(32);
 const DVIPA = "192.0.2.100";
+export const SPI = 0x1000;
+export const PEER = "192.0.2.10";
 const WINDOW = 8;
 /** The line ends here in these tests: it starts close to 2^32. */
 const LINE_NUMBERS = 60n;
@@ -39,7 +44,8 @@ class Kernel {
 }
 
 type Message =
-  { readonly kind: "reserve"; readonly count: number; readonly nextUnsent: bigint } | { readonly kind: "release" };
+  | { readonly kind: "reserve"; readonly count: number; readonly nextUnsent: bigint }
+  | { readonly kind: "release"; readonly nextUnsent: bigint };
 
 /** A node: agent (may crash), kernel (does not), and a connection whose messages keep their order. */
 class Node {
@@ -52,6 +58,8 @@ class Node {
   fromKernel: HolderEvent[] = [];
   /** It may take its kernel for fuller than it is. */
   hasLostEvents = false;
+  /** New with every process of the agent. */
+  instance = 0;
   /** The connection's generation: answers to an older one are lost. */
   generation = 0;
   readonly owned: [bigint, bigint][] = [];
@@ -83,17 +91,23 @@ export class World {
   replayDrops = 0;
   refusals = 0;
   store = new FakeStore(this.disk);
+  /** Text of the ledger's records. */
+  readonly ledger: string[] = [];
+  readonly #burnt = new NumberSet();
+  book = this.#newBook();
   allocator: Allocator;
   epoch = 1n;
 
   private constructor() {
     this.allocator = this.#newAllocator();
+    this.#bookStarts();
   }
 
   static async create(): Promise<World> {
     const world = new World();
     world.store.auto = true;
     world.epoch = await world.allocator.own(DVIPA, "d1");
+    world.book.owned(DVIPA, world.epoch, "d1");
     await world.allocator.register({
       sa: SA,
       dvipa: DVIPA,
@@ -101,6 +115,9 @@ export class World {
       firstNumber: FIRST,
       windowPackets: WINDOW,
       esn: false,
+      counterNonce: false,
+      spi: SPI,
+      peer: PEER,
     });
     world.store.auto = false;
     return world;
@@ -124,6 +141,8 @@ export class World {
     if (!node.owned.some(([first, end]) => number >= first && number < end)) {
       throw new Error(`H1 ${number} was sent by ${node.name} outside its grants`);
     }
+    if (this.#burnt.has(number) && !this.seen.answersMixedUp)
+      throw new Error(`${number} was recorded as burnt, and sent after`);
     this.sent.add(number);
     if (number + BigInt(WINDOW) <= this.#peerHighest) this.replayDrops++;
     if (number > this.#peerHighest) this.#peerHighest = number;
@@ -141,8 +160,10 @@ export class World {
   async deliverUp(node: Node): Promise<void> {
     const message = node.toService.shift();
     if (message === undefined) return;
-    if (message.kind === "release") this.allocator.release(SA, node.name);
-    else this.#reserve(node, message.count, message.nextUnsent);
+    if (message.kind === "release") {
+      this.book.released(SA, node.name);
+      this.allocator.release(SA, node.name, message.nextUnsent);
+    } else this.#reserve(node, message.count, message.nextUnsent);
     await settled();
   }
 
@@ -187,6 +208,7 @@ export class World {
   connect(node: Node): void {
     if (node.isConnected || node.state === null) return;
     node.isConnected = true;
+    this.book.greeted(node.name, String(node.instance));
     this.allocator.connected(node.name);
   }
 
@@ -194,6 +216,7 @@ export class World {
   crashAgent(node: Node): void {
     this.cut(node);
     node.state = null;
+    node.instance++;
     node.fromKernel = [];
     node.delivered = [];
   }
@@ -205,7 +228,9 @@ export class World {
     if (isAlive) this.feed(node, { kind: "adopted", oseq, lastSendable: oseq + credit, nowMs: this.clock.nowMs() });
   }
 
+  /** `survivors` of its writes under way reach the disk, and as many ledger records do not. */
   async crashService(survivors: number): Promise<void> {
+    this.ledger.splice(this.ledger.length - survivors);
     this.seen.serviceCrashed = true;
     this.allocator.close();
     this.store.crash(survivors);
@@ -216,10 +241,13 @@ export class World {
       node.toNode = [];
     }
     this.store = new FakeStore(this.disk);
+    this.book = this.#newBook();
     this.allocator = this.#newAllocator();
+    this.#bookStarts();
     for (const node of this.nodes) {
       if (!node.isConnected) continue;
       this.#fail(node);
+      this.book.greeted(node.name, String(node.instance));
       this.allocator.connected(node.name);
     }
   }
@@ -289,7 +317,7 @@ export class World {
         else this.#fail(node);
         return;
       case "release":
-        if (node.isConnected) node.toService.push({ kind: "release" });
+        if (node.isConnected) node.toService.push(effect);
         return;
       case "install":
       case "reinstall":
@@ -335,6 +363,21 @@ export class World {
     if (node.state?.isAsking === true) node.toNode.push({ kind: "refused", code: "bus.closed", nowMs: 0 });
   }
 
+  #newBook(): LedgerBook {
+    const append = (text: string): void => {
+      this.ledger.push(text);
+      const record = decodeLedgerRecord(text);
+      if (record.kind === "burnt") this.#burnt.addRange(record.first, record.end);
+    };
+    const book = new LedgerBook(append, () => 0);
+    for (const node of this.nodes) book.greeted(node.name, String(node.instance));
+    return book;
+  }
+
+  #bookStarts(): void {
+    this.book.started(this.allocator.owners(), this.allocator.lines());
+  }
+
   #newAllocator(): Allocator {
     return new Allocator({
       store: this.store,
@@ -346,7 +389,11 @@ export class World {
           const node = this.nodes.find((other) => other.name === name);
           if (node?.isConnected === true) node.toNode.push({ kind: "recall", holders, nowMs: 0 });
         },
-        granted: (_request, grant) => this.#onGrant(grant),
+        granted: (request, grant) => {
+          this.#onGrant(grant);
+          this.book.granted(request, grant);
+        },
+        changed: (change) => this.book.changed(change),
         rekeySoon: () => {},
         stopped: () => {},
       },

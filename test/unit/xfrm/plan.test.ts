@@ -103,6 +103,18 @@ describe("plan", () => {
     expect(moved.steps.every(({ kind }) => kind.endsWith("Policy"))).toBe(true);
   });
 
+  it("a state that is never to be added is kept while it is there, not put back, and removed when nobody wants it", () => {
+    const wanted = shadow(sa(1, 7));
+    const neverAdd = new Set([stateKey(outboundId(sa(1, 7)))]);
+    const kinds = (current: Current, wish: Wanted): string[] =>
+      plan(current, wish, { neverAdd }).steps.map(({ kind }) => kind);
+    const full = perform({ states: [], policies: [] }, plan({ states: [], policies: [] }, wanted).steps);
+    expect(kinds(full, wanted)).toEqual([]);
+    expect(kinds({ ...full, states: [] }, wanted)).toEqual(["addState"]);
+    expect(kinds(full, shadow(sa(1, 8)))).toEqual(["deleteState", "addState", "deleteState"]);
+    expect(kinds(full, { ...NOTHING, policies: wanted.policies })).toEqual(["deleteState", "deleteState"]);
+  });
+
   it("larval states of ours are removed by their own step", () => {
     const [outbound] = perform(
       { states: [], policies: [] },
@@ -160,9 +172,9 @@ describe("shadow", () => {
 
   it("outbound states run on leases, inbound ones have a window", () => {
     const one = sa(1, 7);
-    const states = shadow({ ...one, esn: true }).states;
+    const states = shadow({ ...one, esn: true, inboundWindowPackets: 4096 }).states;
     expect(states.map(({ replayWindowPackets, allowance }) => [replayWindowPackets, allowance.kind])).toEqual([
-      [1024, "unlimited"],
+      [4096, "unlimited"],
       [32, "parked"],
     ]);
     expect(states[1]?.id).toEqual(outboundId(one));
@@ -190,6 +202,7 @@ function sa(n: number, key: number): SharedSa {
     localSelectors: [hosts(V)],
     remoteSelectors: [hosts(peer)],
     peerWindowPackets: 32,
+    inboundWindowPackets: 1024,
     esn: false,
   };
 }

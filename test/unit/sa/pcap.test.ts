@@ -2,7 +2,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { readPcap, type PcapFrame } from "../../../netns/pcap.ts";
+import { readPcap, type PcapFrame } from "../../../src/sa/pcap.ts";
 
 let directory = "";
 beforeEach(async () => {

@@ -1,0 +1,80 @@
+import { ipFromBytes } from "../core/ip.ts";
+import { IP_PROTOCOL } from "./packet.ts";
+
+/** What a capture shows of one ESP packet. */
+export interface CapturedEsp {
+  readonly source: string;
+  readonly destination: string;
+  readonly spi: number;
+  /** The low 32 bits that travel (RFC 4303 §2.2). */
+  readonly sequence: number;
+  /** The first 8 bytes after the ESP header, an AEAD's explicit IV (RFC 4106 §3.1); null when the capture was cut before. */
+  readonly iv: bigint | null;
+  /** From the SPI on, as far as it was captured. */
+  readonly bytes: Buffer;
+}
+
+const ETHERNET_HEADER_BYTES = 14;
+const ETHERTYPE_IPV4 = 0x0800;
+const ETHERTYPE_IPV6 = 0x86dd;
+const IPV4_MIN_HEADER_BYTES = 20;
+const IPV6_HEADER_BYTES = 40;
+const UDP_HEADER_BYTES = 8;
+/** RFC 3948 §2: ESP in UDP; four zero bytes there mean IKE. */
+const NAT_T_PORT = 4500;
+const ESP_HEADER_BYTES = 8;
+const IV_BYTES = 8;
+
+interface Datagram {
+  readonly source: string;
+  readonly destination: string;
+  readonly protocol: number;
+  readonly body: Buffer;
+}
+
+/**
+ * The ESP packet in an Ethernet frame: over IPv4 or IPv6 (without extension headers), bare or in UDP. Null for anything
+ * else and for later fragments, "cut" for ESP of which the capture does not hold the header.
+ */
+export function espOfFrame(frame: Buffer): CapturedEsp | "cut" | null {
+  const datagram = datagramOf(frame);
+  if (datagram === null) return null;
+  const { source, destination } = datagram;
+  const bytes = datagram.protocol === IP_PROTOCOL.esp ? datagram.body : espInUdp(datagram);
+  if (bytes === null) return null;
+  if (bytes.length < ESP_HEADER_BYTES) return "cut";
+  const hasIv = bytes.length >= ESP_HEADER_BYTES + IV_BYTES;
+  const iv = hasIv ? bytes.readBigUInt64BE(ESP_HEADER_BYTES) : null;
+  return { source, destination, spi: bytes.readUInt32BE(0), sequence: bytes.readUInt32BE(4), iv, bytes };
+}
+
+function datagramOf(frame: Buffer): Datagram | null {
+  if (frame.length < ETHERNET_HEADER_BYTES) return null;
+  const type = frame.readUInt16BE(12);
+  const packet = frame.subarray(ETHERNET_HEADER_BYTES);
+  if (type === ETHERTYPE_IPV4 && packet.length >= IPV4_MIN_HEADER_BYTES) {
+    const isLaterFragment = (packet.readUInt16BE(6) & 0x1fff) !== 0;
+    if (isLaterFragment) return null;
+    const body = packet.subarray((packet.readUInt8(0) & 0x0f) * 4, packet.readUInt16BE(2));
+    return { ...addresses(packet, 12, 4), protocol: packet.readUInt8(9), body };
+  }
+  if (type === ETHERTYPE_IPV6 && packet.length >= IPV6_HEADER_BYTES) {
+    const body = packet.subarray(IPV6_HEADER_BYTES, IPV6_HEADER_BYTES + packet.readUInt16BE(4));
+    return { ...addresses(packet, 8, 16), protocol: packet.readUInt8(6), body };
+  }
+  return null;
+}
+
+function addresses(packet: Buffer, at: number, bytes: number): { source: string; destination: string } {
+  return {
+    source: ipFromBytes(packet.subarray(at, at + bytes)),
+    destination: ipFromBytes(packet.subarray(at + bytes, at + 2 * bytes)),
+  };
+}
+
+function espInUdp({ protocol, body }: Datagram): Buffer | null {
+  if (protocol !== IP_PROTOCOL.udp || body.length < UDP_HEADER_BYTES + 4) return null;
+  if (body.readUInt16BE(0) !== NAT_T_PORT && body.readUInt16BE(2) !== NAT_T_PORT) return null;
+  const payload = body.subarray(UDP_HEADER_BYTES);
+  return payload.readUInt32BE(0) === 0 ? null : payload;
+}
