@@ -1,6 +1,6 @@
 /**
  * The application that runs on each target of the lab: `node netns/app.ts NAME [PORT]`. Plain HTTP, one request per
- * connection, so that each request is a distribution decision of its own.
+ * connection, so that each request is a distribution decision of its own; a client that asks for keep-alive stays.
  *
  *   GET /name               this node's name
  *   GET /download?bytes=N   N bytes of the node's own stream (`app-stream.ts`)
@@ -53,7 +53,7 @@ async function upload(node: string, request: IncomingMessage, response: ServerRe
 const [node, port] = process.argv.slice(2);
 if (node === undefined) throw new Error("usage: app.ts NAME [PORT]");
 const server = createServer({ keepAlive: false }, (request, response) => {
-  response.setHeader("connection", "close");
+  if (request.headers.connection !== "keep-alive") response.setHeader("connection", "close");
   answer(node, request, response).catch((error: unknown) => {
     // The other end went away in the middle: nothing to answer any more.
     console.error(`${request.method ?? "?"} ${request.url ?? "?"}: ${String(error)}`);

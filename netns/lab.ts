@@ -18,6 +18,9 @@ import { until } from "./until.ts";
 
 const APPLICATION = fileURLToPath(new URL("app.ts", import.meta.url));
 
+/** The product's own defaults, but for the client's window, which is what `DEFAULT_CLIENT` has. */
+const DEFAULT_CLUSTER: ClusterSettings = { peerWindowPackets: 1024, inboundWindowPackets: 1024, esn: "allow" };
+
 /** What a lab may be asked for; the defaults are those of the demo. */
 export interface LabOptions {
   /** In the name of each namespace; default: `esplex` and the pid, so that labs of several processes do not meet. */
@@ -67,7 +70,7 @@ export class Lab implements AsyncDisposable {
     const lab = new Lab(network, directory, psk, options.directory === undefined);
     try {
       await Promise.all([
-        writeClusterFiles(directory, network, { peerWindowPackets: 1024, ...options.cluster }),
+        writeClusterFiles(directory, network, { ...DEFAULT_CLUSTER, ...options.cluster }),
         createCertificates(join(directory, "pki"), nodes),
         countCleartext(network),
         countDecapsulatedTcp(network, "d1"),
@@ -82,6 +85,11 @@ export class Lab implements AsyncDisposable {
   /** Every node daemon: d1 first, then the targets. */
   get nodes(): readonly LabDaemon<NodeStatus>[] {
     return [this.distributor, ...this.targets];
+  }
+
+  /** Where the coupling service keeps what must outlive it. */
+  get stateDirectory(): string {
+    return join(this.directory, "state");
   }
 
   /** The target called `name`. */
@@ -182,7 +190,7 @@ export class Lab implements AsyncDisposable {
   }
 
   #couplingArguments(): string[] {
-    const files = ["--cluster", join(this.directory, "cluster.yaml"), "--state", join(this.directory, "state")];
+    const files = ["--cluster", join(this.directory, "cluster.yaml"), "--state", this.stateDirectory];
     return ["coupling", ...files, ...credentialArguments(join(this.directory, "pki"), "coupling")];
   }
 

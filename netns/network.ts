@@ -69,6 +69,11 @@ export class LabNetwork {
     return tryCommand(file, args, options);
   }
 
+  /** Cuts or mends a node's link, at the bridge: the node itself sees the carrier go. */
+  async setLink(node: string, network: NetworkName, state: "up" | "down"): Promise<void> {
+    await this.#ip(BRIDGES, [`link set dev ${this.interfaceOf(node, network).port} ${state}`]);
+  }
+
   /** Ends every process inside the namespaces and removes them. Works on half-built networks, and twice. */
   async destroy(): Promise<void> {
     const wanted = [...this.nodes.map((node) => node.name), BRIDGES].map((name) => this.namespaceOf(name));
