@@ -27,7 +27,7 @@
  *   KernelState                 xfrm_output: one number, one packet of the limit, under the state's lock; death at the limit
  *
  * An extension here is refused by a state that can send less than its agent gave it: one that was flushed or died, and was
- * added parked before the agent noticed (BUG_EXTEND_ANOTHER_STATE). leases.ts extend does not look at that yet.
+ * added parked before the agent noticed (BUG_EXTEND_ANOTHER_STATE). leases.ts invariant 5 does that: it looks before it writes.
  *
  * Not here: windows and recalls (A7), which are about drops at the peer and never about uniqueness; the end of the
  * numbers at 2^32 or 2^64 (here END); keys and IVs.

@@ -155,6 +155,18 @@ describeWithEsp("leases in the kernel", () => {
     expect(await lab.xfrm.call("getState", state.id)).toBeNull();
   });
 
+  it("5: a lease is not extended on a state that somebody made anew: its numbers would start over", async () => {
+    await using lab = await Lab.create();
+    const state = await lab.parkedState({});
+    await lab.xfrm.call("install", { state, range: { first: 100n, end: 140n } });
+    await lab.udp.call("send", { address: R, port: PORT, count: 5 });
+    await lab.xfrm.call("deleteState", state.id);
+    await lab.xfrm.call("addState", state);
+    const late = lab.xfrm.call("extend", { state, end: 180n });
+    await expect(late).rejects.toMatchObject({ code: "kernel.offload", details: { found: 0n, lastUsable: 139n } });
+    expect(await lab.xfrm.call("getState", state.id)).toBeNull();
+  });
+
   it("a parked state sends nothing: its first packet kills it", async () => {
     await using lab = await Lab.create();
     const state = await lab.parkedState({});
