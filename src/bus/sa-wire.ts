@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { z } from "zod";
-import type { SaHalf, SharedSa } from "../sa/spec.ts";
+import { MAX_WINDOW_PACKETS, type SaHalf, type SharedSa } from "../sa/spec.ts";
 import { suiteLengths } from "../sa/suite.ts";
 import { ipAddress, saId, secretBytes, u16, u32 } from "./fields.ts";
 
@@ -8,8 +8,6 @@ import { ipAddress, saId, secretBytes, u16, u32 } from "./fields.ts";
 const MAX_SELECTORS = 64;
 /** RFC 4303 §2.1: 1 to 255 are reserved. */
 const MIN_SPI = 256;
-/** `XFRMA_REPLAY_ESN_MAX`, include/uapi/linux/xfrm.h: the kernel refuses more, with and without ESN. */
-const MAX_INBOUND_WINDOW_PACKETS = 4096;
 
 const keyBits = z.union([z.literal(128), z.literal(256)]);
 
@@ -51,7 +49,7 @@ export const sharedSa: z.ZodType<SharedSa> = z
     localSelectors: z.array(selector).min(1).max(MAX_SELECTORS),
     remoteSelectors: z.array(selector).min(1).max(MAX_SELECTORS),
     peerWindowPackets: u32.min(1).max(65_536),
-    inboundWindowPackets: u32.min(1).max(MAX_INBOUND_WINDOW_PACKETS),
+    inboundWindowPackets: u32.min(1).max(MAX_WINDOW_PACKETS),
     esn: z.boolean(),
   })
   .refine((sa: SharedSa) => keysFit(sa, sa.inbound) && keysFit(sa, sa.outbound), { error: "key lengths" });

@@ -1,6 +1,7 @@
 import { isIP } from "node:net";
 import { z } from "zod";
 import { ipFromBytes, ipToBytes } from "../core/ip.ts";
+import { MAX_WINDOW_PACKETS } from "../sa/spec.ts";
 import { isSubnet } from "./subnet.ts";
 
 /** The port on which distributors listen for targets when the file names none. Our choice. */
@@ -10,8 +11,6 @@ const DEFAULT_REPLAY_WINDOW_PACKETS = 32;
 /** Our own window when the file does not say: what distribution reorders fits many times. Our choice. */
 const DEFAULT_INBOUND_WINDOW_PACKETS = 1024;
 const MIN_WINDOW_PACKETS = 32;
-/** The largest window of a Linux peer, and ours: `XFRMA_REPLAY_ESN_MAX`, include/uapi/linux/xfrm.h. */
-const MAX_WINDOW_PACKETS = 4096;
 
 // The `error` of each schema is the text behind "allowed:" in the message.
 

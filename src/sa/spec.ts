@@ -1,6 +1,9 @@
 import type { Secret } from "../core/secret.ts";
 import type { EspSuite } from "./suite.ts";
 
+/** The largest replay window that a Linux state has, with or without ESN: `XFRMA_REPLAY_ESN_MAX`, include/uapi/linux/xfrm.h. */
+export const MAX_WINDOW_PACKETS = 4096;
+
 /** A traffic selector (RFC 7296 §3.13.1): an address range, a port range, one IP protocol or any. Ranges are inclusive, as on the wire. */
 export interface TrafficSelector {
   readonly startAddress: string;

@@ -5,6 +5,8 @@ import { type LedgerRecord, decodeLedgerRecord } from "./ledger-record.ts";
 const CHECK = /^check (\d{1,9}) ([0-9a-f]{8})$/;
 /** Longer lines are no records: the longest is a `line` with two IPv6 addresses, below 300 bytes. */
 const MAX_LINE_BYTES = 1024;
+/** No block is longer, and so no torn end: 20,000 records of the longest kind fit. Our choice. */
+export const MAX_BLOCK_BYTES = 16 * 1024 * 1024;
 
 /** The bytes of a block: its records (`encodeLedgerRecord`), one a line, and the check line that ends it. */
 export function encodeLedgerBlock(records: readonly string[]): Buffer {
@@ -69,6 +71,7 @@ export class LedgerReader {
     if (this.#rest.length > MAX_LINE_BYTES && !this.#rest.includes(0)) {
       throw this.#corrupt(this.#lineNumber + 1, "the line is too long");
     }
+    if (this.tornBytes > MAX_BLOCK_BYTES) throw this.#corrupt(this.#blockLine, "the block that begins here has no end");
   }
 
   #line(bytes: Buffer): void {

@@ -2,7 +2,7 @@ import { type FileHandle, open } from "node:fs/promises";
 import type { Counters } from "../../core/counters.ts";
 import { EsplexError, messageOf } from "../../core/errors.ts";
 import type { Log } from "../../core/log.ts";
-import { LEDGER_MAGIC, encodeLedgerBlock, endOfLastBlock } from "../../sequence/ledger-block.ts";
+import { LEDGER_MAGIC, MAX_BLOCK_BYTES, encodeLedgerBlock, endOfLastBlock } from "../../sequence/ledger-block.ts";
 
 /** Records wait this long for others to share a write with them. What a SIGKILL may take. Our choice. */
 const GATHER_MS = 5;
@@ -10,8 +10,6 @@ const GATHER_MS = 5;
 const MAX_BLOCK_RECORDS = 20_000;
 /** Records that may wait for a slow disk, about 60 bytes each; then the ledger has failed. */
 const MAX_WAITING_RECORDS = 1_000_000;
-/** More than a block can have: where the last whole one ends is looked for this far from the end. */
-const MAX_TORN_BYTES = 16 * 1024 * 1024;
 
 /** What the coupling service needs of a ledger's file. */
 export interface LedgerSink {
@@ -24,8 +22,9 @@ export interface LedgerSink {
 /**
  * The ledger's file: blocks of records are appended, one write for all that came meanwhile. A failed write ends the ledger,
  * not the granting: the ledger is the evidence, what keeps numbers apart are the ceilings. It is logged, `failure` says so, and
- * `ledger.lostRecords` counts what is missing. Writes are handed to the kernel, and synced when the file is closed: a killed process loses milliseconds, a power cut what the kernel had not written yet. The state directory's
- * lock keeps other services away.
+ * `ledger.lostRecords` counts what is missing. Writes are handed to the kernel, and synced when the file is closed: a killed
+ * process loses milliseconds, a power cut what the kernel had not written yet. The state directory's lock keeps other
+ * services away from a ledger that lies there.
  */
 export class LedgerFile implements LedgerSink {
   readonly #path: string;
@@ -130,7 +129,7 @@ async function cutTornEnd(path: string, file: FileHandle): Promise<number> {
   if (!LEDGER_MAGIC.startsWith(start.toString("latin1"))) {
     throw new EsplexError("config.invalid", `${path} is no ledger: move it away, or name another file`);
   }
-  const from = Math.max(0, size - MAX_TORN_BYTES);
+  const from = Math.max(0, size - MAX_BLOCK_BYTES);
   const tail = Buffer.alloc(size - from);
   await file.read(tail, 0, tail.length, from);
   const wholeBytes = endOfLastBlock(tail);

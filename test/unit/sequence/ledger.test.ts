@@ -1,7 +1,12 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { LedgerBook } from "../../../src/sequence/ledger-book.ts";
-import { LedgerReader, encodeLedgerBlock, endOfLastBlock } from "../../../src/sequence/ledger-block.ts";
+import {
+  LedgerReader,
+  MAX_BLOCK_BYTES,
+  encodeLedgerBlock,
+  endOfLastBlock,
+} from "../../../src/sequence/ledger-block.ts";
 import {
   BURNT_REASONS,
   type LedgerRecord,
@@ -334,4 +339,17 @@ it("a set of numbers holds what was added, over its pages", () => {
       for (let n = 65_490n; n < 65_700n; n++) expect(numbers.has(n)).toBe(model.has(n));
     }),
   );
+});
+
+describe("a ledger without an end", () => {
+  it.each([
+    ["zeros, as a power cut may leave them", Buffer.alloc(1 << 20)],
+    ["records without a check", Buffer.from("start 1\n".repeat(1 << 17))],
+  ])("is refused before it fills the memory: %s", (_, piece) => {
+    const reader = new LedgerReader("ledger", () => {});
+    const pushTooMuch = (): void => {
+      for (let pushed = 0; pushed <= MAX_BLOCK_BYTES; pushed += piece.length) reader.push(piece);
+    };
+    expect(pushTooMuch).toThrow(/has no end/);
+  });
 });
