@@ -178,7 +178,7 @@ export class World {
   repeat(node: Node, index: number): void {
     // The bus matches answers to requests; one that comes again while the next is awaited is taken for it. No number repeats (H2),
     // but the service and the node then differ about what the node holds.
-    if (node.state?.isAsking === true) this.seen.answersMixedUp = true;
+    if (node.state?.isAsking === true || node.toService.length > 0) this.seen.answersMixedUp = true;
     const event = node.delivered.at(-1 - (index % Math.max(1, node.delivered.length)));
     if (event !== undefined) this.feed(node, event);
   }
