@@ -108,6 +108,9 @@ export const REQUESTS = {
    */
   release: { request: z.strictObject({ sa: saId, epoch: u64, nextUnsent: u64 }), response: empty },
 
+  /** After a recall: from where on the sender's kernel sends now. Others wait for it. */
+  reportLease: { request: z.strictObject({ sa: saId, epoch: u64, nextUnsent: u64 }), response: empty },
+
   // target → distributor
   /** The first message of a target; the distributor follows with a snapshot. */
   join: { request: z.strictObject({ node: nodeName, shadow: z.array(saId).max(MAX_SAS) }), response: empty },

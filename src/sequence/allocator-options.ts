@@ -4,6 +4,7 @@ import type { EsplexError } from "../core/errors.ts";
 import type { CeilingStore } from "./ceiling-store.ts";
 import type { Grant, Registration } from "./number-line.ts";
 import type { ReserveRequest } from "./reservation.ts";
+import { SOLE_LEASE, type SoleLease } from "./size.ts";
 
 /** Tunables; the defaults are our choice. */
 export interface AllocatorLimits {
@@ -18,6 +19,8 @@ export interface AllocatorLimits {
   /** An SA of an old epoch that nobody carries over is dropped after this long. */
   readonly fencedKeepMs: number;
   readonly maxSas: number;
+  /** What a node may hold that is alone on its SA. */
+  readonly soleLease: SoleLease;
 }
 
 /** What a service runs with unless told otherwise. */
@@ -28,6 +31,7 @@ export const DEFAULT_ALLOCATOR_LIMITS: AllocatorLimits = {
   recallRepeatMs: 100,
   fencedKeepMs: 600_000,
   maxSas: 65_536,
+  soleLease: SOLE_LEASE,
 };
 
 /** What happens to a number line beside its grants; in order with them, and before anything is granted on it. */

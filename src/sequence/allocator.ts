@@ -9,7 +9,8 @@
  * A6 Numbers end at 2^32 - 1, or 2^64 - 1 with ESN (RFC 4303 §2.2, §3.3.3): then only a new SA helps.
  * A7 Window backstop: a grant to one node ends at most W - reorder allowance above the lowest number that any other live
  *    holder may still send. A node's own low does not bind it: its kernel sends in order, and never from an old lease
- *    after a new one.
+ *    after a new one. So a sole holder's lease may be longer than W; a node that joins then waits until the holder has moved
+ *    to a short lease above it, and what it sent before has settled.
  * A8 A node that claims numbers which it was never granted spoils the SA: some number may have been sent twice already,
  *    so nothing more is granted and the owner is asked to rekey.
  * A9 Nonce budget (`nonce-budget.ts`): `next` never passes the end that the counted kernel instances of the key leave. An instance
@@ -32,9 +33,10 @@ import {
 import type { CeilingStore } from "./ceiling-store.ts";
 import { Epochs } from "./epochs.ts";
 import { NO_INSTANCES } from "./instance-counts.ts";
-import { type Grant, NumberLine, type Registration, type Room } from "./number-line.ts";
+import { type Grant, NumberLine, type Registration, type Room, type Sharing } from "./number-line.ts";
 import {
   type InstanceReport,
+  type LeaseReport,
   type ReserveOutcome,
   type ReserveRequest,
   exhausted,
@@ -78,7 +80,7 @@ export class Allocator {
     for (const { ceiling, instances, ...registration } of sequences) {
       const isFenced = registration.epoch !== this.#epochs.current(registration.dvipa);
       const fencedAtMs = isFenced ? this.#clock.nowMs() : null;
-      const line = new NumberLine(registration, ceiling, ceiling, instances);
+      const line = new NumberLine(registration, ceiling, ceiling, instances, this.#limits.soleLease);
       this.#entries.set(registration.sa, entryOf(line, true, fencedAtMs));
     }
     this.#scheduleFenceSweep();
@@ -172,7 +174,7 @@ export class Allocator {
     const earlier = entry.waiting.get(request.node);
     entry.waiting.delete(request.node);
     earlier?.answer({ refused: windowHeld("a later request took its place") });
-    entry.line.heard(request.node, request.nextUnsent);
+    entry.line.heard(request.node, request.nextUnsent, this.#clock.nowMs());
     const outcome = this.#tryGrant(entry, request);
     if (outcome !== null) answer(outcome);
     else entry.waiting.set(request.node, { request, deadlineMs: this.#clock.nowMs() + this.#limits.waitMs, answer });
@@ -211,7 +213,7 @@ export class Allocator {
   release(sa: string, node: string, nextUnsent = 0n): void {
     const entry = this.#entries.get(sa);
     if (entry === undefined) return;
-    entry.line.heard(node, 0n);
+    entry.line.heard(node, 0n, this.#clock.nowMs());
     if (nextUnsent !== 0n) {
       entry.line.isSpoilt = true;
       this.#tellRekey(entry);
@@ -219,11 +221,19 @@ export class Allocator {
     this.#serve(entry);
   }
 
+  /** A node that was recalled says from where on its kernel sends now: others wait for it. One under an old epoch is not heard. */
+  report({ sa, node, epoch, nextUnsent }: LeaseReport): void {
+    const entry = this.#entries.get(sa);
+    if (entry === undefined || this.#refusal(entry, { sa, epoch }) !== null) return;
+    entry.line.heard(node, nextUnsent, this.#clock.nowMs());
+    this.#serve(entry);
+  }
+
   /** A node's connection stands: it counts, and hears about leases that it may still hold from before a restart. */
   connected(node: string): void {
     this.#goneAtMs.set(node, null);
     for (const [sa, { line, isRestored }] of this.#entries) {
-      if (isRestored) this.#events.recall(node, sa, line.next, line.holderCount(null, this.isLive));
+      if (isRestored) this.#events.recall(node, sa, line.next, this.holderCount(line));
     }
   }
 
@@ -241,8 +251,18 @@ export class Allocator {
     return [...this.#entries.values()].map((entry) => entry.line);
   }
 
+  /** Nodes that hold a live lease on a line of `lines`, or wait for one. */
+  holderCount(line: NumberLine): number {
+    const entry = this.#entries.get(line.registration.sa);
+    return entry === undefined ? 0 : line.holderCount(null, this.#sharing(entry));
+  }
+
+  #sharing({ waiting }: Entry): Sharing {
+    return { nowMs: this.#clock.nowMs(), isLive: this.#isLive, waiting };
+  }
+
   /** False for a node whose connection is gone for longer than the grace time: its leases no longer bind others. */
-  readonly isLive = (node: string): boolean => {
+  readonly #isLive = (node: string): boolean => {
     const goneAtMs = this.#goneAtMs.get(node);
     return goneAtMs == null || this.#clock.nowMs() - goneAtMs < this.#limits.graceMs;
   };
@@ -259,7 +279,7 @@ export class Allocator {
   /** The outcome as far as it is certain now; null when the request has to wait. */
   #tryGrant(entry: Entry, request: ReserveRequest): ReserveOutcome | null {
     const { line } = entry;
-    const room = line.room(request.node, this.isLive);
+    const room = line.room(request.node, this.#sharing(entry));
     if (line.isSpoilt || room.line === 0n) {
       this.#tellRekey(entry);
       return { refused: exhausted(line) };
@@ -279,7 +299,7 @@ export class Allocator {
 
   #grant(entry: Entry, request: ReserveRequest, count: bigint, room: Room): Grant {
     const { line } = entry;
-    const grant = line.take(request.node, count, this.isLive);
+    const grant = line.take(request.node, count, this.#sharing(entry));
     this.#events.granted(request, grant);
     if (room.durable - count < this.#limits.ceilingStepNumbers / 2n) this.#raise(entry, 0n);
     this.#recall(entry, null, 0n);
@@ -311,7 +331,7 @@ export class Allocator {
     const { line } = entry;
     for (const node of line.laggards(waiting, wanted, this.#clock.nowMs(), this.#limits.recallRepeatMs)) {
       this.#counters.add("allocator.recalls");
-      this.#events.recall(node, line.registration.sa, line.next, line.holderCount(null, this.isLive));
+      this.#events.recall(node, line.registration.sa, line.next, line.holderCount(waiting, this.#sharing(entry)));
     }
   }
 
@@ -351,7 +371,7 @@ export class Allocator {
       throw new EsplexError("cluster.notServing", `more than ${this.#limits.maxSas} SAs`);
     }
     const { sa, firstNumber } = registration;
-    const line = new NumberLine(registration, firstNumber, firstNumber);
+    const line = new NumberLine(registration, firstNumber, firstNumber, NO_INSTANCES, this.#limits.soleLease);
     const entry = entryOf(line, false, null);
     // Until the store has it, the ceiling is the first number: nothing can be granted.
     entry.isRaising = true;

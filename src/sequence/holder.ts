@@ -18,9 +18,11 @@
  *    reach before (`reach`): the kernel may have sent up to there meanwhile.
  * H4 One request at a time.
  * H5 A parked holder's kernel has credit 0 before anybody is told.
+ * H6 After a recall the next block replaces the lease, also a contiguous one, and its start is reported once the kernel has it:
+ *    another node may be waiting until this one has left its low numbers.
  */
 import type { ErrorCode } from "../core/errors.ts";
-import { leaseSizeNumbers } from "./size.ts";
+import { nextSoleNumbers, sharedLeaseNumbers, SOLE_LEASE, type SoleLease } from "./size.ts";
 
 /** A lease in which nothing was sent for this long is offered back. Our choice. */
 const IDLE_MS = 2000;
@@ -87,6 +89,8 @@ export type HolderEffect =
   | { readonly kind: "park" }
   /** Tell the coupling service that the kernel can send nothing. Not 0: it may have used the numbers below without a lease. */
   | { readonly kind: "release"; readonly nextUnsent: bigint }
+  /** Tell the coupling service from where on the kernel sends. */
+  | { readonly kind: "report"; readonly nextUnsent: bigint }
   /** Ask the distributor; the answer is `parkAllowed` or `parkDenied` (also when it cannot be reached). */
   | { readonly kind: "askPark" }
   /** The kernel can send now: answers every `want` so far. */
@@ -97,8 +101,15 @@ export type HolderEffect =
 
 interface Common {
   readonly windowPackets: number;
-  /** Nodes that hold a lease, as the coupling service said last; 1 before that. */
+  /** Nodes that hold a lease or wait for one, as the coupling service said last; 1 before that. */
   readonly holders: number;
+  readonly soleLease: SoleLease;
+  /** How long a lease is while this node is alone: follows the rate. */
+  readonly soleNumbers: number;
+  /** When the last block was granted. */
+  readonly grantedAtMs: number;
+  /** A recall wants the lease replaced (H6): `ask` until the block is there, `report` until the kernel has it. */
+  readonly moving: "no" | "ask" | "report";
   /** A request is under way. */
   readonly isAsking: boolean;
   /** Somebody waits for `ready`. */
@@ -147,12 +158,16 @@ export interface HolderStep {
 }
 
 /** A holder of nothing. `isAlive`: whether the kernel has a state for the SA, with credit 0. */
-export function initialHolder(windowPackets: number, isAlive: boolean): HolderState {
+export function initialHolder(windowPackets: number, isAlive: boolean, soleLease: SoleLease = SOLE_LEASE): HolderState {
   return {
     kind: "parked",
     isAlive,
     windowPackets,
     holders: 1,
+    soleLease,
+    soleNumbers: soleLease.firstNumbers,
+    grantedAtMs: Number.NEGATIVE_INFINITY,
+    moving: "no",
     isAsking: false,
     isWanted: false,
     mark: 0n,
@@ -217,8 +232,17 @@ function progressed(state: HolderState, oseq: bigint, nowMs: number): HolderStat
 function applied(state: HolderState, event: HolderEvent & { kind: "applied" }): HolderStep {
   if (state.kind !== "held" || event.token !== state.token) return { state, effects: [] };
   if (event.lastSendable >= state.end) return tripped(state, event.lastSendable);
-  const exact = { ...state, reachLow: event.lastSendable, reachHigh: event.lastSendable };
-  return refilled(progressed(exact, event.oseq, event.nowMs));
+  const isMoved = state.moving === "report";
+  const exact: Held = {
+    ...state,
+    reachLow: event.lastSendable,
+    reachHigh: event.lastSendable,
+    moving: isMoved ? "no" : state.moving,
+  };
+  const next = refilled(progressed(exact, event.oseq, event.nowMs));
+  // The answer to a refill that is due at once may be what others wait for: the report goes first.
+  const report: HolderEffect[] = isMoved ? [{ kind: "report", nextUnsent: event.oseq + 1n }] : [];
+  return { state: next.state, effects: [...report, ...next.effects] };
 }
 
 function granted(state: HolderState, grant: HolderEvent & { kind: "granted" }, wasAsking: boolean): HolderStep {
@@ -228,11 +252,15 @@ function granted(state: HolderState, grant: HolderEvent & { kind: "granted" }, w
     const effects: HolderEffect[] = isNew ? [{ kind: "burnt", first, end, why: "unasked" }] : [];
     return { state: { ...state, retryAtMs: nowMs + RETRY_MS }, effects };
   }
-  if (state.kind === "held" && first === state.end && !state.isAdopted) return extended(state, end);
+  const paced = { ...state, ...pace(state, nowMs) };
+  if (paced.kind === "held" && first === paced.end && !paced.isAdopted && paced.moving !== "ask") {
+    return extended(paced, end);
+  }
   const isAlive = state.kind === "held" || state.isAlive;
   const token = state.token + 1;
   const next: Held = {
-    ...common(state),
+    ...common(paced),
+    moving: state.moving === "ask" ? "report" : state.moving,
     kind: "held",
     nextUnsent: first,
     end,
@@ -249,6 +277,13 @@ function granted(state: HolderState, grant: HolderEvent & { kind: "granted" }, w
   };
   const install: HolderEffect = { kind: isAlive ? "install" : "reinstall", first, end, token };
   return withReady(state, next, [install, ...rest(state, "replaced")]);
+}
+
+/** The length of a sole holder's leases follows how fast they are used. */
+function pace(state: HolderState, nowMs: number): Pick<Common, "soleNumbers" | "grantedAtMs"> {
+  if (state.kind === "parked" || state.holders > 1) return { soleNumbers: state.soleNumbers, grantedAtMs: nowMs };
+  const soleNumbers = nextSoleNumbers(state.soleLease, state.soleNumbers, nowMs - state.grantedAtMs);
+  return { soleNumbers, grantedAtMs: nowMs };
 }
 
 /** Adds a block that follows on ours (H3). */
@@ -302,14 +337,16 @@ function recalled(state: HolderState, nowMs: number): HolderStep {
   if (state.isAsking) return { state, effects: [] };
   if (state.kind === "parked") return { state, effects: [{ kind: "release", nextUnsent: 0n }] };
   const wasDenied = nowMs - state.deniedAtMs < PARK_AGAIN_RECALLED_MS;
-  if (nowMs - state.sentAtMs <= RECENT_MS || wasDenied) return asked(state);
+  if (nowMs - state.sentAtMs <= RECENT_MS || wasDenied) return asked({ ...state, moving: "ask" });
   return parkAsked({ ...state, isRecalled: true });
 }
 
 function expired(state: HolderState): HolderStep {
   if (state.kind === "parked") return asked({ ...state, isAlive: false });
   const first = state.reachLow >= state.nextUnsent ? state.reachLow + 1n : state.nextUnsent;
-  const next: Parked = { ...common(state), kind: "parked", isAlive: false };
+  // Its lease was too short for its rate.
+  const soleNumbers = state.holders > 1 ? state.soleNumbers : nextSoleNumbers(state.soleLease, state.soleNumbers, 0);
+  const next: Parked = { ...common(state), soleNumbers, kind: "parked", isAlive: false };
   const { state: after, effects } = asked(next);
   if (first >= state.end) return { state: after, effects };
   return { state: after, effects: [{ kind: "burnt", first, end: state.end, why: "expired" }, ...effects] };
@@ -353,7 +390,7 @@ function parkAllowed(state: HolderState): HolderStep {
   // Numbers are on their way: a release now would make the service forget a lease that is about to be installed.
   if (state.isAsking) return { state: { ...state, isParking: false }, effects: [] };
   return {
-    state: { ...common(state), kind: "parked", isAlive: true },
+    state: { ...common(state), moving: "no", kind: "parked", isAlive: true },
     effects: [{ kind: "park" }, ...rest(state, "parked"), { kind: "release", nextUnsent: 0n }],
   };
 }
@@ -362,7 +399,7 @@ function parkDenied(state: HolderState, nowMs: number): HolderStep {
   if (state.kind !== "held" || !state.isParking) return { state, effects: [] };
   const denied: Held = { ...state, isParking: false, isRecalled: false, deniedAtMs: nowMs };
   // After a recall only a new block takes it out of the others' way.
-  return state.isRecalled ? asked(denied) : { state: denied, effects: [] };
+  return state.isRecalled ? asked({ ...denied, moving: "ask" }) : { state: denied, effects: [] };
 }
 
 function parkAsked(state: Held): HolderStep {
@@ -380,14 +417,14 @@ function asked(state: HolderState): HolderStep {
   if (state.isAsking || state.finalCode !== null) return { state, effects: [] };
   const full = fullLease(state);
   // A contiguous block also gives the numbers between `reach` and `end` back, so that much less is asked for.
-  const spare = state.kind === "held" ? state.end - 1n - state.reachHigh : 0n;
+  const spare = state.kind === "held" && state.moving !== "ask" ? state.end - 1n - state.reachHigh : 0n;
   const count = Number(full > spare ? full - spare : 1n);
   const nextUnsent = state.kind === "held" && state.nextUnsent < state.end ? state.nextUnsent : 0n;
   return { state: { ...state, isAsking: true }, effects: [{ kind: "reserve", count, nextUnsent }] };
 }
 
 function fullLease(state: HolderState): bigint {
-  return BigInt(leaseSizeNumbers(state.windowPackets, state.holders));
+  return BigInt(state.holders <= 1 ? state.soleNumbers : sharedLeaseNumbers(state.windowPackets, state.holders));
 }
 
 /** Numbers that the kernel can still send, at least. */
@@ -396,6 +433,20 @@ function credit(state: Held): bigint {
 }
 
 function common(state: HolderState): Common {
-  const { windowPackets, holders, isAsking, isWanted, mark, token, retryAtMs, finalCode } = state;
-  return { windowPackets, holders, isAsking, isWanted, mark, token, retryAtMs, finalCode };
+  const { windowPackets, holders, soleLease, soleNumbers, grantedAtMs, moving } = state;
+  const { isAsking, isWanted, mark, token, retryAtMs, finalCode } = state;
+  return {
+    windowPackets,
+    holders,
+    soleLease,
+    soleNumbers,
+    grantedAtMs,
+    moving,
+    isAsking,
+    isWanted,
+    mark,
+    token,
+    retryAtMs,
+    finalCode,
+  };
 }

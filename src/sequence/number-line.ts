@@ -1,6 +1,13 @@
 import { InstanceCounts, NO_INSTANCES, type StoredInstances } from "./instance-counts.ts";
 import { nonceBudgetEnd } from "./nonce-budget.ts";
-import { longestRangeNumbers, recallLagNumbers, reorderAllowanceNumbers } from "./size.ts";
+import {
+  longestRangeNumbers,
+  recallLagNumbers,
+  reorderAllowanceNumbers,
+  sharedLeaseNumbers,
+  SOLE_LEASE,
+  type SoleLease,
+} from "./size.ts";
 
 /** Sequence numbers are 32 bits, or 64 with ESN (RFC 4303 §2.2): the first number that does not exist. */
 const END_32 = 1n << 32n;
@@ -10,10 +17,20 @@ const END_64 = 1n << 64n;
 const REKEY_NUMERATOR = 7n;
 const REKEY_DENOMINATOR = 8n;
 
+/**
+ * A node that leaves its numbers behind by more than the window may still have sent some of them a moment ago: they count as
+ * unsent for this long, so that nobody's packets overtake them by a window. Our choice, in milliseconds.
+ */
+const SETTLE_MS = 10;
+
 /** What a node holds on one SA, as far as its messages tell. */
 interface Holding {
-  /** The lowest number it may still send. */
+  /** The lowest number it may still send, or may have on the way: what binds others. */
   low: bigint;
+  /** The lowest number it may still send. */
+  nextUnsent: bigint;
+  /** What `low` becomes at a time: see `SETTLE_MS`. */
+  settling: { readonly low: bigint; readonly atMs: number } | null;
   /** End of its last grant; null when it was granted by a process that is no more. */
   end: bigint | null;
   recalledAtMs: number | null;
@@ -40,9 +57,18 @@ export interface Grant {
   readonly end: bigint;
   /** End of the last grant to anyone. */
   readonly highWater: bigint;
-  /** Nodes that hold a live lease, the asking one included. */
+  /** Nodes that hold a live lease or wait for one, the asking one included. */
   readonly holders: number;
   readonly rekeySoon: boolean;
+}
+
+/** Who shares the SA at a moment. */
+export interface Sharing {
+  readonly nowMs: number;
+  /** Says whether a holder still counts (it does not, long after its connection went). */
+  readonly isLive: (node: string) => boolean;
+  /** Nodes whose requests wait. */
+  readonly waiting: ReadonlySet<string> | ReadonlyMap<string, unknown>;
 }
 
 /** How much a node may be granted now, and what limits it. */
@@ -53,7 +79,7 @@ export interface Room {
   readonly durable: bigint;
   /** Numbers left on the line, by number space and nonce budget; 0 is the end of the SA. */
   readonly line: bigint;
-  /** Numbers until the node's own live range is as long as one may be. */
+  /** Numbers that the node may have more, by the length of leases: of a sole holder's, or of one among several. */
   readonly own: bigint;
 }
 
@@ -72,12 +98,20 @@ export class NumberLine {
   /** True when a node claimed numbers that it was never granted: nothing may be granted on this line any more. */
   isSpoilt = false;
   readonly #holdings = new Map<string, Holding>();
+  readonly #sole: SoleLease;
 
-  constructor(registration: Registration, next: bigint, ceiling: bigint, instances: StoredInstances = NO_INSTANCES) {
+  constructor(
+    registration: Registration,
+    next: bigint,
+    ceiling: bigint,
+    instances: StoredInstances = NO_INSTANCES,
+    sole: SoleLease = SOLE_LEASE,
+  ) {
     this.registration = registration;
     this.next = next;
     this.ceiling = ceiling;
     this.instances = new InstanceCounts(instances);
+    this.#sole = sole;
   }
 
   /** The first number that is never granted: where numbers end (RFC 4303 §2.2), or earlier, at the nonce budget. */
@@ -100,7 +134,7 @@ export class NumberLine {
   }
 
   /** A message of `node` said which number it may still send, 0 for none. Spoils the line when it names one nobody granted. */
-  heard(node: string, nextUnsent: bigint): void {
+  heard(node: string, nextUnsent: bigint, nowMs: number): void {
     if (nextUnsent === 0n) {
       this.#holdings.delete(node);
       return;
@@ -111,49 +145,50 @@ export class NumberLine {
       return;
     }
     if (holding === undefined) {
-      this.#holdings.set(node, { low: nextUnsent, end: null, recalledAtMs: null });
+      this.#holdings.set(node, { low: nextUnsent, nextUnsent, settling: null, end: null, recalledAtMs: null });
       return;
     }
-    if (nextUnsent > holding.low) holding.low = nextUnsent;
+    settle(holding, nowMs);
     holding.recalledAtMs = null;
+    if (nextUnsent <= holding.nextUnsent) return;
+    holding.nextUnsent = nextUnsent;
+    if (nextUnsent - holding.low <= this.#reach) holding.low = nextUnsent;
+    else holding.settling ??= { low: nextUnsent, atMs: nowMs + SETTLE_MS };
   }
 
-  /** What `node` may be granted. `isLive` says whether a holder still counts (it does not, long after its connection went). */
-  room(node: string, isLive: (node: string) => boolean): Room {
-    const { windowPackets } = this.registration;
-    const bound = this.#lowestOther(node, isLive);
-    const reach = BigInt(windowPackets - reorderAllowanceNumbers(windowPackets));
-    const own = this.#holdings.get(node);
-    const longest = BigInt(longestRangeNumbers(windowPackets));
-    const contiguous = own?.end === this.next;
+  /** What `node` may be granted. */
+  room(node: string, sharing: Sharing): Room {
+    const bound = this.#lowestOther(node, sharing);
     return {
       line: this.end > this.next ? this.end - this.next : 0n,
       durable: this.ceiling - this.next,
-      window: bound === null ? this.end - this.next : bound + reach - this.next,
-      own: contiguous ? own.low + longest - this.next : longest,
+      window: bound === null ? this.end - this.next : bound + this.#reach - this.next,
+      own: this.#ownRoom(node, this.holderCount(node, sharing)),
     };
   }
 
   /** Grants the next `count` numbers; the caller has checked `room`. */
-  take(node: string, count: bigint, isLive: (node: string) => boolean): Grant {
+  take(node: string, count: bigint, sharing: Sharing): Grant {
     const first = this.next;
     const end = first + count;
     const own = this.#holdings.get(node);
     if (count > 0n) {
       const holdsNothing = own === undefined || (own.end !== null && own.low >= own.end);
       // A node that replaces a live lease may send from the old one until its kernel has the new one: its low stays.
-      this.#holdings.set(node, { low: holdsNothing ? first : own.low, end, recalledAtMs: null });
+      const kept = holdsNothing ? { low: first, nextUnsent: first, settling: null } : own;
+      this.#holdings.set(node, { ...kept, end, recalledAtMs: null });
       this.next = end;
     }
-    return { first, end, highWater: end, holders: this.holderCount(node, isLive), rekeySoon: this.rekeySoon };
+    return { first, end, highWater: end, holders: this.holderCount(node, sharing), rekeySoon: this.rekeySoon };
   }
 
-  /** Live holders, `node` included whether it holds something or not. */
-  holderCount(node: string | null, isLive: (node: string) => boolean): number {
+  /** Nodes that hold a live lease or wait for one, `node` included whether it does or not. */
+  holderCount(node: string | null, { isLive, waiting }: Sharing): number {
     let count = node === null ? 0 : 1;
     for (const [name, holding] of this.#holdings) {
-      if (name !== node && canSend(holding) && isLive(name)) count++;
+      if (name !== node && !waiting.has(name) && canSend(holding) && isLive(name)) count++;
     }
+    for (const name of waiting.keys()) if (name !== node) count++;
     return count;
   }
 
@@ -162,14 +197,12 @@ export class NumberLine {
    * `wanted` numbers for `waiting`. Each is named again only after `repeatMs`.
    */
   laggards(waiting: string | null, wanted: bigint, nowMs: number, repeatMs: number): string[] {
-    const { windowPackets } = this.registration;
-    const reach = BigInt(windowPackets - reorderAllowanceNumbers(windowPackets));
-    const lag = BigInt(recallLagNumbers(windowPackets));
+    const lag = BigInt(recallLagNumbers(this.registration.windowPackets));
     const found: string[] = [];
     for (const [name, holding] of this.#holdings) {
       if (name === waiting || !canSend(holding)) continue;
-      const stale = this.next - (holding.end ?? holding.low) > lag;
-      const inTheWay = waiting !== null && holding.low + reach < this.next + wanted;
+      const stale = this.next - (holding.end ?? holding.nextUnsent) > lag;
+      const inTheWay = waiting !== null && holding.nextUnsent + this.#reach < this.next + wanted;
       if (!stale && !inTheWay) continue;
       if (holding.recalledAtMs !== null && nowMs - holding.recalledAtMs < repeatMs) continue;
       holding.recalledAtMs = nowMs;
@@ -190,14 +223,36 @@ export class NumberLine {
     return budget < natural ? budget : natural;
   }
 
-  #lowestOther(node: string, isLive: (node: string) => boolean): bigint | null {
+  /** How far a grant may reach above the lowest number that another holder may still send. */
+  get #reach(): bigint {
+    const { windowPackets } = this.registration;
+    return BigInt(windowPackets - reorderAllowanceNumbers(windowPackets));
+  }
+
+  #ownRoom(node: string, sharers: number): bigint {
+    const { windowPackets } = this.registration;
+    const own = this.#holdings.get(node);
+    const isContiguous = own?.end === this.next;
+    if (isContiguous)
+      return own.nextUnsent + BigInt(longestRangeNumbers(windowPackets, sharers, this.#sole)) - this.next;
+    return BigInt(sharers <= 1 ? this.#sole.longestNumbers : sharedLeaseNumbers(windowPackets, sharers));
+  }
+
+  #lowestOther(node: string, { isLive, nowMs }: Sharing): bigint | null {
     let lowest: bigint | null = null;
     for (const [name, holding] of this.#holdings) {
+      settle(holding, nowMs);
       if (name === node || !canSend(holding) || !isLive(name)) continue;
       if (lowest === null || holding.low < lowest) lowest = holding.low;
     }
     return lowest;
   }
+}
+
+function settle(holding: Holding, nowMs: number): void {
+  if (holding.settling === null || nowMs < holding.settling.atMs) return;
+  holding.low = holding.settling.low;
+  holding.settling = null;
 }
 
 function canSend({ low, end }: Holding): boolean {

@@ -10,6 +10,9 @@ export interface ReserveRequest {
   readonly nextUnsent: bigint;
 }
 
+/** Where a node's kernel is: `nextUnsent` is the lowest number that it may still send. */
+export type LeaseReport = Omit<ReserveRequest, "count">;
+
 /** How many kernel states of an SA's outbound key a node's process has made that may send, the next one included. */
 export interface InstanceReport {
   readonly sa: string;

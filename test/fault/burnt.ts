@@ -9,7 +9,7 @@
  * - At the end each node may still hold one.
  */
 import { DEFAULT_ALLOCATOR_LIMITS } from "../../src/sequence/allocator-options.ts";
-import { longestRangeNumbers } from "../../src/sequence/size.ts";
+import { longestRangeNumbers, SOLE_LEASE } from "../../src/sequence/size.ts";
 import type { Fault } from "./faults.ts";
 import type { LedgerEvidence } from "./ledger-evidence.ts";
 
@@ -28,8 +28,9 @@ export function burntBound(
   windowPackets: number,
 ): number {
   const persisted = (Number(DEFAULT_ALLOCATOR_LIMITS.ceilingStepNumbers) * 3) / 2;
-  const one = longestRangeNumbers(windowPackets);
-  const all = nodes * one;
+  // At any moment one node may have been alone on the SA; the others then hold what several hold.
+  const one = longestRangeNumbers(windowPackets, 1, SOLE_LEASE);
+  const all = one + (nodes - 1) * longestRangeNumbers(windowPackets, 2, SOLE_LEASE);
   const ofFault = ({ kind, node }: Pick<Fault, "kind" | "node">): number => {
     switch (kind) {
       case "killCoupling":

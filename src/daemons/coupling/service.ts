@@ -93,6 +93,7 @@ export class CouplingService {
         retireSa: after((body) => this.#retireSa(node, body)),
         reserve: after((body) => this.#reserve(node, body)),
         release: after((body) => this.#release(node, body)),
+        reportLease: after((body) => this.#reportLease(node, body)),
       },
     };
   }
@@ -115,7 +116,7 @@ export class CouplingService {
           budgetEnd: line.budgetEnd,
           usedShare: line.budgetEnd === null ? null : Number(line.next) / Number(line.budgetEnd),
         },
-        windowRule: windowRule(line.registration.windowPackets, line.holderCount(null, this.#allocator.isLive)),
+        windowRule: windowRule(line.registration.windowPackets, this.#allocator.holderCount(line)),
         rekeySoon: line.rekeySoon,
         holders: line.holdings().map(({ node, low, end }) => ({ node, first: low, end })),
       })),
@@ -211,6 +212,12 @@ export class CouplingService {
     this.#checkSender(node, sa);
     this.#book?.released(sa, node);
     this.#allocator.release(sa, node, nextUnsent);
+    return {};
+  }
+
+  #reportLease(node: string, body: RequestBody<"reportLease">): Record<string, never> {
+    this.#checkSender(node, body.sa);
+    this.#allocator.report({ ...body, node });
     return {};
   }
 

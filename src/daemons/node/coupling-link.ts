@@ -23,7 +23,7 @@ export interface CouplingLinkOptions {
 /** What a node may ask of the coupling service once it has said hello. */
 type CouplingRequest = Extract<
   RequestType,
-  "own" | "registerSa" | "countInstances" | "retireSa" | "reserve" | "release"
+  "own" | "registerSa" | "countInstances" | "retireSa" | "reserve" | "release" | "reportLease"
 >;
 
 /** The node's standing connection to the coupling service: dials for ever, says hello, passes notices on. */

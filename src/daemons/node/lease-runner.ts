@@ -43,6 +43,7 @@ export interface LeaseRunnerContext {
   /** How many this process has made that may send, or will with their first lease. */
   readonly instances: () => number;
   readonly release: (body: RequestBody<"release">) => Promise<unknown>;
+  readonly report: (body: RequestBody<"reportLease">) => Promise<unknown>;
   /** Adds the state anew, born with a lease: a new kernel instance of its key. */
   readonly reinstall: (range: SequenceRange, eventThresholdPackets: number) => Promise<void>;
   /** The kernel's state is gone. */
@@ -274,6 +275,9 @@ export class LeaseRunner {
       case "release":
         this.#release(effect.nextUnsent);
         return;
+      case "report":
+        this.#report(effect.nextUnsent);
+        return;
       case "askPark":
         this.#askPark();
         return;
@@ -344,6 +348,16 @@ export class LeaseRunner {
       });
       const mustBeTold = nextUnsent !== 0n && isError(error, "bus.") && !this.#stopped;
       if (mustBeTold) this.#context.clock.after(TELL_AGAIN_MS, () => this.#release(nextUnsent));
+    });
+  }
+
+  /** When it is lost, the next request says the same. */
+  #report(nextUnsent: bigint): void {
+    this.#context.report({ sa: this.#sa.id, epoch: this.#epoch, nextUnsent }).catch((error: unknown) => {
+      this.#context.log.debug("the coupling service did not hear of a move", {
+        sa: this.#sa.id,
+        reason: messageOf(error),
+      });
     });
   }
 

@@ -273,6 +273,7 @@ export class SaKeeper {
       countInstances: (body) => coupling().request("countInstances", body),
       instances: () => entry.instances,
       release: (body) => coupling().request("release", body),
+      report: (body) => coupling().request("reportLease", body),
       reinstall: (range, threshold) => this.#reinstall(entry, range, threshold),
       onGone: () => {
         entry.outboundAlive = false;

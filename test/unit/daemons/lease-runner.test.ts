@@ -74,6 +74,7 @@ let next: bigint;
 let refusal: EsplexError | null;
 let released: bigint[];
 let releaseRefusal: EsplexError | null;
+let reported: bigint[];
 /** What the coupling service was told to count, and what it says. */
 let counts: number[];
 let countRefusal: EsplexError | null;
@@ -92,6 +93,7 @@ beforeEach(() => {
   refusal = null;
   released = [];
   releaseRefusal = null;
+  reported = [];
   counts = [];
   countRefusal = null;
   instances = 1;
@@ -116,6 +118,7 @@ function startRunner(): LeaseRunner {
       if (releaseRefusal !== null) return Promise.reject(releaseRefusal);
       return Promise.resolve(released.push(nextUnsent));
     },
+    report: ({ nextUnsent }) => Promise.resolve(reported.push(nextUnsent)),
     countInstances: ({ count }) => {
       if (countRefusal !== null) return Promise.reject(countRefusal);
       return Promise.resolve(counts.push(count));
@@ -141,7 +144,7 @@ describe("LeaseRunner", () => {
     const wanted = runner.want().then(() => (isReady = true));
     expect(isReady).toBe(false);
     await wanted;
-    expect(kernel.writes).toEqual(["install [1, 65)"]);
+    expect(kernel.writes).toEqual(["install [1, 513)"]);
     expect(kernel.send()).toBe(true);
   });
 
@@ -213,7 +216,7 @@ describe("LeaseRunner", () => {
     next = 200n;
     runner.adopt({ oseq: 99n, leftNumbers: 50n, lastSendable: 149n, bytes: 0n, eventThresholdPackets: 8 });
     await settle();
-    expect(kernel.writes).toEqual(["install [200, 264)"]);
+    expect(kernel.writes).toEqual(["install [200, 712)"]);
     expect(counters.get("lease.burnt.replaced")).toBe(50);
   });
 
@@ -280,33 +283,43 @@ describe("LeaseRunner", () => {
     await settle();
     expect(released).toEqual([]);
     expect(counters.get("lease.tripped")).toBe(1);
-    expect(counters.get("lease.burnt.tripped")).toBe(64);
+    expect(counters.get("lease.burnt.tripped")).toBe(512);
     expect(kernel.isAlive).toBe(true);
-    expect(kernel.oseq).toBeGreaterThanOrEqual(64n);
+    expect(kernel.oseq).toBeGreaterThanOrEqual(512n);
   });
 
   it("tells that numbers beyond its lease may have been used, until it is heard", async () => {
     await runner.want();
     releaseRefusal = new EsplexError("bus.closed", "away");
-    kernel.tripwire = new EsplexError("kernel.offload", "planted", { lastUsable: 100n });
+    kernel.tripwire = new EsplexError("kernel.offload", "planted", { lastUsable: 1000n });
     runner.resync();
     await clock.advance(1_000);
     expect(released).toEqual([]);
     releaseRefusal = null;
     await clock.advance(1_000);
-    expect(released).toEqual([101n]);
+    expect(released).toEqual([1001n]);
   });
 
   it("reads the kernel when an event's numbers and packets do not fit what it was left with", async () => {
     await runner.want();
     kernel.send();
-    kernel.tripwire = new EsplexError("kernel.offload", "planted", { lastUsable: 64n });
-    runner.sent(kernel.oseq, 64n);
+    kernel.tripwire = new EsplexError("kernel.offload", "planted", { lastUsable: 512n });
+    runner.sent(kernel.oseq, 512n);
     await settle();
     expect(counters.get("lease.tripped")).toBe(0);
-    runner.sent(kernel.oseq, 65n);
+    runner.sent(kernel.oseq, 513n);
     await settle();
     expect(counters.get("lease.tripped")).toBe(1);
+  });
+
+  it("says where its kernel sends once a recall has moved it", async () => {
+    await runner.want();
+    kernel.send();
+    holders = 2;
+    runner.recalled(2);
+    await settle();
+    expect(kernel.writes.at(-1)).toBe("install [513, 534)");
+    expect(reported).toEqual([513n]);
   });
 
   it("says once per change that the peer's window does not carry the nodes that send", async () => {

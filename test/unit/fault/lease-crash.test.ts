@@ -42,9 +42,11 @@ describe("burnt numbers (C6)", () => {
   });
 
   it("are bounded by what was outstanding and one persisted window", () => {
-    expect(burntBound([], 4, 1024)).toBe(4 * 768);
-    expect(burntBound([{ kind: "killTarget", node: "t1" }], 4, 1024)).toBe(5 * 768);
-    expect(burntBound([{ kind: "cutLink", node: "cf" }], 4, 1024)).toBe(8 * 768);
-    expect(burntBound([{ kind: "killCoupling", node: "cf" }], 4, 1024)).toBe(8 * 768 + 98_304);
+    // A sole holder's 3/2 * 8192, and 3/2 of a lease of two at the others.
+    const all = 12_288 + 3 * 255;
+    expect(burntBound([], 4, 1024)).toBe(all);
+    expect(burntBound([{ kind: "killTarget", node: "t1" }], 4, 1024)).toBe(all + 12_288);
+    expect(burntBound([{ kind: "cutLink", node: "cf" }], 4, 1024)).toBe(2 * all);
+    expect(burntBound([{ kind: "killCoupling", node: "cf" }], 4, 1024)).toBe(2 * all + 98_304);
   });
 });

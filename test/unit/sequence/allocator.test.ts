@@ -85,9 +85,8 @@ test("A5 only the current epoch of the DVIPA is served, also after the SA was ca
 
 test("A5 a request that waits is refused when its epoch ends", async () => {
   await register();
-  grant("t1", 32);
-  grant("t2", 28);
-  const waiting = reserve("t3", 4);
+  grant("t1", 100);
+  const waiting = reserve("t2", 4);
   expect(waiting.outcome).toBeNull();
   await allocator.own(DVIPA, "d2");
   expect(refusal(waiting)).toBe("cluster.staleEpoch");
@@ -154,30 +153,35 @@ test("A6 with ESN numbers go on, up to 2^64 - 1", async () => {
   expect(got[1]).toMatchObject({ refused: { code: "cluster.exhausted" } });
 });
 
+/** t1 stays at 1; t2 uses up all that the window leaves it. W 64, allowance 4: t2 may go up to 1 + 60. */
+function leaveBehind(): void {
+  grant("t1", 32);
+  expect(grant("t2", 32)).toMatchObject({ first: 33n, end: 43n });
+  expect(grant("t2", 32, 43n)).toMatchObject({ end: 58n });
+  expect(grant("t2", 10, 58n)).toMatchObject({ first: 58n, end: 61n });
+}
+
 test("A7 a grant that the window does not allow recalls the one in the way, and waits for it", async () => {
   await register();
-  grant("t1", 32);
-  // W 64, allowance 4: t2 may go up to 1 + 60.
-  expect(grant("t2", 32)).toMatchObject({ first: 33n, end: 61n });
-  const waiting = reserve("t3", 16);
+  leaveBehind();
+  expect(recalls).toEqual(["t1 58 2"]);
+  const waiting = reserve("t3", 8);
   expect(waiting.outcome).toBeNull();
-  expect(recalls).toEqual(["t1 33 1"]);
   clock.advance(100);
-  expect(recalls).toContain("t1 61 2");
+  expect(recalls).toContain("t1 61 3");
   // t1 refreshes: its low moves up, t3 is served.
-  expect(grant("t1", 8, 30n)).toMatchObject({ first: 61n });
-  expect(waiting.outcome).toMatchObject({ grant: { first: 69n } });
+  expect(grant("t1", 6, 30n)).toMatchObject({ first: 61n });
+  expect(waiting.outcome).toMatchObject({ grant: { first: 67n } });
 });
 
 test("A7 a holder that gives its lease back, or is gone for long, no longer binds others", async () => {
   await register();
-  grant("t1", 32);
-  grant("t2", 32);
+  leaveBehind();
   const released = reserve("t3", 4);
   allocator.release(SA, "t1");
   expect(released.outcome).toMatchObject({ grant: { first: 61n } });
 
-  expect(reserve("t3", 60, 65n).outcome).toMatchObject({ grant: { end: 93n } });
+  for (let next = 65n; next < 118n;) next = grant("t3", 8, next).end;
   const held = reserve("t4", 8);
   expect(held.outcome).toBeNull();
   allocator.disconnected("t2");
@@ -187,13 +191,12 @@ test("A7 a holder that gives its lease back, or is gone for long, no longer bind
   expect(refusal(held)).toBe("cluster.windowHeld");
   expect(counters.get("allocator.windowHeld")).toBe(1);
   clock.advance(3000);
-  expect(reserve("t4", 8).outcome).toMatchObject({ grant: { first: 93n } });
+  expect(reserve("t4", 8).outcome).toMatchObject({ grant: { first: 118n } });
 });
 
 test("a later request of a node takes the place of its waiting one", async () => {
   await register();
-  grant("t1", 32);
-  grant("t2", 32);
+  leaveBehind();
   const first = reserve("t3", 4);
   const second = reserve("t3", 4);
   expect(refusal(first)).toBe("cluster.windowHeld");
@@ -202,14 +205,41 @@ test("a later request of a node takes the place of its waiting one", async () =>
   expect(refusal(second)).toBe("cluster.windowHeld");
 });
 
+test("A7 who joins a sole holder waits until that one has moved to a short lease, and its packets have settled", async () => {
+  await register();
+  expect(grant("t1", 500)).toMatchObject({ end: 501n, holders: 1 });
+  const joining = reserve("t2", 500);
+  expect(joining.outcome).toBeNull();
+  expect(recalls).toEqual(["t1 501 2"]);
+  // Contiguous, but t1 still sends low numbers.
+  expect(grant("t1", 500, 200n)).toMatchObject({ first: 501n, end: 503n, holders: 2 });
+  expect(joining.outcome).toBeNull();
+  allocator.report({ sa: SA, node: "t1", epoch: 0n, nextUnsent: 501n });
+  clock.advance(50);
+  expect(joining.outcome).toBeNull();
+  allocator.report({ sa: SA, node: "t1", epoch: 1n, nextUnsent: 501n });
+  // What t1 says on the way does not put it off.
+  clock.advance(5);
+  allocator.report({ sa: SA, node: "t1", epoch: 1n, nextUnsent: 502n });
+  expect(joining.outcome).toBeNull();
+  clock.advance(20);
+  expect(joining.outcome).toMatchObject({ grant: { first: 503n, end: 513n, holders: 2 } });
+});
+
+test("A8 a report of numbers that were never granted spoils the SA", async () => {
+  await register();
+  grant("t1", 10);
+  allocator.report({ sa: SA, node: "t1", epoch: 1n, nextUnsent: 5000n });
+  expect(refusal(reserve("t1", 1))).toBe("cluster.exhausted");
+});
+
 test("a lease that the high-water mark leaves behind by half a window is recalled, again only after a while", async () => {
   await register();
   grant("t1", 4);
-  grant("t2", 16);
-  grant("t2", 16, 12n);
+  for (let next = 5n; next < 35n;) next = grant("t2", 10, next === 5n ? 0n : next).end;
   expect(recalls).toEqual([]);
-  grant("t2", 16, 28n);
-  expect(recalls).toEqual(["t1 53 2"]);
+  grant("t2", 10, 35n);
+  expect(recalls).toEqual(["t1 45 2"]);
   grant("t2", 1, 44n);
   expect(recalls).toHaveLength(1);
   clock.advance(150);
@@ -217,10 +247,17 @@ test("a lease that the high-water mark leaves behind by half a window is recalle
   expect(recalls).toHaveLength(2);
 });
 
-test("one node never holds a range so long that a joining one finds no room", async () => {
+test("a sole holder's range is bounded, whatever it asks for; one among several is bounded by the window", async () => {
   await register();
-  expect(grant("t1", 1000).end).toBeLessThanOrEqual(1n + 48n);
-  expect(grant("t2", 4)).toMatchObject({ first: 49n });
+  const long = reserve("t1", 1_000_000);
+  await settled();
+  expect(long.outcome).toMatchObject({ grant: { end: 8193n } });
+  const longer = reserve("t1", 1_000_000, 8100n);
+  await settled();
+  expect(longer.outcome).toMatchObject({ grant: { end: 8100n + 12_288n } });
+  allocator.release(SA, "t1");
+  expect(grant("t2", 5)).toMatchObject({ first: 20_388n });
+  expect(grant("t1", 1_000_000)).toMatchObject({ first: 20_393n, end: 20_403n });
 });
 
 test("A8 a node that claims numbers nobody granted spoils the SA", async () => {

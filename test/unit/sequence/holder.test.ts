@@ -7,7 +7,7 @@ import {
   leaseOf,
   stepHolder,
 } from "../../../src/sequence/holder.ts";
-import { leaseSizeNumbers, windowCarriesBursts } from "../../../src/sequence/size.ts";
+import { sharedLeaseNumbers, windowCarriesBursts } from "../../../src/sequence/size.ts";
 
 const W = 64;
 
@@ -21,6 +21,8 @@ function after(
   return { state, effects };
 }
 
+/** A sole lease that keeps one length. */
+const parked = (): HolderState => initialHolder(W, true, { firstNumbers: 32, longestNumbers: 32 });
 const want: HolderEvent = { kind: "want", nowMs: 0 };
 const granted = (first: bigint, end: bigint, nowMs = 0, holders = 1): HolderEvent => ({
   kind: "granted",
@@ -30,10 +32,10 @@ const granted = (first: bigint, end: bigint, nowMs = 0, holders = 1): HolderEven
   nowMs,
 });
 const threshold = (oseq: bigint, nowMs = 0): HolderEvent => ({ kind: "threshold", oseq, nowMs });
-const held = (): HolderState => after(initialHolder(W, true), want, granted(1n, 33n)).state;
+const held = (): HolderState => after(parked(), want, granted(1n, 33n)).state;
 
 test("want: reserve, install, ready; a second want while held is ready at once", () => {
-  const asked = after(initialHolder(W, true), want);
+  const asked = after(parked(), want);
   expect(asked.effects).toEqual([{ kind: "reserve", count: 32, nextUnsent: 0n }]);
   const got = after(asked.state, want, granted(1n, 33n));
   expect(got.effects).toEqual([{ kind: "install", first: 1n, end: 33n, token: 1 }, { kind: "ready" }]);
@@ -118,7 +120,7 @@ test("an expired state is born again with the next lease", () => {
   const { state, effects } = after(held(), threshold(10n), { kind: "expired", nowMs: 0 });
   expect(effects).toEqual([{ kind: "reserve", count: 32, nextUnsent: 0n }]);
   expect(after(state, granted(33n, 65n)).effects).toEqual([{ kind: "reinstall", first: 33n, end: 65n, token: 2 }]);
-  expect(after(initialHolder(W, true), { kind: "expired", nowMs: 0 }).effects).toHaveLength(1);
+  expect(after(parked(), { kind: "expired", nowMs: 0 }).effects).toHaveLength(1);
 });
 
 test("recall: a busy holder refreshes, an idle one asks to park, a parked one says so", () => {
@@ -130,7 +132,7 @@ test("recall: a busy holder refreshes, an idle one asks to park, a parked one sa
   expect(idle.effects).toEqual([{ kind: "askPark" }]);
   const denied = after(idle.state, { kind: "parkDenied", nowMs: 1000 });
   expect(denied.effects).toEqual([{ kind: "reserve", count: 10, nextUnsent: 4n }]);
-  expect(after(initialHolder(W, true), recall(0)).effects).toEqual([{ kind: "release", nextUnsent: 0n }]);
+  expect(after(parked(), recall(0)).effects).toEqual([{ kind: "release", nextUnsent: 0n }]);
 });
 
 test("an idle holder that may not park keeps its lease and asks again later; recalled, it asks again sooner", () => {
@@ -170,7 +172,7 @@ test("a lease that is about to come is not given away: no release overtakes its 
 });
 
 test("refusals: a passing one is tried again, a final one ends all asking", () => {
-  const asked = after(initialHolder(W, true), want).state;
+  const asked = after(parked(), want).state;
   const passing = after(asked, { kind: "refused", code: "bus.timeout", nowMs: 0 });
   expect(passing.effects).toEqual([]);
   expect(after(passing.state, { kind: "tick", oseq: null, nowMs: 50 }).effects).toEqual([]);
@@ -182,21 +184,72 @@ test("refusals: a passing one is tried again, a final one ends all asking", () =
 });
 
 test("adopted: a new block is asked for at once and replaces what was found", () => {
-  const found = after(initialHolder(W, true), { kind: "adopted", oseq: 9n, lastSendable: 20n, nowMs: 0 });
+  const found = after(parked(), { kind: "adopted", oseq: 9n, lastSendable: 20n, nowMs: 0 });
   expect(found.effects).toEqual([{ kind: "reserve", count: 32, nextUnsent: 10n }]);
   expect(after(found.state, granted(21n, 53n)).effects).toEqual([
     { kind: "install", first: 21n, end: 53n, token: 1 },
     { kind: "burnt", first: 10n, end: 21n, why: "replaced" },
   ]);
-  const empty = after(initialHolder(W, true), { kind: "adopted", oseq: 20n, lastSendable: 20n, nowMs: 0 });
+  const empty = after(parked(), { kind: "adopted", oseq: 20n, lastSendable: 20n, nowMs: 0 });
   expect(empty.effects).toEqual([]);
   // H2 also over the restart: a grant of the earlier process comes late.
   expect(after(empty.state, want, granted(15n, 25n)).effects).toEqual([]);
 });
 
 test("lease sizes follow the window and the number of holders", () => {
-  expect([1, 2, 3, 8].map((holders) => leaseSizeNumbers(1024, holders))).toEqual([512, 170, 128, 56]);
-  expect(leaseSizeNumbers(32, 40)).toBe(1);
-  expect(windowCarriesBursts(32, 2)).toBe(false);
+  expect([2, 3, 8].map((holders) => sharedLeaseNumbers(1024, holders))).toEqual([170, 128, 56]);
+  expect(sharedLeaseNumbers(32, 40)).toBe(1);
+  expect([1, 2].map((holders) => windowCarriesBursts(32, holders))).toEqual([true, false]);
   expect(windowCarriesBursts(128, 3)).toBe(true);
+});
+
+/** How many numbers are asked for when half of `[first, end)` is used at `nowMs`; and the grant that follows. */
+function refillOf(state: HolderState, nowMs: number): { count: number; state: HolderState } {
+  const lease = leaseOf(state);
+  if (lease === null) throw new Error("no lease");
+  const asked = after(state, threshold((lease.nextUnsent + lease.end) / 2n, nowMs));
+  const [reserve] = asked.effects;
+  if (reserve?.kind !== "reserve") throw new Error("no refill");
+  return {
+    count: reserve.count,
+    state: after(asked.state, granted(lease.end, lease.end + BigInt(reserve.count), nowMs)).state,
+  };
+}
+
+test("a sole holder's leases grow while they are used fast, and shrink while they are not", () => {
+  const start = initialHolder(W, true, { firstNumbers: 32, longestNumbers: 128 });
+  const held = after(start, want, granted(1n, 33n)).state;
+  const first = refillOf(held, 50);
+  const second = refillOf(first.state, 100);
+  const third = refillOf(second.state, 150);
+  const fourth = refillOf(third.state, 2000);
+  const fifth = refillOf(fourth.state, 2500);
+  expect([first, second, third, fourth, fifth].map(({ count }) => count)).toEqual([32, 64, 128, 128, 64]);
+});
+
+test("a sole holder whose kernel ran out of numbers gets more at once", () => {
+  const start = initialHolder(W, true, { firstNumbers: 32, longestNumbers: 128 });
+  const held = after(start, want, granted(1n, 33n)).state;
+  expect(after(held, { kind: "expired", nowMs: 5000 }).effects).toContainEqual({
+    kind: "reserve",
+    count: 64,
+    nextUnsent: 0n,
+  });
+});
+
+test("H6 after a recall a contiguous block replaces the lease, and its start is reported when the kernel has it", () => {
+  const recalled = after(held(), threshold(4n), { kind: "recall", holders: 2, nowMs: 0 });
+  expect(recalled.effects).toEqual([{ kind: "reserve", count: 10, nextUnsent: 5n }]);
+  const moved = after(recalled.state, granted(33n, 43n, 0, 2));
+  expect(moved.effects).toEqual([
+    { kind: "install", first: 33n, end: 43n, token: 2 },
+    { kind: "burnt", first: 5n, end: 33n, why: "replaced" },
+  ]);
+  const applied: HolderEvent = { kind: "applied", token: 2, oseq: 32n, lastSendable: 42n, nowMs: 0 };
+  const reported = after(moved.state, applied);
+  expect(reported.effects).toEqual([{ kind: "report", nextUnsent: 33n }]);
+  // Once, and the next block extends again.
+  const refill = after(reported.state, threshold(38n));
+  const { effects } = after(refill.state, granted(43n, 53n, 0, 2));
+  expect(effects).toEqual([{ kind: "extend", newEnd: 53n, creditNumbers: 10n, token: 3 }]);
 });

@@ -20,9 +20,11 @@ export const SPI = 0x1000;
 export const PEER = "192.0.2.10";
 const WINDOW = 8;
 /** The line ends here in these tests: it starts close to 2^32. */
-const LINE_NUMBERS = 60n;
+const LINE_NUMBERS = 200n;
 const FIRST = (1n << 32n) - LINE_NUMBERS;
 const CEILING_STEP = 4n;
+/** Longer than the window: who joins must wait. */
+const SOLE_LEASE = { firstNumbers: 6, longestNumbers: 12 };
 
 /** A kernel with one outbound state, as `notes` on XFRM measured it: credit counts down, a packet at 0 kills the state. */
 class Kernel {
@@ -43,15 +45,13 @@ class Kernel {
   }
 }
 
-type Message =
-  | { readonly kind: "reserve"; readonly count: number; readonly nextUnsent: bigint }
-  | { readonly kind: "release"; readonly nextUnsent: bigint };
+type Message = Extract<HolderEffect, { kind: "reserve" | "release" | "report" }>;
 
 /** A node: agent (may crash), kernel (does not), and a connection whose messages keep their order. */
 class Node {
   readonly name: string;
   readonly kernel = new Kernel();
-  state: HolderState | null = initialHolder(WINDOW, true);
+  state: HolderState | null = initialHolder(WINDOW, true, SOLE_LEASE);
   isConnected = true;
   toService: Message[] = [];
   toNode: HolderEvent[] = [];
@@ -163,6 +163,8 @@ export class World {
     if (message.kind === "release") {
       this.book.released(SA, node.name);
       this.allocator.release(SA, node.name, message.nextUnsent);
+    } else if (message.kind === "report") {
+      this.allocator.report({ sa: SA, node: node.name, epoch: this.epoch, nextUnsent: message.nextUnsent });
     } else this.#reserve(node, message.count, message.nextUnsent);
     await settled();
   }
@@ -224,7 +226,7 @@ export class World {
   startAgent(node: Node): void {
     if (node.state !== null) return;
     const { oseq, credit, isAlive } = node.kernel;
-    node.state = initialHolder(WINDOW, isAlive);
+    node.state = initialHolder(WINDOW, isAlive, SOLE_LEASE);
     if (isAlive) this.feed(node, { kind: "adopted", oseq, lastSendable: oseq + credit, nowMs: this.clock.nowMs() });
   }
 
@@ -317,6 +319,7 @@ export class World {
         else this.#fail(node);
         return;
       case "release":
+      case "report":
         if (node.isConnected) node.toService.push(effect);
         return;
       case "install":
@@ -383,7 +386,7 @@ export class World {
       store: this.store,
       clock: this.clock,
       counters: new Counters(),
-      limits: { ceilingStepNumbers: CEILING_STEP },
+      limits: { ceilingStepNumbers: CEILING_STEP, soleLease: SOLE_LEASE },
       events: {
         recall: (name, _sa, _highWater, holders) => {
           const node = this.nodes.find((other) => other.name === name);
