@@ -20,7 +20,8 @@ interface BookedLine {
  * Turns what happens at the allocator into ledger records: keeps what each node holds, and says when numbers of it are given
  * up. A node's kernel sends in order and never from an older lease after a newer one, and a node asks for one block at a time.
  * So a request that names the next unsent number says that everything granted to the node before that number is
- * behind it, and that blocks above it never arrived.
+ * behind it, and that blocks above the one it lies in never arrived. When no known block has it (a service that was restarted does
+ * not know what it granted before), those above it stay open until a request lies in one of them or behind it.
  */
 export class LedgerBook {
   readonly #append: (record: string) => void;
@@ -111,6 +112,8 @@ export class LedgerBook {
     const current = held[at];
     for (const range of held.splice(0)) {
       if (range === current) held.push({ ...range, first: nextUnsent });
+      // The node is in a lease from before this process: what follows on it may have been added to it.
+      else if (range.end > nextUnsent && current === undefined) held.push(range);
       else if (range.end > nextUnsent) this.#burn(line, node, [range], "lostGrant");
       else this.#burn(line, node, [range], range.isOld ? "nodeRestart" : "replaced");
     }

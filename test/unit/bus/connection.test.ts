@@ -8,9 +8,10 @@ import { systemClock } from "../../../src/core/clock.ts";
 import { Counters } from "../../../src/core/counters.ts";
 import { EsplexError } from "../../../src/core/errors.ts";
 import { silentLog } from "../../../src/core/log.ts";
-import { connect, type TLSSocket } from "node:tls";
+import type { AddressInfo } from "node:net";
+import { connect, createServer, type TLSSocket } from "node:tls";
 import { tlsOptions } from "../../../src/bus/credentials.ts";
-import { encodeFrames } from "../../../src/bus/frames.ts";
+import { FrameDecoder, encodeFrames } from "../../../src/bus/frames.ts";
 import { Authority, until } from "./authority.ts";
 
 const SA = "a".repeat(32);
@@ -171,6 +172,46 @@ test("a request that is never answered times out; the connection stays, the late
   answer(GRANT);
   await until(() => counters.get("bus.lateAnswer") === 1, "the late answer");
   expect(client.connection?.isOpen).toBe(true);
+});
+
+test("an answer is taken once: its repeat is dropped, also while the next request waits; a repeated frame ends the connection", async () => {
+  // A coupling service that writes what it likes.
+  const requests: string[] = [];
+  const sockets: TLSSocket[] = [];
+  const service = createServer({ ...tlsOptions(await lab.credentials(null)), requestCert: true }, (socket) => {
+    const decoder = new FrameDecoder();
+    sockets.push(socket);
+    socket.on("error", () => {});
+    socket.on("data", (chunk: Buffer) => requests.push(...decoder.push(chunk).filter((text) => text.includes('"q":'))));
+  });
+  service.listen(0, "127.0.0.1");
+  await once(service, "listening");
+  closers.push(() => void service.close());
+  const { client, counters } = await dial((service.address() as AddressInfo).port, { limits: { requestMs: 10_000 } });
+  await until(() => client.connection !== null && sockets.length === 1, "a connection");
+  const { connection } = client;
+  const answer = (number: number, id: number, first: number): string =>
+    `{"n":${number},"f":"coupling","a":${id},"b":{"first":"${first}","end":"${first + 1}","highWater":"9","holders":1,"rekeySoon":false}}`;
+
+  const one = connection?.request("reserve", reserve);
+  await until(() => requests.length === 1, "the first request");
+  sockets[0]?.write(encodeFrames([answer(1, 1, 1)]));
+  expect(await one).toMatchObject({ first: 1n });
+
+  const two = connection?.request("reserve", reserve);
+  await until(() => requests.length === 2, "the second request");
+  sockets[0]?.write(encodeFrames([answer(2, 1, 1)]));
+  await until(() => counters.get("bus.lateAnswer") === 1, "the repeat");
+  sockets[0]?.write(encodeFrames([answer(3, 2, 2)]));
+  expect(await two).toMatchObject({ first: 2n });
+
+  const three = connection?.request("reserve", reserve);
+  const refused = expect(three).rejects.toMatchObject({ code: "bus.closed" });
+  await until(() => requests.length === 3, "the third request");
+  sockets[0]?.write(encodeFrames([answer(3, 2, 2)]));
+  await refused;
+  expect(counters.get("bus.sequenceGap")).toBe(1);
+  client.close();
 });
 
 test("the client dials again, and says hello again; what was under way fails", async () => {

@@ -193,6 +193,19 @@ describe("the book", () => {
     expect(written()).toEqual(["burnt 1 t1 4 9 nodeRestart", "grant 1 t1 1 17 25 7"]);
   });
 
+  it("after a restart keeps a block open that may have been added to a lease from before", () => {
+    const { book: one, written } = book();
+    // t1 holds [5, 9), granted by the process before this one, and adds the block to it.
+    grant(one, "t1", 5n, 9n, 17n);
+    grant(one, "t2", 0n, 17n, 25n);
+    written();
+    grant(one, "t1", 6n, 25n, 33n);
+    expect(written()).toEqual(["grant 1 t1 1 25 33 7"]);
+    // Now it is in the first of the two, so the second never arrived.
+    grant(one, "t1", 10n, 33n, 41n);
+    expect(written()).toEqual(["burnt 1 t1 25 33 lostGrant", "grant 1 t1 1 33 41 7"]);
+  });
+
   it("burns what is held when the SA ends, and writes nothing on it after", () => {
     const { book: one, written } = book();
     grant(one, "t1", 0n, 1n, 9n);

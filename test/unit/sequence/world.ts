@@ -45,7 +45,18 @@ class Kernel {
   }
 }
 
-type Message = Extract<HolderEffect, { kind: "reserve" | "release" | "report" }>;
+type Message =
+  | { readonly kind: "reserve"; readonly id: number; readonly count: number; readonly nextUnsent: bigint }
+  | { readonly kind: "release" | "report"; readonly nextUnsent: bigint };
+
+/** What waits to be told to a node. */
+interface Inbound {
+  readonly event: HolderEvent;
+  /** The request that it answers, as the bus numbers them; null for what is no answer of the service. */
+  readonly answers: number | null;
+  /** It is on the connection to the service, and lost with it. */
+  readonly travels: boolean;
+}
 
 /** A node: agent (may crash), kernel (does not), and a connection whose messages keep their order. */
 class Node {
@@ -54,7 +65,10 @@ class Node {
   state: HolderState | null = initialHolder(WINDOW, true, SOLE_LEASE);
   isConnected = true;
   toService: Message[] = [];
-  toNode: HolderEvent[] = [];
+  toNode: Inbound[] = [];
+  /** The request whose answer the bus waits for. One that comes for another is dropped (`bus.lateAnswer`). */
+  awaited: number | null = null;
+  nextId = 1;
   fromKernel: HolderEvent[] = [];
   /** It may take its kernel for fuller than it is. */
   hasLostEvents = false;
@@ -63,7 +77,7 @@ class Node {
   /** The connection's generation: answers to an older one are lost. */
   generation = 0;
   readonly owned: [bigint, bigint][] = [];
-  /** Grants that this process of the agent was given: only those can come again, for a connection belongs to one process. */
+  /** Grants that this process of the agent was given, for `repeat`. */
   delivered: HolderEvent[] = [];
 
   constructor(name: string) {
@@ -165,22 +179,36 @@ export class World {
       this.allocator.release(SA, node.name, message.nextUnsent);
     } else if (message.kind === "report") {
       this.allocator.report({ sa: SA, node: node.name, epoch: this.epoch, nextUnsent: message.nextUnsent });
-    } else this.#reserve(node, message.count, message.nextUnsent);
+    } else this.#reserve(node, message);
     await settled();
   }
 
   deliverDown(node: Node): void {
-    const event = node.toNode.shift();
-    if (event === undefined) return;
+    const next = node.toNode.shift();
+    if (next === undefined) return;
+    const { event, answers } = next;
+    if (answers !== null) {
+      if (answers !== node.awaited) return;
+      node.awaited = null;
+    }
     if (event.kind === "granted") node.delivered.push(event);
     this.feed(node, event);
   }
 
-  /** A grant that was delivered before comes once more. */
+  /** No answer comes in time: the holder is told, and the answer finds nobody when it comes. */
+  timeOut(node: Node): void {
+    if (node.awaited === null) return;
+    node.awaited = null;
+    this.feed(node, { kind: "refused", code: "bus.timeout", nowMs: 0 });
+  }
+
+  /**
+   * A grant that was delivered before comes once more. The bus makes no such thing: an answer is taken once, by the request
+   * whose number it bears (test/unit/bus). This is a bus that is broken: no number may repeat even then (H2). But a repeated
+   * grant that the holder takes for the answer it waits for makes it and the service differ about what it holds.
+   */
   repeat(node: Node, index: number): void {
-    // The bus matches answers to requests; one that comes again while the next is awaited is taken for it. No number repeats (H2),
-    // but the service and the node then differ about what the node holds.
-    if (node.state?.isAsking === true || node.toService.length > 0) this.seen.answersMixedUp = true;
+    if (node.state?.isAsking === true) this.seen.answersMixedUp = true;
     const event = node.delivered.at(-1 - (index % Math.max(1, node.delivered.length)));
     if (event !== undefined) this.feed(node, event);
   }
@@ -200,11 +228,16 @@ export class World {
   cut(node: Node): void {
     if (!node.isConnected) return;
     node.isConnected = false;
-    node.generation++;
-    node.toService = [];
-    node.toNode = [];
     this.allocator.disconnected(node.name);
-    this.#fail(node);
+    this.#loseConnection(node);
+  }
+
+  /** The node dials again before the service knows that the old connection is gone: the new hello closes it (`Membership`). */
+  redial(node: Node): void {
+    if (!node.isConnected || node.state === null) return;
+    this.#loseConnection(node);
+    this.book.greeted(node.name, String(node.instance));
+    this.allocator.connected(node.name);
   }
 
   connect(node: Node): void {
@@ -219,12 +252,17 @@ export class World {
     this.cut(node);
     node.state = null;
     node.instance++;
+    node.awaited = null;
+    // Also that its requests have failed: the next process has not asked them.
+    node.toNode = [];
     node.fromKernel = [];
     node.delivered = [];
   }
 
   startAgent(node: Node): void {
     if (node.state !== null) return;
+    // Events go to who listens, and it listens from here on.
+    node.fromKernel = [];
     const { oseq, credit, isAlive } = node.kernel;
     node.state = initialHolder(WINDOW, isAlive, SOLE_LEASE);
     if (isAlive) this.feed(node, { kind: "adopted", oseq, lastSendable: oseq + credit, nowMs: this.clock.nowMs() });
@@ -237,18 +275,13 @@ export class World {
     this.allocator.close();
     this.store.crash(survivors);
     await settled();
-    for (const node of this.nodes) {
-      node.generation++;
-      node.toService = [];
-      node.toNode = [];
-    }
+    for (const node of this.nodes) this.#loseConnection(node);
     this.store = new FakeStore(this.disk);
     this.book = this.#newBook();
     this.allocator = this.#newAllocator();
     this.#bookStarts();
     for (const node of this.nodes) {
       if (!node.isConnected) continue;
-      this.#fail(node);
       this.book.greeted(node.name, String(node.instance));
       this.allocator.connected(node.name);
     }
@@ -296,18 +329,20 @@ export class World {
     }
   }
 
-  #reserve(node: Node, count: number, nextUnsent: bigint): void {
+  #reserve(node: Node, { id, count, nextUnsent }: Message & { kind: "reserve" }): void {
     const { generation } = node;
     this.allocator.reserve({ sa: SA, node: node.name, epoch: this.epoch, count, nextUnsent }, (outcome) => {
       if (node.generation !== generation) return;
       if ("refused" in outcome) {
         this.refusals++;
-        node.toNode.push({ kind: "refused", code: outcome.refused.code, nowMs: 0 });
+        const refused: HolderEvent = { kind: "refused", code: outcome.refused.code, nowMs: 0 };
+        node.toNode.push({ event: refused, answers: id, travels: true });
         return;
       }
       const { first, end, holders } = outcome.grant;
       node.owned.push([first, end]);
-      node.toNode.push({ kind: "granted", first, end, holders, nowMs: 0 });
+      const granted: HolderEvent = { kind: "granted", first, end, holders, nowMs: 0 };
+      node.toNode.push({ event: granted, answers: id, travels: true });
     });
   }
 
@@ -315,7 +350,8 @@ export class World {
     const { kernel } = node;
     switch (effect.kind) {
       case "reserve":
-        if (node.isConnected) node.toService.push(effect);
+        node.awaited = node.nextId++;
+        if (node.isConnected) node.toService.push({ ...effect, id: node.awaited });
         else this.#fail(node);
         return;
       case "release":
@@ -344,7 +380,7 @@ export class World {
         kernel.credit = 0n;
         return;
       case "askPark":
-        node.toNode.push({ kind: "parkAllowed", nowMs: 0 });
+        node.toNode.push({ event: { kind: "parkAllowed", nowMs: 0 }, answers: null, travels: false });
         return;
       case "ready":
         if (kernel.isAlive && kernel.credit === 0n && node.fromKernel.length === 0 && !node.hasLostEvents) {
@@ -363,7 +399,17 @@ export class World {
 
   /** What the bus tells a node whose connection is gone: nobody knows what became of its request. */
   #fail(node: Node): void {
-    if (node.state?.isAsking === true) node.toNode.push({ kind: "refused", code: "bus.closed", nowMs: 0 });
+    if (node.awaited === null) return;
+    node.awaited = null;
+    const refused: HolderEvent = { kind: "refused", code: "bus.closed", nowMs: 0 };
+    node.toNode.push({ event: refused, answers: null, travels: false });
+  }
+
+  #loseConnection(node: Node): void {
+    node.generation++;
+    node.toService = [];
+    node.toNode = node.toNode.filter(({ travels }) => !travels);
+    this.#fail(node);
   }
 
   #newBook(): LedgerBook {
@@ -390,7 +436,8 @@ export class World {
       events: {
         recall: (name, _sa, _highWater, holders) => {
           const node = this.nodes.find((other) => other.name === name);
-          if (node?.isConnected === true) node.toNode.push({ kind: "recall", holders, nowMs: 0 });
+          if (node?.isConnected !== true) return;
+          node.toNode.push({ event: { kind: "recall", holders, nowMs: 0 }, answers: null, travels: true });
         },
         granted: (request, grant) => {
           this.#onGrant(grant);
