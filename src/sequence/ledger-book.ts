@@ -92,12 +92,20 @@ export class LedgerBook {
     this.#write({ kind: "grant", line, node, epoch, first, end, atMs: this.#wallMs() });
   }
 
-  /** The node's kernel can send nothing any more. */
-  released(sa: string, node: string): void {
+  /**
+   * The node's kernel can send nothing any more. A `nextUnsent` other than 0 says that it may have used numbers below that without a
+   * lease (A8); a node says so at any time, so numbers above it may be on their way to it, and are used when they arrive.
+   */
+  released(sa: string, node: string, nextUnsent: bigint): void {
     const booked = this.#lines.get(sa);
     if (booked === undefined) return;
-    this.#burn(booked.line, node, booked.nodes.get(node) ?? [], "released");
-    booked.nodes.delete(node);
+    const { line, nodes } = booked;
+    const held = nodes.get(node) ?? [];
+    const isBelow = ({ end }: Outstanding): boolean => nextUnsent === 0n || end <= nextUnsent;
+    this.#burn(line, node, held.filter(isBelow), "released");
+    const left = held.filter((range) => !isBelow(range));
+    if (left.length > 0) nodes.set(node, left);
+    else nodes.delete(node);
   }
 
   /** Closes the account of what lies behind `nextUnsent`, and of what never arrived. 0: the kernel can send nothing. */

@@ -210,7 +210,7 @@ export class CouplingService {
   #release(node: string, { sa, nextUnsent }: RequestBody<"release">): Record<string, never> {
     if (this.#allocator.registration(sa) === null) return {};
     this.#checkSender(node, sa);
-    this.#book?.released(sa, node);
+    this.#book?.released(sa, node, nextUnsent);
     this.#allocator.release(sa, node, nextUnsent);
     return {};
   }

@@ -176,7 +176,7 @@ describe("the book", () => {
     written();
     grant(one, "t1", 4n, 25n, 33n);
     expect(written()).toEqual(["burnt 1 t1 17 25 lostGrant", "grant 1 t1 1 25 33 7"]);
-    one.released(SA, "t1");
+    one.released(SA, "t1", 0n);
     expect(written()).toEqual(["burnt 1 t1 4 9 released", "burnt 1 t1 25 33 released"]);
     grant(one, "t2", 0n, 33n, 41n);
     expect(written()).toEqual(["burnt 1 t2 9 17 unreported", "grant 1 t2 1 33 41 7"]);
@@ -191,6 +191,18 @@ describe("the book", () => {
     written();
     grant(one, "t1", 9n, 17n, 25n);
     expect(written()).toEqual(["burnt 1 t1 4 9 nodeRestart", "grant 1 t1 1 17 25 7"]);
+  });
+
+  it("a claim burns what lies below it, and no block that may be on its way", () => {
+    const { book: one, written } = book();
+    grant(one, "t1", 0n, 1n, 9n);
+    grant(one, "t2", 0n, 9n, 17n);
+    grant(one, "t1", 3n, 17n, 25n);
+    written();
+    one.released(SA, "t1", 10n);
+    expect(written()).toEqual(["burnt 1 t1 3 9 released"]);
+    one.changed({ kind: "retired", sa: SA });
+    expect(written()).toEqual(["burnt 1 t1 17 25 retired", "burnt 1 t2 9 17 retired", "retired 1"]);
   });
 
   it("after a restart keeps a block open that may have been added to a lease from before", () => {

@@ -175,7 +175,7 @@ export class World {
     const message = node.toService.shift();
     if (message === undefined) return;
     if (message.kind === "release") {
-      this.book.released(SA, node.name);
+      this.book.released(SA, node.name, message.nextUnsent);
       this.allocator.release(SA, node.name, message.nextUnsent);
     } else if (message.kind === "report") {
       this.allocator.report({ sa: SA, node: node.name, epoch: this.epoch, nextUnsent: message.nextUnsent });
