@@ -35,6 +35,7 @@ export class LedgerFile implements LedgerSink {
   #timer: NodeJS.Timeout | null = null;
   #writing: Promise<void> | null = null;
   #failure: string | null = null;
+  #isClosed = false;
 
   private constructor(path: string, file: FileHandle, counters: Counters, log: Log) {
     this.#path = path;
@@ -70,18 +71,20 @@ export class LedgerFile implements LedgerSink {
   }
 
   append(record: string): void {
-    if (this.#failure !== null) {
+    if (this.#failure !== null || this.#isClosed) {
       this.#counters.add("ledger.lostRecords");
       return;
     }
     this.#waiting.push(record);
     if (this.#waiting.length > MAX_WAITING_RECORDS) this.#fail("the disk is too slow");
-    else if (this.#writing === null) this.#timer ??= setTimeout(() => void this.#flush(), GATHER_MS);
+    else if (this.#writing === null) this.#gather();
   }
 
-  /** Writes what is left and closes the file. */
+  /** Writes what is left, also what still comes meanwhile, and closes the file. Later records are lost, and counted. */
   async close(): Promise<void> {
-    await this.#flush();
+    do await this.#flush();
+    while (this.#waiting.length > 0);
+    this.#isClosed = true;
     try {
       if (this.#failure === null) await this.#file.datasync();
     } catch (error) {
@@ -90,11 +93,19 @@ export class LedgerFile implements LedgerSink {
     await this.#file.close();
   }
 
-  /** Resolves when nothing waits; never rejects. */
+  #gather(): void {
+    this.#timer ??= setTimeout(() => void this.#flush(), GATHER_MS);
+  }
+
+  /** Writes what waits; never rejects. */
   #flush(): Promise<void> {
     if (this.#timer !== null) clearTimeout(this.#timer);
     this.#timer = null;
-    this.#writing ??= this.#writeAll().finally(() => (this.#writing = null));
+    this.#writing ??= this.#writeAll().finally(() => {
+      this.#writing = null;
+      // What came after the last look of the writing found nobody to wake.
+      if (this.#waiting.length > 0) this.#gather();
+    });
     return this.#writing;
   }
 

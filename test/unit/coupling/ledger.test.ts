@@ -155,6 +155,23 @@ test("a block that a kill has cut is tolerated and said, and the next process go
   expect(await verified()).toMatchObject({ status: 0, json: { tornBytes: 0, burnt: { serviceCrash: 983 } } });
 });
 
+test.each([0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20])(
+  "a record that comes %i promise turns after the closing began is written or counted as lost",
+  async (turns) => {
+    const counters = new Counters();
+    const file = await LedgerFile.open(path, counters, silentLog);
+    const closing = file.close();
+    for (let i = 0; i < turns; i++) await Promise.resolve();
+    file.append("stop 9");
+    await closing;
+    file.append("stop 10");
+    const isWritten = (await readFile(path, "utf8")).startsWith("stop 9\n");
+    expect(isWritten || turns > 0).toBe(true);
+    expect(counters.get("ledger.lostRecords")).toBe(isWritten ? 1 : 2);
+    expect(file.failure).toBeNull();
+  },
+);
+
 test("another file than a ledger is left alone", async () => {
   await writeFile(path, "dear diary\n");
   await expect(LedgerFile.open(path, new Counters(), silentLog)).rejects.toMatchObject({ code: "config.invalid" });
