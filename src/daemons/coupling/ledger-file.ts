@@ -2,6 +2,7 @@ import { type FileHandle, open } from "node:fs/promises";
 import type { Counters } from "../../core/counters.ts";
 import { EsplexError, messageOf } from "../../core/errors.ts";
 import type { Log } from "../../core/log.ts";
+import { lockFile } from "../../sequence/file-lock.ts";
 import { LEDGER_MAGIC, MAX_BLOCK_BYTES, encodeLedgerBlock, endOfLastBlock } from "../../sequence/ledger-block.ts";
 
 /** Records wait this long for others to share a write with them. What a SIGKILL may take. Our choice. */
@@ -23,8 +24,8 @@ export interface LedgerSink {
  * The ledger's file: blocks of records are appended, one write for all that came meanwhile. A failed write ends the ledger,
  * not the granting: the ledger is the evidence, what keeps numbers apart are the ceilings. It is logged, `failure` says so, and
  * `ledger.lostRecords` counts what is missing. Writes are handed to the kernel, and synced when the file is closed: a killed
- * process loses milliseconds, a power cut what the kernel had not written yet. The state directory's lock keeps other
- * services away from a ledger that lies there.
+ * process loses milliseconds, a power cut what the kernel had not written yet. The file is locked while it is open: records of two
+ * services in one file would prove nothing.
  */
 export class LedgerFile implements LedgerSink {
   readonly #path: string;
@@ -46,7 +47,7 @@ export class LedgerFile implements LedgerSink {
 
   /**
    * Opens (and makes) the ledger and cuts a block off that was being written when a process died. Throws `store.corrupt` when it
-   * is damaged elsewhere, `store.failed` when the disk refuses.
+   * is damaged elsewhere, `store.failed` when the disk refuses, `config.invalid` when another process writes it.
    */
   static async open(path: string, counters: Counters, log: Log): Promise<LedgerFile> {
     let file: FileHandle;
@@ -56,6 +57,8 @@ export class LedgerFile implements LedgerSink {
       throw new EsplexError("store.failed", `the ledger ${path} cannot be opened: ${messageOf(error)}`, {}, error);
     }
     try {
+      // First: the end of a ledger that somebody writes looks torn.
+      if (!(await lockFile(file, path))) throw alreadyWritten(path);
       const torn = await cutTornEnd(path, file);
       if (torn > 0) log.warn("the ledger ended in the middle of a block, which was cut off", { path, bytes: torn });
       return new LedgerFile(path, file, counters, log);
@@ -130,6 +133,13 @@ export class LedgerFile implements LedgerSink {
     this.#waiting = [];
     this.#log.error("the ledger is not written any more; numbers are still granted", { reason: this.#failure });
   }
+}
+
+function alreadyWritten(path: string): EsplexError {
+  return new EsplexError(
+    "config.invalid",
+    `the ledger ${path}: another coupling service writes it: stop that one, or give this one a file of its own (--ledger FILE)`,
+  );
 }
 
 /** Cuts off what follows the last check line; gives how many bytes that were. */

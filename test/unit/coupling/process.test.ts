@@ -3,7 +3,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { createServer } from "node:net";
 import type { AddressInfo } from "node:net";
-import { mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { appendFile, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
@@ -61,9 +61,16 @@ async function freePort(): Promise<number> {
 
 const control = (run = "run"): string => join(directory, run, "control.sock");
 
-function start(...extra: readonly string[]): { child: ChildProcess; stderr: () => string } {
+interface Started {
+  readonly child: ChildProcess;
+  readonly stderr: () => string;
+}
+
+const start = (...extra: readonly string[]): Started => startAt("state", ...extra);
+
+function startAt(state: string, ...extra: readonly string[]): Started {
   const { certificate, key, ca } = lab.files("coupling");
-  const args = ["coupling", "--cluster", join(directory, "lab.yaml"), "--state", join(directory, "state")];
+  const args = ["coupling", "--cluster", join(directory, "lab.yaml"), "--state", join(directory, state)];
   const files = ["--certificate", certificate, "--key", key, "--ca", ca, "--run", join(directory, "run")];
   const child = spawn(ESPLEX, [...args, ...files, ...extra], { stdio: ["ignore", "ignore", "pipe"] });
   let text = "";
@@ -186,6 +193,28 @@ test("a second service on the same directory refuses to start and says why", { t
   expect(await end(child, "SIGTERM")).toBe(0);
   await expect(callControl(control(), "status")).rejects.toMatchObject({ code: "cluster.notServing" });
 });
+
+test(
+  "a second service on the same ledger refuses to start, says what to do and leaves the ledger alone",
+  { timeout: 30_000 },
+  async () => {
+    const path = join(directory, "shared-ledger");
+    const first = start("--ledger", path);
+    await until(() => first.stderr().includes('"started"'), "the start");
+    // As if the first were in the middle of a block: this is what the second must not take for the end of a dead one.
+    await appendFile(path, "grant 1 t1");
+    const second = startAt("state2", "--ledger", path);
+    const status = await once(second.child, "exit");
+    expect(second.stderr()).toContain(`the ledger ${path}: another coupling service writes it: stop that one, or`);
+    expect(status).toEqual([2, null]);
+    expect(await readFile(path, "utf8")).toMatch(/grant 1 t1$/);
+    expect(await end(first.child, "SIGKILL")).toBeNull();
+    const third = start("--ledger", path);
+    await until(() => third.stderr().includes('"started"'), "the start after the kill");
+    expect(await end(third.child, "SIGTERM")).toBe(0);
+    expect(await readFile(path, "utf8")).not.toContain("grant 1 t1");
+  },
+);
 
 test("wrong use ends with status 2 and names the mistake", { timeout: 30_000 }, async () => {
   const missing = start("--ca", join(directory, "none.crt"));
