@@ -1,3 +1,4 @@
+import { writeSync } from "node:fs";
 import yargs from "yargs";
 import { hideBin } from "yargs/helpers";
 import { EsplexError, isError, messageOf } from "../core/errors.ts";
@@ -14,8 +15,12 @@ const EXIT_FAILED = 1;
 /** Says what went wrong on stderr and ends: 2 for wrong use, 1 for everything else. */
 function fail(error: unknown): never {
   const hint = error instanceof EsplexError ? "" : "\n(run `esplex --help` for the commands)";
-  process.stderr.write(`esplex: ${messageOf(error)}${hint}\n`);
-  process.exit(isError(error, "config.") ? EXIT_WRONG_USE : EXIT_FAILED);
+  try {
+    writeSync(2, `esplex: ${messageOf(error)}${hint}\n`);
+  } finally {
+    // Also when stderr takes nothing: parts of a daemon that could not start would keep the process.
+    process.exit(isError(error, "config.") ? EXIT_WRONG_USE : EXIT_FAILED);
+  }
 }
 
 await yargs(hideBin(process.argv))

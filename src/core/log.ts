@@ -1,13 +1,19 @@
 import { pino } from "pino";
+import type { Counters } from "./counters.ts";
+import { stderrOutput } from "./log-output.ts";
 
 export type LogLevel = "debug" | "info" | "warn" | "error";
 
 /** What a part may say. `fields` are facts for programs; `Secret` values in them print as `[secret]`. */
 export type Log = Readonly<Record<LogLevel, (message: string, fields?: Readonly<Record<string, unknown>>) => void>>;
 
-/** One JSON line per event on stderr: stdout stays free for data. `daemon` and `node` stand on every line. */
-export function createLog(daemon: string, node: string, level: LogLevel): Log {
-  const logger = pino({ level, base: { daemon, node }, timestamp: pino.stdTimeFunctions.isoTime }, pino.destination(2));
+/**
+ * One JSON line per event on stderr: stdout stays free for data. `daemon` and `node` stand on every line. A line that cannot be
+ * written (disk full, nobody reads) is lost and counted as `log.lostLines`; the daemon goes on.
+ */
+export function createLog(daemon: string, node: string, level: LogLevel, counters: Counters): Log {
+  const output = stderrOutput((lines) => counters.add("log.lostLines", lines));
+  const logger = pino({ level, base: { daemon, node }, timestamp: pino.stdTimeFunctions.isoTime }, output);
   const at =
     (name: LogLevel) =>
     (message: string, fields: Readonly<Record<string, unknown>> = {}): void =>

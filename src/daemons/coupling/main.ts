@@ -24,12 +24,12 @@ export interface CouplingOptions {
 
 /** Runs the coupling service until SIGTERM. Rejects with `config.*` or `store.*` when it cannot start. */
 export async function runCoupling(options: CouplingOptions): Promise<void> {
-  const log = createLog("coupling", "coupling", options.logLevel);
-  await runUntilSignal(couplingParts(options, log), log);
+  const counters = new Counters();
+  const log = createLog("coupling", "coupling", options.logLevel, counters);
+  await runUntilSignal(couplingParts(options, counters, log), log);
 }
 
-function couplingParts(options: CouplingOptions, log: Log): Part[] {
-  const counters = new Counters();
+function couplingParts(options: CouplingOptions, counters: Counters, log: Log): Part[] {
   let store: JournalCeilingStore;
   let ledger: LedgerFile | null = null;
   let service: CouplingService;

@@ -41,7 +41,8 @@ export interface NodeOptions {
 
 /** Runs a node until SIGTERM. Rejects with `config.*` and `kernel.*` before anything was changed. */
 export async function runNode(options: NodeOptions): Promise<void> {
-  const log = createLog("node", options.name, options.logLevel);
+  const counters = new Counters();
+  const log = createLog("node", options.name, options.logLevel, counters);
   const config = await readClusterFile(options.clusterFile);
   const own = ownDvipas(config, options.name);
   const peers = own.length === 0 ? [] : await loadPeers(config, options.clusterFile);
@@ -52,7 +53,7 @@ export async function runNode(options: NodeOptions): Promise<void> {
     self: options.name,
     credentials,
     clock: systemClock,
-    counters: new Counters(),
+    counters,
     log,
   };
   mkdirSync(options.run, { recursive: true, mode: 0o700 });

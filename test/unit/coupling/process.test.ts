@@ -1,4 +1,5 @@
 /** The coupling service as a process of its own: killed, restarted, started twice. */
+import { closeSync, constants, openSync, writeSync } from "node:fs";
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { createServer } from "node:net";
@@ -6,6 +7,7 @@ import type { AddressInfo } from "node:net";
 import { appendFile, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { execa } from "execa";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { BusClient } from "../../../src/bus/client.ts";
 import type { BusConnection } from "../../../src/bus/connection.ts";
@@ -13,11 +15,14 @@ import { systemClock } from "../../../src/core/clock.ts";
 import { Counters } from "../../../src/core/counters.ts";
 import { silentLog } from "../../../src/core/log.ts";
 import { callControl } from "../../../src/daemons/control.ts";
+import type { CouplingStatus } from "../../../src/daemons/coupling/status.ts";
 import { Authority, until } from "../bus/authority.ts";
 
 const ESPLEX = new URL("../../../bin/esplex", import.meta.url).pathname;
 const DVIPA = "2001:db8::100";
 const SA = "a".repeat(32);
+/** More than the journal and the ledger take here. */
+const LOG_LIMIT_KIB = 64;
 
 let lab: Authority;
 let directory = "";
@@ -69,14 +74,18 @@ interface Started {
 const start = (...extra: readonly string[]): Started => startAt("state", ...extra);
 
 function startAt(state: string, ...extra: readonly string[]): Started {
-  const { certificate, key, ca } = lab.files("coupling");
-  const args = ["coupling", "--cluster", join(directory, "lab.yaml"), "--state", join(directory, state)];
-  const files = ["--certificate", certificate, "--key", key, "--ca", ca, "--run", join(directory, "run")];
-  const child = spawn(ESPLEX, [...args, ...files, ...extra], { stdio: ["ignore", "ignore", "pipe"] });
+  const child = spawn(ESPLEX, couplingArguments(state, extra), { stdio: ["ignore", "ignore", "pipe"] });
   let text = "";
   child.stderr?.setEncoding("utf8").on("data", (chunk: string) => (text += chunk));
   processes.push(child);
   return { child, stderr: () => text };
+}
+
+function couplingArguments(state: string, extra: readonly string[] = []): string[] {
+  const { certificate, key, ca } = lab.files("coupling");
+  const args = ["coupling", "--cluster", join(directory, "lab.yaml"), "--state", join(directory, state)];
+  const files = ["--certificate", certificate, "--key", key, "--ca", ca, "--run", join(directory, "run")];
+  return [...args, ...files, ...extra];
 }
 
 async function started(): Promise<ChildProcess> {
@@ -213,6 +222,54 @@ test(
     await until(() => third.stderr().includes('"started"'), "the start after the kill");
     expect(await end(third.child, "SIGTERM")).toBe(0);
     expect(await readFile(path, "utf8")).not.toContain("grant 1 t1");
+  },
+);
+
+/** A pipe that is full, and that nobody reads. */
+async function fullPipe(): Promise<number> {
+  const path = join(directory, "pipe");
+  await execa("mkfifo", [path]);
+  const filler = openSync(path, constants.O_RDWR | constants.O_NONBLOCK);
+  const page = Buffer.alloc(4096, "x");
+  for (;;) {
+    try {
+      writeSync(filler, page);
+    } catch (error) {
+      expect(error).toMatchObject({ code: "EAGAIN" });
+      return openSync(path, "a");
+    }
+  }
+}
+
+test.each([
+  {
+    what: "a file at the process's size limit",
+    open: async () => {
+      const path = join(directory, "log");
+      await writeFile(path, Buffer.alloc(LOG_LIMIT_KIB * 1024, "x"));
+      return openSync(path, "a");
+    },
+    isLost: true,
+  },
+  { what: "a full device", open: () => Promise.resolve(openSync("/dev/full", "a")), isLost: true },
+  { what: "a pipe that nobody reads", open: fullPipe, isLost: false },
+])(
+  "$what as its log neither stops the service nor keeps it from ending",
+  { timeout: 30_000 },
+  async ({ open, isLost }) => {
+    const log = await open();
+    const limited = ["-c", `ulimit -f ${LOG_LIMIT_KIB}; exec "$@"`, "bash", ESPLEX, ...couplingArguments("full")];
+    const child = spawn("bash", limited, { stdio: ["ignore", "ignore", log] });
+    processes.push(child);
+    closeSync(log);
+    await until(async () => (await stat(control()).catch(() => null)) !== null, "the control socket");
+    const d1 = await dial("d1");
+    expect(await d1().request("own", { dvipa: DVIPA })).toHaveProperty("epoch");
+    const { ready, counters } = (await callControl(control(), "status")) as CouplingStatus;
+    expect(ready).toBe(true);
+    // Lines that wait for a reader are not lost yet.
+    if (isLost) expect(counters["log.lostLines"]).toBeGreaterThan(1);
+    expect(await end(child, "SIGTERM")).toBe(0);
   },
 );
 
