@@ -47,7 +47,8 @@ class Kernel {
 
 type Message =
   | { readonly kind: "reserve"; readonly id: number; readonly count: number; readonly nextUnsent: bigint }
-  | { readonly kind: "release" | "report"; readonly nextUnsent: bigint };
+  | { readonly kind: "release"; readonly nextUnsent: bigint }
+  | { readonly kind: "report"; readonly nextUnsent: bigint };
 
 /** What waits to be told to a node. */
 interface Inbound {
