@@ -1,5 +1,6 @@
 import { crc32 } from "node:zlib";
 import { EsplexError, messageOf } from "../core/errors.ts";
+import { LedgerAbbreviation } from "./ledger-abbreviation.ts";
 import { type LedgerRecord, decodeLedgerRecord } from "./ledger-record.ts";
 
 const CHECK = /^check (\d{1,9}) ([0-9a-f]{8})$/;
@@ -8,9 +9,12 @@ const MAX_LINE_BYTES = 1024;
 /** No block is longer, and so no torn end: 20,000 records of the longest kind fit. Our choice. */
 export const MAX_BLOCK_BYTES = 16 * 1024 * 1024;
 
-/** The bytes of a block: its records (`encodeLedgerRecord`), one a line, and the check line that ends it. */
-export function encodeLedgerBlock(records: readonly string[]): Buffer {
-  const body = `${records.join("\n")}\n`;
+/**
+ * The bytes of a block: its records (`encodeLedgerRecord`), one a line, and the check line that ends it. A writer of several blocks
+ * gives the same `abbreviation` for all of them, in order.
+ */
+export function encodeLedgerBlock(records: readonly string[], abbreviation = new LedgerAbbreviation()): Buffer {
+  const body = `${records.map((record) => abbreviation.shorten(record)).join("\n")}\n`;
   return Buffer.from(`${body}check ${records.length} ${crc32(body).toString(16).padStart(8, "0")}\n`);
 }
 
@@ -39,6 +43,7 @@ export type TakeRecord = (record: LedgerRecord, lineNumber: number) => void;
 export class LedgerReader {
   readonly #name: string;
   readonly #take: TakeRecord;
+  readonly #abbreviation = new LedgerAbbreviation();
   #rest: Buffer = Buffer.alloc(0);
   #lineNumber = 0;
   #block: string[] = [];
@@ -98,7 +103,7 @@ export class LedgerReader {
   #record(text: string, lineNumber: number): void {
     let record: LedgerRecord;
     try {
-      record = decodeLedgerRecord(text);
+      record = decodeLedgerRecord(this.#abbreviation.expand(text));
     } catch (error) {
       throw this.#corrupt(lineNumber, messageOf(error));
     }

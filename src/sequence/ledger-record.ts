@@ -3,7 +3,7 @@
  * parted by one blank, numbers decimal. Records come in blocks; a block ends with `check COUNT CRC`: how many records it
  * has, and the CRC-32 (hex) of their bytes. Ranges are half-open, `-` stands for nothing, `MS` is the wall clock in
  * milliseconds. LINE is a small number that stands for an SA until the next `start`. No keys, and one key per SA: an SA's id
- * names its key. What each kind means for the proof stands in `ledger-verifier.ts`.
+ * names its key. In the file, frequent records are abbreviated (`ledger-abbreviation.ts`). What each kind means for the proof stands in `ledger-verifier.ts`.
  */
 import { EsplexError } from "../core/errors.ts";
 

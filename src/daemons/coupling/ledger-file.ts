@@ -3,6 +3,7 @@ import type { Counters } from "../../core/counters.ts";
 import { EsplexError, messageOf } from "../../core/errors.ts";
 import type { Log } from "../../core/log.ts";
 import { lockFile } from "../../sequence/file-lock.ts";
+import { LedgerAbbreviation } from "../../sequence/ledger-abbreviation.ts";
 import { LEDGER_MAGIC, MAX_BLOCK_BYTES, encodeLedgerBlock, endOfLastBlock } from "../../sequence/ledger-block.ts";
 
 /** Records wait this long for others to share a write with them. What a SIGKILL may take. Our choice. */
@@ -32,6 +33,7 @@ export class LedgerFile implements LedgerSink {
   readonly #file: FileHandle;
   readonly #counters: Counters;
   readonly #log: Log;
+  readonly #abbreviation = new LedgerAbbreviation();
   #waiting: string[] = [];
   #timer: NodeJS.Timeout | null = null;
   #writing: Promise<void> | null = null;
@@ -115,7 +117,7 @@ export class LedgerFile implements LedgerSink {
   async #writeAll(): Promise<void> {
     while (this.#waiting.length > 0 && this.#failure === null) {
       const records = this.#waiting.splice(0, MAX_BLOCK_RECORDS);
-      const block = encodeLedgerBlock(records);
+      const block = encodeLedgerBlock(records, this.#abbreviation);
       try {
         let written = 0;
         while (written < block.length) written += (await this.#file.write(block, written)).bytesWritten;

@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { LedgerAbbreviation } from "../../../src/sequence/ledger-abbreviation.ts";
 import { LedgerBook } from "../../../src/sequence/ledger-book.ts";
 import {
   LedgerReader,
@@ -89,6 +90,64 @@ describe("records", () => {
 });
 
 const GRANTS = ["start 1", "retired 1", "retired 2", "retired 3", "stop 2"];
+
+describe("abbreviated records", () => {
+  it("read back as they were written, over blocks and processes", () => {
+    const some = fc.array(fc.array(records, { minLength: 1, maxLength: 20 }), { maxLength: 5 });
+    fc.assert(
+      fc.property(some, (blocks) => {
+        const abbreviation = new LedgerAbbreviation();
+        const taken: LedgerRecord[] = [];
+        const reader = new LedgerReader("a ledger", (record) => taken.push(record));
+        for (const block of blocks) reader.push(encodeLedgerBlock(block.map(encodeLedgerRecord), abbreviation));
+        expect(taken).toEqual(blocks.flat());
+      }),
+    );
+  });
+
+  it("say only what is new, also beyond 2^53", () => {
+    const { shorten, expand } = abbreviating();
+    const top = (1n << 64n) - 9n;
+    const texts = [
+      "grant 1 t1 3 100 108 1795000000000",
+      "grant 1 t2 3 108 116 1795000000001",
+      "burnt 1 t1 105 108 replaced",
+      "burnt 1 t2 100 104 released",
+      `grant 2 t2 3 ${top} ${top + 8n} 1795000000001`,
+      `grant 2 t2 3 ${top - 8n} ${top} 1795000000001`,
+    ];
+    const short = texts.map(shorten);
+    expect(short.slice(1, 4)).toEqual(["g = t2 = +8 +8 +1", "burnt 1 t1 105 108 replaced", "b = t2 -5 -4 released"]);
+    expect(short[5]).toBe("g = = = -8 -8 =");
+    expect(short.map(expand)).toEqual(texts);
+  });
+
+  it("of another process are not built on", () => {
+    const { shorten } = abbreviating();
+    shorten("grant 1 t1 3 100 108 7");
+    shorten("start 9");
+    expect(shorten("grant 1 t1 3 100 108 7")).toBe("grant 1 t1 3 100 108 7");
+  });
+
+  it.each(["g = t2 = +8 +8 +1", "c = +1"])("that stand for nothing are refused: %s", (text) => {
+    expect(() => abbreviating().expand(text)).toThrow(expect.objectContaining({ code: "store.corrupt" }));
+  });
+
+  it.each(["g = =", "g = +1 = = = =", "g = = = -101 = =", "g = = = +99999999999999999999 = =", "g = = = = = = ="])(
+    "that do not fit the one before are refused: %s",
+    (text) => {
+      const { expand } = abbreviating();
+      expand("grant 1 t1 3 100 108 7");
+      expect(() => decodeLedgerRecord(expand(text))).toThrow(expect.objectContaining({ code: "store.corrupt" }));
+    },
+  );
+});
+
+/** Both ways, each with its own memory. */
+function abbreviating(): { shorten: (text: string) => string; expand: (text: string) => string } {
+  const [writer, reader] = [new LedgerAbbreviation(), new LedgerAbbreviation()];
+  return { shorten: (text) => writer.shorten(text), expand: (text) => reader.expand(text) };
+}
 
 describe("blocks", () => {
   const bytes = Buffer.concat([encodeLedgerBlock(GRANTS.slice(0, 2)), encodeLedgerBlock(GRANTS.slice(2))]);
