@@ -3,11 +3,14 @@ import { execFile } from "node:child_process";
 import { appendFile, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { Counters } from "../../../src/core/counters.ts";
 import { silentLog } from "../../../src/core/log.ts";
 import { LedgerFile } from "../../../src/daemons/coupling/ledger-file.ts";
 import { until } from "../bus/authority.ts";
+
+// Most tests start several processes, one after the other.
+vi.setConfig({ testTimeout: 30_000 });
 
 const ESPLEX = new URL("../../../bin/esplex", import.meta.url).pathname;
 const SA = "a".repeat(32);
@@ -70,7 +73,7 @@ async function capture(
   return file;
 }
 
-test("what a run leaves is proved, with its captures and without", { timeout: 30_000 }, async () => {
+test("what a run leaves is proved, with its captures and without", async () => {
   await written([...RECORDS, "burnt 1 t1 3 9 replaced", "stop 9"]);
   expect(await verified()).toMatchObject({ status: 0, json: { proven: true, granted: 16, burnt: { replaced: 6 } } });
   const file = await capture(
@@ -132,7 +135,7 @@ test("the same packet in two captures is a duplicate, unless the captures are sa
   });
 });
 
-test("exit status 2 for wrong use, 1 for a damaged ledger, with the line", { timeout: 30_000 }, async () => {
+test("exit status 2 for wrong use, 1 for a damaged ledger, with the line", async () => {
   expect(await ledger("verify")).toMatchObject({ status: 2 });
   expect(await ledger("check", "--ledger", path)).toMatchObject({ status: 2 });
   expect(await ledger("verify", "--ledger", path)).toMatchObject({ status: 2, stdout: "" });
