@@ -20,6 +20,8 @@ export interface Entry {
   /** Restored from the store: its holders may not be known. */
   readonly isRestored: boolean;
   rekeyTold: boolean;
+  /** The write that says that the line is spoilt; null before. */
+  spoilt: Promise<void> | null;
   fencedAtMs: number | null;
 }
 
@@ -33,6 +35,7 @@ export function entryOf(line: NumberLine, isRestored: boolean, fencedAtMs: numbe
     counted: Promise.resolve(),
     isRestored,
     rekeyTold: false,
+    spoilt: null,
     fencedAtMs,
   };
 }

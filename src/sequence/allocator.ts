@@ -12,7 +12,7 @@
  *    after a new one. So a sole holder's lease may be longer than W; a node that joins then waits until the holder has moved
  *    to a short lease above it, and what it sent before has settled.
  * A8 A node that claims numbers which it was never granted spoils the SA: some number may have been sent twice already,
- *    so nothing more is granted and the owner is asked to rekey.
+ *    so nothing more is granted, not after a restart either, and the owner is asked to rekey.
  * A9 Nonce budget (`nonce-budget.ts`): `next` never passes the end that the counted kernel instances of the key leave. An instance
  *    is counted, durably, before it may send; one that the spent numbers leave no room for is refused, and a rekey asked for.
  *
@@ -77,10 +77,11 @@ export class Allocator {
     const { sequences, epochs, retired } = options.store.initial();
     this.#epochs = new Epochs(epochs);
     this.#retired = new Set(retired);
-    for (const { ceiling, instances, ...registration } of sequences) {
+    for (const { ceiling, instances, isSpoilt, ...registration } of sequences) {
       const isFenced = registration.epoch !== this.#epochs.current(registration.dvipa);
       const fencedAtMs = isFenced ? this.#clock.nowMs() : null;
       const line = new NumberLine(registration, ceiling, ceiling, instances, this.#limits.soleLease);
+      line.isSpoilt = isSpoilt === true;
       this.#entries.set(registration.sa, entryOf(line, true, fencedAtMs));
     }
     this.#scheduleFenceSweep();
@@ -138,6 +139,7 @@ export class Allocator {
       });
     }
     if (firstNumber > line.ceiling) line.isSpoilt = true;
+    if (line.isSpoilt) await this.#spoilt(known);
     if (line.registration.epoch === epoch) return;
     await this.#put(known, registration);
     line.registration = registration;
@@ -208,17 +210,15 @@ export class Allocator {
 
   /**
    * A node's kernel can send nothing on the SA any more. `nextUnsent` is 0, or lies above numbers that the kernel may have used
-   * without a lease: then the SA is spoilt (A8).
+   * without a lease: then the SA is spoilt (A8), durably when it resolves.
    */
-  release(sa: string, node: string, nextUnsent = 0n): void {
+  async release(sa: string, node: string, nextUnsent = 0n): Promise<void> {
     const entry = this.#entries.get(sa);
     if (entry === undefined) return;
     entry.line.heard(node, 0n, this.#clock.nowMs());
-    if (nextUnsent !== 0n) {
-      entry.line.isSpoilt = true;
-      this.#tellRekey(entry);
-    }
+    if (nextUnsent !== 0n) entry.line.isSpoilt = true;
     this.#serve(entry);
+    if (entry.line.isSpoilt) await this.#spoilt(entry);
   }
 
   /** A node that was recalled says from where on its kernel sends now: others wait for it. One under an old epoch is not heard. */
@@ -227,6 +227,7 @@ export class Allocator {
     if (entry === undefined || this.#refusal(entry, { sa, epoch }) !== null) return;
     entry.line.heard(node, nextUnsent, this.#clock.nowMs());
     this.#serve(entry);
+    if (entry.line.isSpoilt) this.#tellRekey(entry);
   }
 
   /** A node's connection stands: it counts, and hears about leases that it may still hold from before a restart. */
@@ -336,11 +337,24 @@ export class Allocator {
   }
 
   #tellRekey(entry: Entry): void {
+    if (entry.line.isSpoilt) {
+      this.#spoilt(entry).catch(() => {
+        // `#durable` has stopped the allocator and refused what waits.
+      });
+    }
     if (entry.rekeyTold) return;
     entry.rekeyTold = true;
     const { sa, dvipa } = entry.line.registration;
-    if (entry.line.isSpoilt) this.#counters.add("allocator.spoilt");
     this.#events.rekeySoon(sa, dvipa);
+  }
+
+  /** Writes down, once, that nothing more may be granted on a line (A8). */
+  #spoilt(entry: Entry): Promise<void> {
+    if (entry.spoilt !== null) return entry.spoilt;
+    this.#counters.add("allocator.spoilt");
+    entry.spoilt = this.#put(entry, entry.line.registration);
+    this.#tellRekey(entry);
+    return entry.spoilt;
   }
 
   /** Raises the ceiling so that `count` more numbers fit, in big steps; one write per SA at a time. */
@@ -388,7 +402,10 @@ export class Allocator {
 
   /** Writes a known line anew: under another epoch, or with more instances. */
   #put({ line, toldCeiling: ceiling }: Entry, registration: Registration): Promise<void> {
-    return this.#durable(this.#store.put({ ...registration, ceiling, instances: line.instances.stored() }, ceiling));
+    const { instances, isSpoilt } = line;
+    return this.#durable(
+      this.#store.put({ ...registration, ceiling, instances: instances.stored(), isSpoilt }, ceiling),
+    );
   }
 
   /** Waits for a write; a failed one ends all granting (A4). */

@@ -16,6 +16,8 @@ export interface StoredSequence {
   readonly peer?: string | undefined;
   /** Kernel states of the key that may send. */
   readonly instances: StoredInstances;
+  /** A node claimed numbers that it was never granted (A8): nothing more may be granted. Absent: no. */
+  readonly isSpoilt?: boolean | undefined;
   /** No number at or above this one was ever granted. */
   readonly ceiling: bigint;
 }
@@ -45,7 +47,7 @@ export const RETIRED_KEPT = 16_384;
 export interface CeilingStore {
   /** What was durable when the store was opened. */
   initial(): StoredState;
-  /** Adds a sequence (`from` null) or changes epoch, ceiling and instances of a known one (`from` its ceiling). */
+  /** Adds a sequence (`from` null) or changes epoch, ceiling, instances and spoilt mark of a known one (`from` its ceiling). */
   put(sequence: StoredSequence, from: bigint | null): Promise<void>;
   raise(sa: string, from: bigint, to: bigint): Promise<void>;
   retire(sa: string): Promise<void>;

@@ -207,11 +207,11 @@ export class CouplingService {
     return new Promise<ReserveOutcome>((resolve) => (late = resolve)).then(grantOf);
   }
 
-  #release(node: string, { sa, nextUnsent }: RequestBody<"release">): Record<string, never> {
+  async #release(node: string, { sa, nextUnsent }: RequestBody<"release">): Promise<Record<string, never>> {
     if (this.#allocator.registration(sa) === null) return {};
     this.#checkSender(node, sa);
     this.#book?.released(sa, node, nextUnsent);
-    this.#allocator.release(sa, node, nextUnsent);
+    await this.#allocator.release(sa, node, nextUnsent);
     return {};
   }
 

@@ -178,7 +178,7 @@ test("A7 a holder that gives its lease back, or is gone for long, no longer bind
   await register();
   leaveBehind();
   const released = reserve("t3", 4);
-  allocator.release(SA, "t1");
+  await allocator.release(SA, "t1");
   expect(released.outcome).toMatchObject({ grant: { first: 61n } });
 
   for (let next = 65n; next < 118n;) next = grant("t3", 8, next).end;
@@ -255,7 +255,7 @@ test("a sole holder's range is bounded, whatever it asks for; one among several 
   const longer = reserve("t1", 1_000_000, 8100n);
   await settled();
   expect(longer.outcome).toMatchObject({ grant: { end: 8100n + 12_288n } });
-  allocator.release(SA, "t1");
+  await allocator.release(SA, "t1");
   expect(grant("t2", 5)).toMatchObject({ first: 20_388n });
   expect(grant("t1", 1_000_000)).toMatchObject({ first: 20_393n, end: 20_403n });
 });
@@ -267,6 +267,35 @@ test("A8 a node that claims numbers nobody granted spoils the SA", async () => {
   expect(refusal(reserve("t1", 1, 3n))).toBe("cluster.exhausted");
   expect(rekeys).toEqual([SA]);
   expect(counters.get("allocator.spoilt")).toBe(1);
+});
+
+test("A8 a spoilt SA stays so over a restart, and a claim is acknowledged when that is durable", async () => {
+  await register();
+  grant("t1", 10);
+  store.auto = false;
+  let isHeard = false;
+  const claim = allocator.release(SA, "t1", 5000n).then(() => (isHeard = true));
+  await settled();
+  expect(isHeard).toBe(false);
+  store.flush();
+  await claim;
+  expect(isHeard).toBe(true);
+  start();
+  await register();
+  expect(refusal(reserve("t1", 1))).toBe("cluster.exhausted");
+  expect(rekeys).toEqual([SA, SA]);
+});
+
+test.each([
+  ["a request", (): unknown => reserve("t2", 1, 5000n)],
+  ["a report", (): unknown => allocator.report({ sa: SA, node: "t1", epoch: 1n, nextUnsent: 5000n })],
+  ["a registration", (): unknown => register(5000n)],
+])("A8 %s that spoils an SA does so for good", async (_name, spoil) => {
+  await register();
+  grant("t1", 10);
+  await spoil();
+  start();
+  expect(refusal(reserve("t1", 1))).toBe("cluster.exhausted");
 });
 
 test("A2 callers wait while a ceiling is written, and are answered in order", async () => {

@@ -177,7 +177,9 @@ export class World {
     if (message === undefined) return;
     if (message.kind === "release") {
       this.book.released(SA, node.name, message.nextUnsent);
-      this.allocator.release(SA, node.name, message.nextUnsent);
+      this.allocator.release(SA, node.name, message.nextUnsent).catch(() => {
+        // A failed write: the allocator has stopped.
+      });
     } else if (message.kind === "report") {
       this.allocator.report({ sa: SA, node: node.name, epoch: this.epoch, nextUnsent: message.nextUnsent });
     } else this.#reserve(node, message);
