@@ -1,5 +1,5 @@
 import { EsplexError } from "../core/errors.ts";
-import { struct, u16, u32, type Field } from "../core/struct.ts";
+import { struct, u16, u32, type Field, type StructWriter } from "../core/struct.ts";
 
 /** `struct nlmsghdr`, include/uapi/linux/netlink.h */
 export const nlmsghdr = struct("nlmsghdr", 16, { length: u32, type: u16, flags: u16, seq: u32, port: u32 });
@@ -50,15 +50,47 @@ export interface NetlinkRequest {
 /** Writes one message into one buffer, so that key bytes lie in one place; outgrown buffers are wiped. */
 export class MessageBuilder {
   #bytes: Uint8Array;
+  #view: DataView;
   #length = HEADER_BYTES;
 
   constructor(capacityBytes = 512) {
-    this.#bytes = new Uint8Array(Math.max(capacityBytes, HEADER_BYTES));
+    this.#bytes = takeFromSlab(Math.max(capacityBytes, HEADER_BYTES));
+    this.#view = viewOf(this.#bytes);
   }
 
   /** The fixed part of the message, before its attributes. */
   head(bytes: Uint8Array): this {
     this.#append(bytes);
+    this.#align();
+    return this;
+  }
+
+  /** The same, written in place. Members left out are zero. */
+  headOf<V>(layout: StructWriter<V>, values: NoInfer<V>): this {
+    const start = this.#take(layout.size); // may move `#view`
+    layout.writeSome(this.#view, start, values);
+    this.#align();
+    return this;
+  }
+
+  /** One attribute that is a struct and what follows it. Members left out are zero. */
+  attributeOf<V>(type: number, layout: StructWriter<V>, values: NoInfer<V>, ...rest: readonly Uint8Array[]): this {
+    const header = this.#take(ATTRIBUTE_HEADER_BYTES);
+    const start = this.#take(layout.size); // may move `#view`
+    layout.writeSome(this.#view, start, values);
+    for (const part of rest) this.#append(part);
+    const lengthBytes = this.#length - start;
+    if (lengthBytes > ATTRIBUTE_MAX_BYTES) throw new RangeError(`attribute ${type} of ${lengthBytes} bytes`);
+    this.#attributeHeader(header, type, lengthBytes);
+    this.#align();
+    return this;
+  }
+
+  /** An attribute of one number. */
+  attributeNumber<T>(type: number, field: Field<T>, value: T): this {
+    this.#attributeHeader(this.#take(ATTRIBUTE_HEADER_BYTES), type, field.size);
+    const start = this.#take(field.size); // may move `#view`
+    field.write(this.#view, start, value);
     this.#align();
     return this;
   }
@@ -81,14 +113,16 @@ export class MessageBuilder {
     return this;
   }
 
+  /** Finishes the message. Who adds to it afterwards gets another buffer, and this one is wiped. */
   request(type: number, flags: number, operation: string): NetlinkRequest {
-    return { type, flags, frame: this.#bytes.subarray(0, this.#length), operation };
+    giveBack(this.#bytes, this.#length);
+    this.#bytes = this.#bytes.subarray(0, this.#length);
+    return { type, flags, frame: this.#bytes, operation };
   }
 
   #attributeHeader(offset: number, type: number, lengthBytes: number): void {
-    const view = new DataView(this.#bytes.buffer);
-    u16.write(view, offset, ATTRIBUTE_HEADER_BYTES + lengthBytes);
-    u16.write(view, offset + 2, type);
+    u16.write(this.#view, offset, ATTRIBUTE_HEADER_BYTES + lengthBytes);
+    u16.write(this.#view, offset + 2, type);
   }
 
   #append(bytes: Uint8Array): void {
@@ -101,7 +135,8 @@ export class MessageBuilder {
     this.#length += lengthBytes;
     if (this.#length > this.#bytes.length) {
       const outgrown = this.#bytes;
-      this.#bytes = new Uint8Array(Math.max(2 * outgrown.length, this.#length + 64));
+      this.#bytes = takeFromSlab(Math.max(2 * outgrown.length, this.#length + 64));
+      this.#view = viewOf(this.#bytes);
       this.#bytes.set(outgrown);
       outgrown.fill(0);
     }
@@ -111,6 +146,35 @@ export class MessageBuilder {
   #align(): void {
     this.#take(aligned(this.#length) - this.#length);
   }
+}
+
+/**
+ * Messages lie side by side in slabs of this size, in bytes: one allocation outside of the JavaScript heap for hundreds of
+ * messages. No byte of a slab is given out twice, so each message owns its part, starts with zeros, and is wiped alone.
+ */
+const SLAB_BYTES = 64 * 1024;
+let slab = new Uint8Array(0);
+let slabUsedBytes = 0;
+
+function takeFromSlab(lengthBytes: number): Uint8Array {
+  if (lengthBytes > SLAB_BYTES / 4) return new Uint8Array(lengthBytes);
+  if (slabUsedBytes + lengthBytes > slab.length) {
+    slab = new Uint8Array(SLAB_BYTES);
+    slabUsedBytes = 0;
+  }
+  const start = slabUsedBytes;
+  slabUsedBytes += aligned(lengthBytes);
+  return slab.subarray(start, start + lengthBytes);
+}
+
+/** What a finished message did not use, when nothing lies behind it: never written, so still zeros. */
+function giveBack(bytes: Uint8Array, usedBytes: number): void {
+  if (bytes.buffer !== slab.buffer || bytes.byteOffset + aligned(bytes.length) !== slabUsedBytes) return;
+  slabUsedBytes = bytes.byteOffset + aligned(usedBytes);
+}
+
+function viewOf(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
 }
 
 /** Fills in the header of `request.frame`. */

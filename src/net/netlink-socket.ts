@@ -63,16 +63,19 @@ interface Waiting {
   readonly onAnswer: (message: NetlinkMessage) => void;
   /** Called once: null is success. */
   readonly settle: (error: EsplexError | null, lastFlags: number) => void;
-  timer: Timer | null;
+  readonly submission: Submission;
 }
 
 interface Submission {
   readonly expectations: readonly Expectation[];
   /** Its sequence numbers, once it was sent. */
   readonly seqs: number[];
+  /** One for all: it is cancelled with the last. */
+  timer: Timer | null;
+  waiting: number;
 }
 
-type Expectation = Omit<Waiting, "timer"> & { readonly request: NetlinkRequest; readonly flags: number };
+type Expectation = Omit<Waiting, "submission"> & { readonly request: NetlinkRequest; readonly flags: number };
 
 /**
  * A netlink socket in the current network namespace: requests matched to answers by sequence number, dumps, batches,
@@ -262,7 +265,7 @@ export class NetlinkSocket {
     if (this.#backlog.length >= BACKLOG_MAX) {
       throw new EsplexError("kernel.overrun", `more than ${BACKLOG_MAX} netlink requests wait`);
     }
-    const submission = { expectations, seqs: [] };
+    const submission: Submission = { expectations, seqs: [], timer: null, waiting: 0 };
     this.#backlog.push(submission);
     this.#sendBacklog();
     return submission.seqs;
@@ -277,15 +280,20 @@ export class NetlinkSocket {
     }
   }
 
-  #sendNow({ expectations, seqs }: Submission): void {
+  #sendNow(submission: Submission): void {
+    const { expectations, seqs } = submission;
     const frames = expectations.map(({ request, flags, operation, onAnswer, settle }) => {
       const seq = this.#nextSeq();
-      const expire = (): void => this.#settle(seq, lost(operation, "no answer in time"), 0);
-      const timer = this.#clock.after(this.#options.timeoutMs ?? ANSWER_TIMEOUT_MS, expire);
-      this.#waiting.set(seq, { operation, onAnswer, settle, timer });
+      this.#waiting.set(seq, { operation, onAnswer, settle, submission });
       seqs.push(seq);
       const { buffer, byteOffset, length } = finishFrame(request, flags, seq, this.#port);
       return Buffer.from(buffer, byteOffset, length);
+    });
+    submission.waiting = seqs.length;
+    submission.timer = this.#clock.after(this.#options.timeoutMs ?? ANSWER_TIMEOUT_MS, () => {
+      seqs.forEach((seq, at) => {
+        this.#settle(seq, lost(expectations[at]?.operation ?? "request", "no answer in time"), 0);
+      });
     });
     this.#send(frames, (error) => {
       for (const seq of seqs) this.#settle(seq, asRefusal("sendmsg", error), 0);
@@ -340,8 +348,12 @@ export class NetlinkSocket {
   }
 
   #forget(seq: number): void {
-    this.#waiting.get(seq)?.timer?.cancel();
-    if (this.#waiting.delete(seq) && this.#backlog.length > 0) this.#sendBacklog();
+    const submission = this.#waiting.get(seq)?.submission;
+    if (submission === undefined) return;
+    this.#waiting.delete(seq);
+    submission.waiting -= 1;
+    if (submission.waiting === 0) submission.timer?.cancel();
+    if (this.#backlog.length > 0) this.#sendBacklog();
   }
 
   #failAll(error: EsplexError): void {

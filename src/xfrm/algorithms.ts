@@ -14,6 +14,8 @@ const HMACS: Readonly<Record<EspCbcSuite["integrity"], { readonly name: string; 
   "hmac-sha2-512": { name: "hmac(sha512)", truncBits: 256 },
 };
 const GCM_ICV_BITS = 128;
+const utf8Encoder = new TextEncoder();
+const utf8Decoder = new TextDecoder();
 
 /** A suite with the keys of one direction. */
 export interface KeyedSuite {
@@ -28,15 +30,15 @@ export function appendAlgorithms(builder: MessageBuilder, { suite, encryptionKey
   checkKeyLengths(suite, encryptionKey, integrityKey);
   const keyBits = encryptionKey.lengthBytes * 8;
   if (suite.kind === "aes-gcm-16") {
-    const head = xfrmAlgoAead.encode({ name: nameBytes(GCM), keyBits, icvBits: GCM_ICV_BITS });
-    builder.attribute(XFRMA_ALG_AEAD, head, encryptionKey.expose());
+    const head = { name: nameBytes(GCM), keyBits, icvBits: GCM_ICV_BITS };
+    builder.attributeOf(XFRMA_ALG_AEAD, xfrmAlgoAead, head, encryptionKey.expose());
     return;
   }
   const { name, truncBits } = HMACS[suite.integrity];
   const authKey = integrityKey?.expose() ?? new Uint8Array();
-  const authHead = xfrmAlgoAuth.encode({ name: nameBytes(name), keyBits: authKey.length * 8, truncBits });
-  builder.attribute(XFRMA_ALG_AUTH_TRUNC, authHead, authKey);
-  builder.attribute(XFRMA_ALG_CRYPT, xfrmAlgo.encode({ name: nameBytes(CBC), keyBits }), encryptionKey.expose());
+  const authHead = { name: nameBytes(name), keyBits: authKey.length * 8, truncBits };
+  builder.attributeOf(XFRMA_ALG_AUTH_TRUNC, xfrmAlgoAuth, authHead, authKey);
+  builder.attributeOf(XFRMA_ALG_CRYPT, xfrmAlgo, { name: nameBytes(CBC), keyBits }, encryptionKey.expose());
 }
 
 /** Reads the algorithm attributes of a dumped state; null when they are not a suite of ours. */
@@ -101,9 +103,9 @@ function checkKeyLengths(suite: EspSuite, encryptionKey: Secret, integrityKey: S
 }
 
 function nameBytes(name: string): Uint8Array {
-  return new TextEncoder().encode(name);
+  return utf8Encoder.encode(name);
 }
 
 function nameOf(bytes: Uint8Array): string {
-  return new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0)));
+  return utf8Decoder.decode(bytes.subarray(0, bytes.indexOf(0)));
 }

@@ -79,7 +79,8 @@ function planPolicies(
   wanted: readonly PolicySpec[],
 ): { changes: PolicyStep[]; remove: PolicyStep[]; conflicts: Conflict[] } {
   const wantedByKey = highestPrecedence(wanted);
-  const currentByKey = new Map(current.map((policy) => [policyKey(policy), policy]));
+  const currentKeys = current.map(policyKey);
+  const currentByKey = new Map(current.map((policy, at) => [currentKeys[at], policy]));
   const changes: PolicyStep[] = [];
   const conflicts: Conflict[] = [];
   for (const [key, policy] of wantedByKey) {
@@ -90,7 +91,7 @@ function planPolicies(
     else if (!samePolicy(there, policy)) changes.push({ kind: "updatePolicy", policy });
   }
   const remove = current
-    .filter((policy) => isOurPolicy(policy) && !wantedByKey.has(policyKey(policy)))
+    .filter((policy, at) => isOurPolicy(policy) && !wantedByKey.has(currentKeys[at] ?? ""))
     .map((policy): PolicyStep => ({ kind: "deletePolicy", policy }));
   return { changes, remove, conflicts };
 }
@@ -111,27 +112,29 @@ function planStates(
   wanted: readonly StateSpec[],
   neverAdd: ReadonlySet<string>,
 ): { add: Step[]; remove: Step[]; conflicts: Conflict[] } {
-  const currentByKey = new Map(current.map((state) => [stateKey(state.id), state]));
+  const currentKeys = current.map(({ id }) => stateKey(id));
+  const currentByKey = new Map(current.map((state, at) => [currentKeys[at], state]));
   const wantedKeys = new Set(wanted.map((state) => stateKey(state.id)));
   invariant(wantedKeys.size === wanted.length, "two wanted states have the same name");
   const add: Step[] = [];
   const conflicts: Conflict[] = [];
-  const mayAdd = ({ id }: StateSpec): boolean => !neverAdd.has(stateKey(id));
   for (const state of inboundFirst(wanted)) {
-    const there = currentByKey.get(stateKey(state.id));
+    const key = stateKey(state.id);
+    const mayAdd = !neverAdd.has(key);
+    const there = currentByKey.get(key);
     const obstacle = there === undefined ? null : obstacleTo(there, state);
     if (obstacle !== null) {
-      conflicts.push({ what: `state ${stateKey(state.id)}`, why: obstacle });
+      conflicts.push({ what: `state ${key}`, why: obstacle });
     } else if (there === undefined) {
-      if (mayAdd(state)) add.push({ kind: "addState", state });
+      if (mayAdd) add.push({ kind: "addState", state });
     } else if (!hasSameKeys(there, state)) {
       // Another SA that got the same SPI: it is over.
       add.push({ kind: "deleteState", id: there.id });
-      if (mayAdd(state)) add.push({ kind: "addState", state });
+      if (mayAdd) add.push({ kind: "addState", state });
     }
   }
   const remove = current
-    .filter((state) => hasOurPrefix(state.reqid) && !wantedKeys.has(stateKey(state.id)))
+    .filter((state, at) => hasOurPrefix(state.reqid) && !wantedKeys.has(currentKeys[at] ?? ""))
     .map((state): Step =>
       state.id.spi === 0 ? { kind: "deleteLarval", state } : { kind: "deleteState", id: state.id },
     );

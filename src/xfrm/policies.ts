@@ -13,7 +13,6 @@ import { Attributes, MessageBuilder, type NetlinkMessage, type NetlinkRequest } 
 import type { NetlinkSocket } from "../net/netlink-socket.ts";
 import {
   IPPROTO_ESP,
-  XFRM_INF,
   XFRM_MODE_TRANSPORT,
   XFRM_MODE_TUNNEL,
   XFRM_MSG_DELPOLICY,
@@ -27,7 +26,7 @@ import {
 } from "./constants.ts";
 import { selectorKey, type PolicySelector } from "./selectors.ts";
 import type { xfrmSelector } from "./structs.ts";
-import { xfrmLifetimeCfg, xfrmUserpolicyId, xfrmUserpolicyInfo, xfrmUserTmpl } from "./structs.ts";
+import { UNLIMITED, xfrmUserpolicyId, xfrmUserpolicyInfo, xfrmUserTmpl } from "./structs.ts";
 
 /** Priorities of our policies; the lower number wins. Other key managers' are far above or at 0. */
 export const POLICY_PRIORITY = {
@@ -108,46 +107,50 @@ export function samePolicy(a: PolicySpec, b: PolicySpec): boolean {
     policyKey(a) === policyKey(b) &&
     a.action === b.action &&
     a.priority === b.priority &&
-    JSON.stringify(templateFacts(a)) === JSON.stringify(templateFacts(b))
+    sameTemplate(a.template, b.template)
   );
 }
 
 export function policyRequest(verb: "add" | "update", policy: PolicySpec): NetlinkRequest {
   const { direction, selector, action, priority, template } = policy;
-  const unlimited = { softBytes: XFRM_INF, hardBytes: XFRM_INF, softPackets: XFRM_INF, hardPackets: XFRM_INF };
-  const info = xfrmUserpolicyInfo.encode({
+  const builder = new MessageBuilder().headOf(xfrmUserpolicyInfo, {
     sel: encodeSelector(selector),
-    lft: { ...xfrmLifetimeCfg.decode(new Uint8Array(xfrmLifetimeCfg.size)), ...unlimited },
+    lft: UNLIMITED,
     priority,
     dir: DIRECTIONS.indexOf(direction),
     action: action === "allow" ? ACTION_ALLOW : ACTION_BLOCK,
   });
-  const builder = new MessageBuilder(320).head(info);
-  if (template !== null) builder.attribute(XFRMA_TMPL, encodeTemplate(template, selectorFamily(selector)));
+  if (template !== null) builder.attributeOf(XFRMA_TMPL, xfrmUserTmpl, templateOf(template, selectorFamily(selector)));
   const type = verb === "add" ? XFRM_MSG_NEWPOLICY : XFRM_MSG_UPDPOLICY;
   return builder.request(type, 0, `${verb} policy ${policyKey(policy)}`);
 }
 
 export function deletePolicyRequest(policy: PolicySpec): NetlinkRequest {
-  const { selector, direction } = policy;
-  const id = xfrmUserpolicyId.encode({ sel: encodeSelector(selector), dir: DIRECTIONS.indexOf(direction) });
-  return new MessageBuilder().head(id).request(XFRM_MSG_DELPOLICY, 0, `delete policy ${policyKey(policy)}`);
+  return namePolicy(policy).request(XFRM_MSG_DELPOLICY, 0, `delete policy ${policyKey(policy)}`);
 }
 
-function templateFacts({ template }: PolicySpec): unknown {
-  if (template === null) return null;
-  const { mode, reqid, endpoints } = template;
-  return [mode, reqid, endpoints?.source ?? null, endpoints?.destination ?? null];
+function namePolicy({ selector, direction }: PolicySpec): MessageBuilder {
+  const id = { sel: encodeSelector(selector), dir: DIRECTIONS.indexOf(direction) };
+  return new MessageBuilder().headOf(xfrmUserpolicyId, id);
+}
+
+function sameTemplate(a: PolicyTemplate | null, b: PolicyTemplate | null): boolean {
+  if (a === null || b === null) return a === b;
+  const sameEnds = a.endpoints?.source === b.endpoints?.source && a.endpoints?.destination === b.endpoints?.destination;
+  return a.mode === b.mode && a.reqid === b.reqid && sameEnds;
 }
 
 function selectorFamily(selector: PolicySelector): AddressFamily {
   return familyOf(selector.source.address);
 }
 
-function encodeTemplate({ mode, reqid, endpoints }: PolicyTemplate, family: AddressFamily): Uint8Array {
+function templateOf(
+  { mode, reqid, endpoints }: PolicyTemplate,
+  family: AddressFamily,
+): Partial<ValueOf<typeof xfrmUserTmpl>> {
   const outer = endpoints === null ? family : familyOf(endpoints.source);
   const { source, destination } = endpoints ?? { source: anyAddress(family), destination: anyAddress(family) };
-  return xfrmUserTmpl.encode({
+  return {
     id: { daddr: addressUnion(destination), spi: 0, proto: IPPROTO_ESP },
     family: outer,
     saddr: addressUnion(source),
@@ -156,7 +159,7 @@ function encodeTemplate({ mode, reqid, endpoints }: PolicyTemplate, family: Addr
     aalgos: ALL_ALGORITHMS,
     ealgos: ALL_ALGORITHMS,
     calgos: ALL_ALGORITHMS,
-  });
+  };
 }
 
 function encodeSelector(selector: PolicySelector): ValueOf<typeof xfrmSelector> {
@@ -198,10 +201,11 @@ export function decodeTemplate(bytes: Uint8Array): PolicyTemplate & { readonly p
   return { mode: isTunnel ? "tunnel" : "transport", reqid, endpoints: isTunnel ? endpoints : null, protocol: id.proto };
 }
 
+/** Null for a policy of a socket. */
 function decodePolicy(message: NetlinkMessage): KernelPolicy | null {
   const info = xfrmUserpolicyInfo.decode(message.body);
   const direction = DIRECTIONS[info.dir];
-  if (direction === undefined) return null; // of a socket
+  if (direction === undefined) return null;
   const attributes = new Attributes(message.body, xfrmUserpolicyInfo.size);
   const bytes = attributes.bytes(XFRMA_TMPL);
   const { protocol, ...template } = bytes === null ? { protocol: IPPROTO_ESP } : decodeTemplate(bytes);

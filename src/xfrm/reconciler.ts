@@ -36,8 +36,8 @@ export function openXfrm(): NetlinkSocket {
 }
 
 /**
- * Makes the kernel have the wanted states and policies: dumps, plans, applies, and again until the plan is empty. Touches
- * only what is recognisably ours. Calls run one after the other. Expired states are not told from missing ones: they are
+ * Makes the kernel have the wanted states and policies: dumps, plans, applies, and again until the plan is empty or the
+ * kernel has acknowledged each of its steps. Touches only what is recognisably ours. Calls run one after the other. Expired states are not told from missing ones: they are
  * added anew, so the caller counts instances per key.
  */
 export class XfrmReconciler {
@@ -71,8 +71,8 @@ export class XfrmReconciler {
     for (let round = 1; round <= ROUNDS_MAX; round++) {
       const next = await this.#plan(wanted, options);
       conflicts = next.conflicts;
-      if (next.steps.length === 0) return { taken, rounds: round, conflicts };
-      await this.#take(next.steps, taken);
+      const isDone = next.steps.length === 0 || (await this.#take(next.steps, taken));
+      if (isDone) return { taken, rounds: round, conflicts };
     }
     throw new EsplexError("kernel.refused", `states and policies still change after ${ROUNDS_MAX} rounds`, {
       conflicts,
@@ -89,25 +89,33 @@ export class XfrmReconciler {
     }
   }
 
-  /** One batch for each run of steps of a kind: when one is refused, the kinds that build on it do not follow. */
-  async #take(steps: readonly Step[], taken: Partial<Record<Step["kind"], number>>): Promise<void> {
+  /**
+   * One batch for each run of steps of a kind: when one is refused, the kinds that build on it do not follow. True when
+   * the kernel has acknowledged every step, so that there is nothing to look for; false when it was not as the plan saw it.
+   */
+  async #take(steps: readonly Step[], taken: Partial<Record<Step["kind"], number>>): Promise<boolean> {
     if (steps.some((step) => step.kind === "addState")) refuseEspOffload();
-    for (const run of runsOfAKind(steps)) await this.#takeRun(run.flatMap(jobsOf), taken);
+    let isDone = true;
+    for (const run of runsOfAKind(steps)) isDone = (await this.#takeRun(run.flatMap(jobsOf), taken)) && isDone;
+    return isDone;
   }
 
-  async #takeRun(work: readonly Job[], taken: Partial<Record<Step["kind"], number>>): Promise<void> {
+  async #takeRun(work: readonly Job[], taken: Partial<Record<Step["kind"], number>>): Promise<boolean> {
     const results = await this.#xfrm.batch(built(work));
+    let isDone = true;
     results.forEach((error, index) => {
       const job = work[index];
       if (job === undefined) return;
       if (error === null) {
         if (job.isWhole) taken[job.kind] = (taken[job.kind] ?? 0) + 1;
       } else if (isErrno(error, ...job.tolerated)) {
+        isDone = false;
         this.#log.debug("the kernel changed under the plan", { step: job.kind, why: error.message });
       } else {
         throw error;
       }
     });
+    return isDone;
   }
 }
 

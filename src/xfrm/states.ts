@@ -8,13 +8,12 @@ import { EsplexError } from "../core/errors.ts";
 import { u32, type ValueOf } from "../core/struct.ts";
 import { isErrno } from "../net/kernel-error.ts";
 import { AF_INET, AF_INET6, addressFromUnion, addressUnion, asFamily, familyOf } from "../net/inet-address.ts";
-import { Attributes, MessageBuilder, numberBytes, type NetlinkRequest } from "../net/netlink-message.ts";
+import { Attributes, MessageBuilder, type NetlinkRequest } from "../net/netlink-message.ts";
 import type { NetlinkSocket } from "../net/netlink-socket.ts";
 import { appendAlgorithms, decodeAlgorithms, type KeyedSuite } from "./algorithms.ts";
 import type { IPPROTO_ESP } from "./constants.ts";
 import {
   REPLAY_WINDOW_MAX_PACKETS,
-  XFRM_INF,
   XFRM_MODE_TRANSPORT,
   XFRM_MODE_TUNNEL,
   XFRM_MSG_ALLOCSPI,
@@ -29,13 +28,16 @@ import {
   XFRMA_REPLAY_THRESH,
 } from "./constants.ts";
 import { decodeReplay, encodeReplay, freshReplay, type ReplayState } from "./replay.ts";
-import { xfrmLastused, xfrmLifetimeCur, xfrmUsersaId, xfrmUsersaInfo, xfrmUserspiInfo } from "./structs.ts";
+import { UNLIMITED, xfrmLastused, xfrmLifetimeCur, xfrmUsersaId, xfrmUsersaInfo, xfrmUserspiInfo } from "./structs.ts";
 
 /**
  * The packet limit of every state that runs on leases. The same constant everywhere: a lease of n packets is
  * `packets = H - n`, so another H would silently change what is left.
  */
 export const LEASE_PACKET_LIMIT = 2n ** 32n;
+
+/** What a NEWSA message with the largest window and keys takes, in bytes. */
+const NEW_STATE_BYTES = 1280;
 
 /** Names a state: the kernel looks it up by these three. */
 export interface StateId {
@@ -114,9 +116,8 @@ export async function deleteState(xfrm: NetlinkSocket, id: KernelState["id"]): P
 
 /** Null when it is not there. */
 export async function getState(xfrm: NetlinkSocket, id: KernelState["id"]): Promise<KernelState | null> {
-  const request = new MessageBuilder().head(encodeId(id)).request(XFRM_MSG_GETSA, 0, `read ${describe(id)}`);
   try {
-    return await xfrm.get(request, (message) => decodeState(message.body));
+    return await xfrm.get(getStateRequest(id), (message) => decodeState(message.body));
   } catch (error) {
     if (isErrno(error, "ESRCH")) return null;
     throw error;
@@ -132,10 +133,13 @@ export async function listStates(xfrm: NetlinkSocket): Promise<KernelState[]> {
 /** The same with keys, for the reconciler: `wipeKeys` afterwards. */
 export async function listKeyedStates(xfrm: NetlinkSocket): Promise<KeyedKernelState[]> {
   const build = (): NetlinkRequest => new MessageBuilder().request(XFRM_MSG_GETSA, 0, "list states");
-  return xfrm.dump(build, ({ body }) => {
-    const state = decodeState(body);
-    return state === null ? null : { ...state, keyed: decodeAlgorithms(new Attributes(body, xfrmUsersaInfo.size)) };
-  });
+  return xfrm.dump(build, ({ body }) => decodeKeyedState(body));
+}
+
+/** A state as `listKeyedStates` and the answer to `getStateRequest` have it. Null for other families. */
+function decodeKeyedState(body: Uint8Array): KeyedKernelState | null {
+  const state = decodeState(body);
+  return state === null ? null : { ...state, keyed: decodeAlgorithms(new Attributes(body, xfrmUsersaInfo.size)) };
 }
 
 export function wipeKeys(states: readonly KeyedKernelState[]): void {
@@ -151,22 +155,28 @@ export function newStateRequest(spec: StateSpec, nowSeconds = BigInt(Math.floor(
   const { id, esn, replayWindowPackets, allowance, eventThresholdPackets } = spec;
   const lastUsed = allowance.kind === "lease" ? allowance.range.first - 1n : 0n;
   const replay = freshReplay(esn, replayWindowPackets, lastUsed);
-  const builder = new MessageBuilder(2048).head(encodeInfo(spec, replay.isLegacy ? replayWindowPackets : 0));
+  const builder = new MessageBuilder(NEW_STATE_BYTES);
+  builder.headOf(xfrmUsersaInfo, infoOf(spec, replay.isLegacy ? replayWindowPackets : 0));
   appendAlgorithms(builder, spec);
   builder
     .attribute(...encodeReplay(replay))
-    .attribute(XFRMA_REPLAY_THRESH, numberBytes(u32, eventThresholdPackets))
-    .attribute(XFRMA_ETIMER_THRESH, numberBytes(u32, 0));
+    .attributeNumber(XFRMA_REPLAY_THRESH, u32, eventThresholdPackets)
+    .attributeNumber(XFRMA_ETIMER_THRESH, u32, 0);
   if (allowance.kind !== "unlimited") {
     const credit = allowance.kind === "lease" ? allowance.range.end - allowance.range.first : 0n;
     const packets = LEASE_PACKET_LIMIT - credit;
-    builder.attribute(XFRMA_LTIME_VAL, xfrmLifetimeCur.encode({ packets, addTime: nowSeconds }));
+    builder.attributeOf(XFRMA_LTIME_VAL, xfrmLifetimeCur, { packets, addTime: nowSeconds });
   }
   return builder.request(XFRM_MSG_NEWSA, 0, `add ${describe(id)}`);
 }
 
+/** The answer is the state with its keys: for a socket that wipes. */
+function getStateRequest(id: KernelState["id"]): NetlinkRequest {
+  return new MessageBuilder().headOf(xfrmUsersaId, idFields(id)).request(XFRM_MSG_GETSA, 0, `read ${describe(id)}`);
+}
+
 export function deleteStateRequest(id: KernelState["id"]): NetlinkRequest {
-  return new MessageBuilder().head(encodeId(id)).request(XFRM_MSG_DELSA, 0, `delete ${describe(id)}`);
+  return new MessageBuilder().headOf(xfrmUsersaId, idFields(id)).request(XFRM_MSG_DELSA, 0, `delete ${describe(id)}`);
 }
 
 /**
@@ -175,10 +185,10 @@ export function deleteStateRequest(id: KernelState["id"]): NetlinkRequest {
  */
 export function nameLarvalRequest(state: KernelState, spi: number): NetlinkRequest {
   const family = familyOf(state.id.destination);
-  const info = blankInfo(family);
   const head = xfrmUserspiInfo.encode({
     info: {
-      ...info,
+      ...BLANK_INFO,
+      family,
       id: { daddr: addressUnion(state.id.destination), spi: 0, proto: state.id.protocol },
       saddr: addressUnion(state.source),
       reqid: state.reqid,
@@ -204,6 +214,10 @@ export function decodeState(body: Uint8Array): KernelState | null {
 }
 
 type Info = ValueOf<typeof xfrmUsersaInfo>;
+const BLANK_INFO: Info = {
+  ...xfrmUsersaInfo.decode(new Uint8Array(xfrmUsersaInfo.size)),
+  lft: UNLIMITED,
+};
 type StateFacts = Omit<KernelState, "replay" | "lastUsedSeconds">;
 
 /** The fixed part of a state: also in expire events. */
@@ -235,37 +249,23 @@ export function stateKey(id: KernelState["id"]): string {
   return `${id.destination}/${id.spi}/${id.protocol}`;
 }
 
-/** `struct xfrm_usersa_id`. */
-function encodeId(id: KernelState["id"]): Uint8Array {
-  return xfrmUsersaId.encode(idFields(id));
-}
-
 export function idFields({ destination, spi, protocol }: KernelState["id"]): ValueOf<typeof xfrmUsersaId> {
   return { daddr: addressUnion(destination), spi, family: familyOf(destination), proto: protocol };
 }
 
-function encodeInfo(spec: StateSpec, legacyWindow: number): Uint8Array {
+function infoOf(spec: StateSpec, legacyWindow: number): Partial<Info> {
   const { id, source, reqid, mode, esn, allowance } = spec;
-  const family = familyOf(id.destination);
-  const blank = blankInfo(family);
   const tunnelFlag = mode === "tunnel" ? XFRM_STATE_AF_UNSPEC : 0;
-  return xfrmUsersaInfo.encode({
-    ...blank,
+  return {
     id: { daddr: addressUnion(id.destination), spi: id.spi, proto: id.protocol },
     saddr: addressUnion(source),
-    lft: { ...blank.lft, hardPackets: allowance.kind === "unlimited" ? XFRM_INF : LEASE_PACKET_LIMIT },
+    lft: allowance.kind === "unlimited" ? UNLIMITED : { ...UNLIMITED, hardPackets: LEASE_PACKET_LIMIT },
+    family: familyOf(id.destination),
     reqid,
     mode: mode === "tunnel" ? XFRM_MODE_TUNNEL : XFRM_MODE_TRANSPORT,
     replayWindow: legacyWindow,
     flags: tunnelFlag | (esn ? XFRM_STATE_ESN : 0),
-  });
-}
-
-function blankInfo(family: number): Info {
-  const zeros = new Uint8Array(xfrmUsersaInfo.size);
-  const blank = xfrmUsersaInfo.decode(zeros);
-  const unlimited = { softBytes: XFRM_INF, hardBytes: XFRM_INF, softPackets: XFRM_INF, hardPackets: XFRM_INF };
-  return { ...blank, family, lft: { ...blank.lft, ...unlimited } };
+  };
 }
 
 function checkSpec({ id, esn, replayWindowPackets: window, allowance }: StateSpec): void {

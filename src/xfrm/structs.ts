@@ -1,5 +1,6 @@
 /** The C structs of include/uapi/linux/xfrm.h that esplex uses. Names as there, members in camelCase. */
-import { be16, be32, raw, s32, struct, u16, u32, u64, u8 } from "../core/struct.ts";
+import { be16, be32, raw, s32, struct, u16, u32, u64, u8, type ValueOf } from "../core/struct.ts";
+import { XFRM_INF } from "./constants.ts";
 
 /** `xfrm_address_t`: IPv4 uses the first four bytes. */
 const address = raw(16, 4);
@@ -24,7 +25,7 @@ export const xfrmSelector = struct("xfrm_selector", 56, {
 });
 
 /** `struct xfrm_lifetime_cfg`: limits; bytes and packets at `XFRM_INF`, seconds at 0 never end. */
-export const xfrmLifetimeCfg = struct("xfrm_lifetime_cfg", 64, {
+const xfrmLifetimeCfg = struct("xfrm_lifetime_cfg", 64, {
   softBytes: u64,
   hardBytes: u64,
   softPackets: u64,
@@ -67,6 +68,12 @@ export const xfrmUsersaId = struct("xfrm_usersa_id", 24, { daddr: address, spi: 
 
 /** `struct xfrm_userspi_info` */
 export const xfrmUserspiInfo = struct("xfrm_userspi_info", 232, { info: xfrmUsersaInfo, min: u32, max: u32 });
+
+/** No limit of bytes, packets or time (time 0 is none), for states and policies. */
+export const UNLIMITED: ValueOf<typeof xfrmLifetimeCfg> = {
+  ...xfrmLifetimeCfg.decode(new Uint8Array(xfrmLifetimeCfg.size)),
+  ...{ softBytes: XFRM_INF, hardBytes: XFRM_INF, softPackets: XFRM_INF, hardPackets: XFRM_INF },
+};
 
 /** `struct xfrm_userpolicy_info` */
 export const xfrmUserpolicyInfo = struct("xfrm_userpolicy_info", 168, {

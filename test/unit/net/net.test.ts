@@ -39,9 +39,36 @@ describe("netlink messages", () => {
   it("an outgrown buffer is wiped", () => {
     const secret = new Uint8Array(40).fill(0x5a);
     const builder = new MessageBuilder(64).attribute(1, secret);
-    const before = builder.request(1, 0, "").frame.buffer;
+    const before = builder.request(1, 0, "").frame;
     builder.attribute(2, secret);
-    expect(new Uint8Array(before).every((byte) => byte === 0)).toBe(true);
+    expect(before.every((byte) => byte === 0)).toBe(true);
+  });
+
+  it("messages that lie side by side never touch", () => {
+    const sizes = fc.array(
+      fc.tuple(fc.integer({ min: 16, max: 600 }), fc.integer({ min: 0, max: 900 }), fc.boolean()),
+      {
+        minLength: 2,
+        maxLength: 40,
+      },
+    );
+    fc.assert(
+      fc.property(sizes, (list) => {
+        const builders = list.map(([capacity]) => new MessageBuilder(capacity));
+        const frames = builders.map((builder, at) => {
+          const [, length = 0, later = false] = list[at] ?? [];
+          const fill = new Uint8Array(length).fill(at + 1);
+          if (later) builder.request(1, 0, "not the last word");
+          return { at, frame: builder.head(fill).request(1, 0, "").frame, length };
+        });
+        for (const { at, frame, length } of frames) {
+          expect(frame.length).toBe(16 + 4 * Math.ceil(length / 4));
+          expect(frame.subarray(0, 16).every((byte) => byte === 0)).toBe(true);
+          expect(frame.subarray(16, 16 + length).every((byte) => byte === at + 1)).toBe(true);
+          expect(frame.subarray(16 + length).every((byte) => byte === 0)).toBe(true);
+        }
+      }),
+    );
   });
 
   it("lengths that lead outside are refused", () => {
