@@ -21,7 +21,7 @@ export const NETLINK_ROUTE = 0;
 export const NETLINK_XFRM = 6;
 export const NETLINK_NETFILTER = 12;
 
-/** Answers come in microseconds; this long means the answer was lost. Our choice. */
+/** Answers, and the parts of a dump, come in microseconds; this long without any means one was lost. Our choice. */
 const ANSWER_TIMEOUT_MS = 10_000;
 /** Requests that wait for their turn, over all callers. Our choice. */
 const BACKLOG_MAX = 8192;
@@ -73,6 +73,8 @@ interface Submission {
   /** One for all: it is cancelled with the last. */
   timer: Timer | null;
   waiting: number;
+  /** When it was sent, or last answered. */
+  heardMs: number;
 }
 
 type Expectation = Omit<Waiting, "submission"> & { readonly request: NetlinkRequest; readonly flags: number };
@@ -169,7 +171,30 @@ export class NetlinkSocket {
    */
   async batch(requests: Iterable<NetlinkRequest>): Promise<(EsplexError | null)[]> {
     const results: (EsplexError | null)[] = [];
-    for (const datagram of inDatagrams(requests)) results.push(...(await this.#sendDatagram(datagram)));
+    for (const datagram of inDatagrams(requests)) {
+      results.push(...(await this.#sendDatagram(datagram, NLM_F_ACK, () => {})));
+    }
+    return results;
+  }
+
+  /**
+   * The same for questions that have one answer each: what `decode` makes of it, or the refusal. A refusal of one says
+   * nothing of the others.
+   */
+  async getEach<T>(
+    requests: Iterable<NetlinkRequest>,
+    decode: (message: NetlinkMessage) => T,
+  ): Promise<(T | EsplexError | null)[]> {
+    const results: (T | EsplexError | null)[] = [];
+    for (const datagram of inDatagrams(requests)) {
+      const first = results.length;
+      const refusals = await this.#sendDatagram(datagram, 0, (message, index) => {
+        results[first + index] = decode(message);
+      });
+      refusals.forEach((refusal, index) => {
+        results[first + index] = refusal ?? results[first + index] ?? null;
+      });
+    }
     return results;
   }
 
@@ -233,16 +258,21 @@ export class NetlinkSocket {
     );
   }
 
-  async #sendDatagram(requests: readonly NetlinkRequest[]): Promise<(EsplexError | null)[]> {
+  /** `lastFlags`: how the last of them is made to answer. */
+  async #sendDatagram(
+    requests: readonly NetlinkRequest[],
+    lastFlags: number,
+    onAnswer: (message: NetlinkMessage, index: number) => void,
+  ): Promise<(EsplexError | null)[]> {
     const results: (EsplexError | null)[] = requests.map(() => null);
     const done = Promise.withResolvers<null>();
     const last = requests.length - 1;
     const seqs = this.#submit(
       requests.map((request, index) => ({
         request,
-        flags: index === last ? NLM_F_ACK : 0,
+        flags: index === last ? lastFlags : 0,
         operation: request.operation,
-        onAnswer: () => {},
+        onAnswer: (message) => onAnswer(message, index),
         settle: (error) => {
           results[index] = error;
           if (error?.code === "kernel.overrun") done.reject(error);
@@ -265,7 +295,7 @@ export class NetlinkSocket {
     if (this.#backlog.length >= BACKLOG_MAX) {
       throw new EsplexError("kernel.overrun", `more than ${BACKLOG_MAX} netlink requests wait`);
     }
-    const submission: Submission = { expectations, seqs: [], timer: null, waiting: 0 };
+    const submission: Submission = { expectations, seqs: [], timer: null, waiting: 0, heardMs: 0 };
     this.#backlog.push(submission);
     this.#sendBacklog();
     return submission.seqs;
@@ -290,13 +320,29 @@ export class NetlinkSocket {
       return Buffer.from(buffer, byteOffset, length);
     });
     submission.waiting = seqs.length;
-    submission.timer = this.#clock.after(this.#options.timeoutMs ?? ANSWER_TIMEOUT_MS, () => {
+    submission.heardMs = this.#clock.nowMs();
+    this.#limit(submission, this.#timeoutMs);
+    this.#send(frames, (error) => {
+      for (const seq of seqs) this.#settle(seq, asRefusal("sendmsg", error), 0);
+    });
+  }
+
+  get #timeoutMs(): number {
+    return this.#options.timeoutMs ?? ANSWER_TIMEOUT_MS;
+  }
+
+  /** Gives up when nothing is heard for the time limit: a large dump may take longer. */
+  #limit(submission: Submission, delayMs: number): void {
+    submission.timer = this.#clock.after(delayMs, () => {
+      const leftMs = submission.heardMs + this.#timeoutMs - this.#clock.nowMs();
+      if (leftMs > 0) {
+        this.#limit(submission, leftMs);
+        return;
+      }
+      const { seqs, expectations } = submission;
       seqs.forEach((seq, at) => {
         this.#settle(seq, lost(expectations[at]?.operation ?? "request", "no answer in time"), 0);
       });
-    });
-    this.#send(frames, (error) => {
-      for (const seq of seqs) this.#settle(seq, asRefusal("sendmsg", error), 0);
     });
   }
 
@@ -329,6 +375,7 @@ export class NetlinkSocket {
   }
 
   #answered(waiting: Waiting, message: NetlinkMessage): void {
+    waiting.submission.heardMs = this.#clock.nowMs();
     try {
       waiting.onAnswer(message);
     } catch (error) {

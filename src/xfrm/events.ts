@@ -22,7 +22,7 @@ import { leftOf } from "./leases.ts";
 import { decodeSelector, decodeTemplate } from "./policies.ts";
 import { decodeReplay } from "./replay.ts";
 import type { PolicySelector } from "./selectors.ts";
-import { stateFacts, type KernelState, type StateId } from "./states.ts";
+import { stateFacts, type KernelState } from "./states.ts";
 import {
   xfrmAeventId,
   xfrmLifetimeCur,
@@ -188,9 +188,4 @@ function stateEvent(kind: StateEvent["kind"], id: AnyStateId, { port }: NetlinkM
 
 function decodeId({ daddr, spi, family, proto }: ValueOf<typeof xfrmUsersaId>): AnyStateId {
   return { destination: addressFromUnion(daddr, asFamily(family)), spi, protocol: proto };
-}
-
-/** True when an event is about exactly this state. */
-export function isAbout(event: { readonly id: AnyStateId }, id: StateId): boolean {
-  return event.id.spi === id.spi && event.id.destination === id.destination && event.id.protocol === id.protocol;
 }

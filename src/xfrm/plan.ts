@@ -12,7 +12,7 @@ import { isOurPolicy, policyKey, samePolicy, type KernelPolicy, type PolicySpec 
 import type { Wanted } from "./shadow.ts";
 import { stateKey, type KernelState, type KeyedKernelState, type StateSpec } from "./states.ts";
 
-/** What the kernel has, everybody's. */
+/** What the kernel has, everybody's: all of it, or what it has of some names. */
 export interface Current {
   readonly states: readonly KeyedKernelState[];
   readonly policies: readonly KernelPolicy[];
@@ -42,7 +42,7 @@ export interface PlanOptions {
   /** Leave what nobody wants (yet): for a restarted daemon that has not heard everybody who may want something. */
   readonly keepUnwanted?: boolean;
   /** Names (`stateKey`) of wanted states that are kept but never added: making one is a new kernel instance of its key. */
-  readonly neverAdd?: ReadonlySet<string>;
+  readonly neverAdd?: Pick<ReadonlySet<string>, "has">;
 }
 
 /** Wanting this removes everything of ours: for SIGTERM. */
@@ -110,7 +110,7 @@ function highestPrecedence(policies: readonly PolicySpec[]): Map<string, PolicyS
 function planStates(
   current: readonly KeyedKernelState[],
   wanted: readonly StateSpec[],
-  neverAdd: ReadonlySet<string>,
+  neverAdd: Pick<ReadonlySet<string>, "has">,
 ): { add: Step[]; remove: Step[]; conflicts: Conflict[] } {
   const currentKeys = current.map(({ id }) => stateKey(id));
   const currentByKey = new Map(current.map((state, at) => [currentKeys[at], state]));

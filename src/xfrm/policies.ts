@@ -129,6 +129,11 @@ export function deletePolicyRequest(policy: PolicySpec): NetlinkRequest {
   return namePolicy(policy).request(XFRM_MSG_DELPOLICY, 0, `delete policy ${policyKey(policy)}`);
 }
 
+/** ENOENT when there is none of this direction and selector. */
+export function getPolicyRequest(policy: PolicySpec): NetlinkRequest {
+  return namePolicy(policy).request(XFRM_MSG_GETPOLICY, 0, `read policy ${policyKey(policy)}`);
+}
+
 function namePolicy({ selector, direction }: PolicySpec): MessageBuilder {
   const id = { sel: encodeSelector(selector), dir: DIRECTIONS.indexOf(direction) };
   return new MessageBuilder().headOf(xfrmUserpolicyId, id);
@@ -202,7 +207,7 @@ export function decodeTemplate(bytes: Uint8Array): PolicyTemplate & { readonly p
 }
 
 /** Null for a policy of a socket. */
-function decodePolicy(message: NetlinkMessage): KernelPolicy | null {
+export function decodePolicy(message: NetlinkMessage): KernelPolicy | null {
   const info = xfrmUserpolicyInfo.decode(message.body);
   const direction = DIRECTIONS[info.dir];
   if (direction === undefined) return null;

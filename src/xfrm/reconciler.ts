@@ -1,20 +1,35 @@
 import { EsplexError, unreachable } from "../core/errors.ts";
 import type { Log } from "../core/log.ts";
 import { isErrno, type ErrnoName } from "../net/kernel-error.ts";
-import type { NetlinkRequest } from "../net/netlink-message.ts";
+import type { NetlinkMessage, NetlinkRequest } from "../net/netlink-message.ts";
 import { NETLINK_XFRM, NetlinkSocket } from "../net/netlink-socket.ts";
-import { deletePolicyRequest, listPolicies, policyRequest } from "./policies.ts";
-import { NOTHING, plan, type Conflict, type Plan, type PlanOptions, type Step } from "./plan.ts";
+import {
+  decodePolicy,
+  deletePolicyRequest,
+  getPolicyRequest,
+  listPolicies,
+  policyKey,
+  policyRequest,
+  type KernelPolicy,
+  type PolicySpec,
+} from "./policies.ts";
+import { NOTHING, plan, type Conflict, type Current, type Plan, type PlanOptions, type Step } from "./plan.ts";
 import { refuseEspOffload } from "./probe.ts";
 import type { Wanted } from "./shadow.ts";
 import {
+  decodeKeyedState,
   deleteStateRequest,
+  getStateRequest,
   listKeyedStates,
   nameLarvalRequest,
   newStateRequest,
+  stateKey,
   type KernelState,
+  type KeyedKernelState,
+  type StateId,
   wipeKeys,
 } from "./states.ts";
+import type { Change } from "./wanted-parts.ts";
 
 /** Times that the kernel may change under our hands before we give up. Our choice. */
 const ROUNDS_MAX = 5;
@@ -55,9 +70,15 @@ export class XfrmReconciler {
    * explained by the kernel having changed meanwhile.
    */
   async apply(wanted: Wanted, options: PlanOptions = {}): Promise<ReconcileReport> {
-    const run = this.#tail.then(() => this.#converge(wanted, options));
-    this.#tail = run.catch(() => {});
-    return run;
+    return this.#inTurn(() => this.#converge(() => this.#lookAtAll(), wanted, options));
+  }
+
+  /**
+   * The same for what `change` names, and nothing else is looked at or touched: a few messages for each name, however much
+   * the kernel holds. What nobody wants any more is removed, unless it is kept or not ours. Throws as `apply` does.
+   */
+  async change(change: Change, options: PlanOptions = {}): Promise<ReconcileReport> {
+    return this.#inTurn(() => this.#converge(() => this.#lookAt(change), change.wanted, options));
   }
 
   /** Removes everything of ours. */
@@ -65,11 +86,17 @@ export class XfrmReconciler {
     return this.apply(NOTHING);
   }
 
-  async #converge(wanted: Wanted, options: PlanOptions): Promise<ReconcileReport> {
+  async #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const run = this.#tail.then(work);
+    this.#tail = run.catch(() => {});
+    return run;
+  }
+
+  async #converge(look: () => Promise<Current>, wanted: Wanted, options: PlanOptions): Promise<ReconcileReport> {
     const taken: Partial<Record<Step["kind"], number>> = {};
     let conflicts: readonly Conflict[] = [];
     for (let round = 1; round <= ROUNDS_MAX; round++) {
-      const next = await this.#plan(wanted, options);
+      const next = planAndWipe(await look(), wanted, options);
       conflicts = next.conflicts;
       const isDone = next.steps.length === 0 || (await this.#take(next.steps, taken));
       if (isDone) return { taken, rounds: round, conflicts };
@@ -79,14 +106,39 @@ export class XfrmReconciler {
     });
   }
 
-  async #plan(wanted: Wanted, options: PlanOptions): Promise<Plan> {
+  async #lookAtAll(): Promise<Current> {
     const policies = await listPolicies(this.#xfrm);
-    const states = await listKeyedStates(this.#xfrm);
-    try {
-      return plan({ states, policies }, wanted, options);
-    } finally {
-      wipeKeys(states);
+    return { policies, states: await listKeyedStates(this.#xfrm) };
+  }
+
+  async #lookAt({ wanted, gone }: Change): Promise<Current> {
+    const policyNames = new Map<string, PolicySpec>();
+    for (const policy of [...wanted.policies, ...gone.policies]) policyNames.set(policyKey(policy), policy);
+    const stateIds = new Map<string, StateId>();
+    for (const id of [...wanted.states.map((state) => state.id), ...gone.states]) stateIds.set(stateKey(id), id);
+    const policies = await this.#getThose(policyNames.values(), getPolicyRequest, decodePolicy);
+    const states = await this.#getThose(stateIds.values(), getStateRequest, ({ body }) => decodeKeyedState(body));
+    return { policies, states };
+  }
+
+  /** Those of them that are there. */
+  async #getThose<N, T extends KernelPolicy | KeyedKernelState>(
+    names: Iterable<N>,
+    ask: (name: N) => NetlinkRequest,
+    decode: (message: NetlinkMessage) => T | null,
+  ): Promise<T[]> {
+    const requests = (function* () {
+      for (const name of names) yield ask(name);
+    })();
+    const found: T[] = [];
+    for (const answer of await this.#xfrm.getEach(requests, decode)) {
+      if (answer instanceof EsplexError) {
+        if (!isErrno(answer, "ESRCH", "ENOENT")) throw answer;
+      } else if (answer !== null) {
+        found.push(answer);
+      }
     }
+    return found;
   }
 
   /**
@@ -116,6 +168,14 @@ export class XfrmReconciler {
       }
     });
     return isDone;
+  }
+}
+
+function planAndWipe(current: Current, wanted: Wanted, options: PlanOptions): Plan {
+  try {
+    return plan(current, wanted, options);
+  } finally {
+    wipeKeys(current.states);
   }
 }
 

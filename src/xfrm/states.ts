@@ -137,7 +137,7 @@ export async function listKeyedStates(xfrm: NetlinkSocket): Promise<KeyedKernelS
 }
 
 /** A state as `listKeyedStates` and the answer to `getStateRequest` have it. Null for other families. */
-function decodeKeyedState(body: Uint8Array): KeyedKernelState | null {
+export function decodeKeyedState(body: Uint8Array): KeyedKernelState | null {
   const state = decodeState(body);
   return state === null ? null : { ...state, keyed: decodeAlgorithms(new Attributes(body, xfrmUsersaInfo.size)) };
 }
@@ -171,7 +171,7 @@ export function newStateRequest(spec: StateSpec, nowSeconds = BigInt(Math.floor(
 }
 
 /** The answer is the state with its keys: for a socket that wipes. */
-function getStateRequest(id: KernelState["id"]): NetlinkRequest {
+export function getStateRequest(id: KernelState["id"]): NetlinkRequest {
   return new MessageBuilder().headOf(xfrmUsersaId, idFields(id)).request(XFRM_MSG_GETSA, 0, `read ${describe(id)}`);
 }
 

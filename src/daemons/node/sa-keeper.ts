@@ -7,27 +7,23 @@ import type { NetlinkSocket } from "../../net/netlink-socket.ts";
 import { wipeSaKeys, type SharedSa } from "../../sa/spec.ts";
 import { suiteName } from "../../sa/suite.ts";
 import { windowRule } from "../../sequence/size.ts";
-import { isAbout, openEvents, type XfrmEvent } from "../../xfrm/events.ts";
+import { openEvents, type XfrmEvent } from "../../xfrm/events.ts";
 import { Leases } from "../../xfrm/leases.ts";
-import { NOTHING } from "../../xfrm/plan.ts";
+import { NOTHING, type PlanOptions } from "../../xfrm/plan.ts";
 import { refuseEspOffload } from "../../xfrm/probe.ts";
-import { openXfrm, XfrmReconciler } from "../../xfrm/reconciler.ts";
-import {
-  dvipaGuard,
-  inboundId,
-  joinWanted,
-  outboundId,
-  shadowOf,
-  type NodeRole,
-  type Wanted,
-} from "../../xfrm/shadow.ts";
+import { openXfrm, XfrmReconciler, type ReconcileReport } from "../../xfrm/reconciler.ts";
+import { dvipaGuard, inboundId, outboundId, shadowOf, type NodeRole } from "../../xfrm/shadow.ts";
 import { addState, deleteState, stateKey, type SequenceRange, type StateSpec } from "../../xfrm/states.ts";
+import { WantedParts } from "../../xfrm/wanted-parts.ts";
 import type { CouplingLink } from "./coupling-link.ts";
 import { LeaseRunner } from "./lease-runner.ts";
 import type { LeaseStatus, SaStatus } from "./status.ts";
 
-/** How often the kernel is compared with what it should be, besides at every change; our choice. */
+/** How often the whole kernel is compared with what it should be; at a change only what it names. Our choice. */
 const RECONCILE_MS = 10_000;
+/** A change of at most so many names is made by asking for each; else where they are a small part of all. Our choice. */
+const ASKED_NAMES_MAX = 64;
+const ASKED_PART = 1 / 4;
 /** A rekeyed SA takes over from one that sends; its peer must not wait longer for the switch. Our choice. */
 const HAND_OVER_MS = 2_000;
 /** Room for a burst of kernel events, in bytes; the kernel clamps it to net.core.rmem_max. */
@@ -80,7 +76,10 @@ export class SaKeeper {
   readonly #leases: Leases;
   readonly #events: NetlinkSocket;
   readonly #entries = new Map<string, Entry>();
-  readonly #dvipas = new Map<SaSource, { readonly addresses: readonly string[]; readonly role: NodeRole }>();
+  /** By `stateKey` of either half. */
+  readonly #byState = new Map<string, Entry>();
+  readonly #wanted = new WantedParts();
+  #isResyncDue = true;
   #queued: Promise<void> | null = null;
   #tail: Promise<unknown> = Promise.resolve();
   #keepUnknown = true;
@@ -98,7 +97,7 @@ export class SaKeeper {
       onOverrun: () => {
         counters.add("xfrm.eventsLost");
         for (const { runner } of this.#entries.values()) runner?.resync();
-        this.#reapply();
+        this.#resync();
       },
       onFault: (error) => log.error("a kernel event could not be handled", { reason: messageOf(error) }),
       receiveBufferBytes: EVENT_BUFFER_BYTES,
@@ -110,12 +109,14 @@ export class SaKeeper {
   async settle(): Promise<void> {
     if (!this.#keepUnknown) return;
     this.#keepUnknown = false;
+    this.#isResyncDue = true;
     await this.#apply();
   }
 
   /** The DVIPAs that a source speaks for, and what this node is to them: their guards stand when it resolves. */
   async setDvipas(source: SaSource, addresses: readonly string[], role: NodeRole): Promise<void> {
-    this.#dvipas.set(source, { addresses, role });
+    const policies = addresses.flatMap((address) => dvipaGuard(address, role));
+    this.#wanted.set(`guards of ${source}`, { states: [], policies });
     await this.#apply();
   }
 
@@ -128,7 +129,7 @@ export class SaKeeper {
       await this.#apply();
       await this.#startRunner(entry);
     } catch (error) {
-      this.#entries.delete(kept.sa.id);
+      this.#leave(entry);
       this.#reapply();
       throw error;
     }
@@ -164,7 +165,7 @@ export class SaKeeper {
       (other) => other !== entry && other.sa.reqid === entry.sa.reqid && other.runner?.holdsLease === true,
     );
     if (sender === undefined) {
-      entry.outboundAlive = true;
+      this.#setAlive(entry, true);
       await this.#apply();
       await this.#startRunner(entry);
       return;
@@ -221,7 +222,7 @@ export class SaKeeper {
     const held = [...this.#entries.values()].filter(({ runner }) => runner?.holdsLease === true);
     const gone = [...this.#entries.values()];
     for (const entry of gone) this.#drop(entry);
-    this.#dvipas.clear();
+    this.#wanted.clear();
     this.#keepUnknown = false;
     await this.#serial(() => this.#reconciler.apply(NOTHING));
     for (const { sa } of gone) wipeSaKeys(sa);
@@ -235,30 +236,44 @@ export class SaKeeper {
   #enter(source: SaSource, { sa, epoch, outbound }: KeptSa): Entry {
     const isNow = outbound === "now";
     const entry: Entry = { source, sa, epoch, outbound, runner: null, outboundAlive: isNow, instances: 0 };
+    this.#setAlive(entry, isNow); // throws when the SA cannot be expressed: then it was never here
     this.#entries.set(sa.id, entry);
+    for (const key of stateKeys(sa)) this.#byState.set(key, entry);
     return entry;
+  }
+
+  #leave({ sa }: Entry): void {
+    this.#entries.delete(sa.id);
+    for (const key of stateKeys(sa)) this.#byState.delete(key);
+    this.#wanted.set(sa.id, null);
+  }
+
+  /** Whether the kernel should have the outbound state. */
+  #setAlive(entry: Entry, isAlive: boolean): void {
+    entry.outboundAlive = isAlive;
+    const parked = { allowance: { kind: "parked" }, eventThresholdPackets: PARKED_THRESHOLD_PACKETS } as const;
+    this.#wanted.set(entry.sa.id, shadowOf(entry.sa, { outbound: isAlive ? parked : null }));
   }
 
   /** The kernel names states by address and SPI: an SA that would take another's name is refused. */
   #checkIds(sa: SharedSa): void {
-    for (const { sa: other } of this.#entries.values()) {
-      const sameIn = other.dvipa === sa.dvipa && other.inbound.spi === sa.inbound.spi;
-      const sameOut = other.peer === sa.peer && other.outbound.spi === sa.outbound.spi;
-      if (sameIn || sameOut) throw new EsplexError("kernel.refused", "another SA has this SPI", { sa: other.id });
+    for (const key of stateKeys(sa)) {
+      const other = this.#byState.get(key)?.sa;
+      if (other !== undefined) throw new EsplexError("kernel.refused", "another SA has this SPI", { sa: other.id });
     }
   }
 
   #drop(entry: Entry): void {
     entry.runner?.stop();
     this.#leases.forget(outboundId(entry.sa));
-    this.#entries.delete(entry.sa.id);
+    this.#leave(entry);
   }
 
   /** After the state is in the kernel: whether it is new or was found there, its runner starts from what it says. */
   async #startRunner(entry: Entry): Promise<void> {
     if (entry.outbound === "hold" || entry.runner !== null || this.#entries.get(entry.sa.id) !== entry) return;
     const reading = await this.#leases.read(outboundId(entry.sa));
-    entry.outboundAlive = reading !== null;
+    if (entry.outboundAlive !== (reading !== null)) this.#setAlive(entry, reading !== null);
     // One that ever had a lease was counted before it got it, by an earlier process; else it is new, or as good as new.
     entry.instances = reading !== null && reading.lastSendable === 0n ? 1 : 0;
     entry.runner = this.#runner(entry, reading !== null);
@@ -276,7 +291,7 @@ export class SaKeeper {
       report: (body) => coupling().request("reportLease", body),
       reinstall: (range, threshold) => this.#reinstall(entry, range, threshold),
       onGone: () => {
-        entry.outboundAlive = false;
+        if (this.#entries.get(entry.sa.id) === entry) this.#setAlive(entry, false);
       },
       askPark: () => mayPark(entry.source, entry.sa),
       clock,
@@ -298,7 +313,7 @@ export class SaKeeper {
         if (!isErrno(error, "EEXIST")) throw error;
         await this.#leases.install({ id: outboundId(entry.sa), esn: entry.sa.esn }, range, eventThresholdPackets);
       }
-      entry.outboundAlive = true;
+      this.#setAlive(entry, true);
     });
   }
 
@@ -307,32 +322,17 @@ export class SaKeeper {
     return usable.at(-1) ?? null;
   }
 
-  #wanted(): Wanted {
-    const guards = [...this.#dvipas.values()].flatMap(({ addresses, role }) =>
-      addresses.flatMap((address) => dvipaGuard(address, role)),
-    );
-    const shadows = [...this.#entries.values()].map(({ sa, outboundAlive }) =>
-      shadowOf(sa, {
-        outbound: outboundAlive
-          ? { allowance: { kind: "parked" }, eventThresholdPackets: PARKED_THRESHOLD_PACKETS }
-          : null,
-      }),
-    );
-    return joinWanted({ states: [], policies: guards }, ...shadows);
-  }
-
   /** Outbound states that only their runner makes anew: each is a kernel instance of its key, counted before it may send. */
-  #runByRunners(): Set<string> {
-    const run = [...this.#entries.values()].filter(({ runner }) => runner !== null);
-    return new Set(run.map(({ sa }) => stateKey(outboundId(sa))));
+  #isRunByRunner(key: string): boolean {
+    const entry = this.#byState.get(key);
+    return entry !== undefined && entry.runner !== null && key === stateKey(outboundId(entry.sa));
   }
 
   /** Brings the kernel to what is wanted when its turn comes; calls that wait share one run. */
   #apply(): Promise<void> {
     this.#queued ??= this.#serial(async () => {
       this.#queued = null;
-      const options = { keepUnwanted: this.#keepUnknown, neverAdd: this.#runByRunners() };
-      const { conflicts } = await this.#reconciler.apply(this.#wanted(), options);
+      const { conflicts } = await this.#reconcile();
       for (const { what, why } of conflicts) this.#context.log.error("something stands in an SA's way", { what, why });
       if (conflicts.length > 0) {
         this.#context.counters.add("xfrm.conflicts", conflicts.length);
@@ -340,6 +340,35 @@ export class SaKeeper {
       }
     });
     return this.#queued;
+  }
+
+  /** What has changed, or everything when that is due, or cheaper. */
+  async #reconcile(): Promise<ReconcileReport> {
+    const neverAdd = { has: (key: string) => this.#isRunByRunner(key) };
+    const options: PlanOptions = { keepUnwanted: this.#keepUnknown, neverAdd };
+    const { changes, size } = this.#wanted;
+    if (this.#isResyncDue || changes > Math.max(ASKED_NAMES_MAX, size * ASKED_PART)) {
+      this.#isResyncDue = false;
+      try {
+        return await this.#reconciler.apply(this.#wanted.takeAll(), options);
+      } catch (error) {
+        this.#isResyncDue = true;
+        throw error;
+      }
+    }
+    const change = this.#wanted.takeChange();
+    try {
+      return await this.#reconciler.change(change, options);
+    } catch (error) {
+      this.#wanted.putBack(change);
+      throw error;
+    }
+  }
+
+  /** The kernel may be anything: it is dumped and compared with what is wanted. */
+  #resync(): void {
+    this.#isResyncDue = true;
+    this.#reapply();
   }
 
   /** For changes that nobody waits for: what went wrong is logged, and the next round tries again. */
@@ -358,7 +387,7 @@ export class SaKeeper {
 
   #scheduleReconcile(): void {
     this.#timer = this.#context.clock.after(RECONCILE_MS, () => {
-      this.#reapply();
+      this.#resync();
       this.#scheduleReconcile();
     });
   }
@@ -369,16 +398,15 @@ export class SaKeeper {
       return;
     }
     if (event.kind === "acquire" || event.kind === "added") return;
-    const entry = [...this.#entries.values()].find(
-      ({ sa }) => isAbout(event, outboundId(sa)) || isAbout(event, inboundId(sa)),
-    );
+    const entry = this.#byState.get(stateKey(event.id));
     if (entry === undefined) return;
+    const isOutbound = stateKey(event.id) === stateKey(outboundId(entry.sa));
     if (event.kind === "sequence") {
-      if (!isAbout(event, outboundId(entry.sa))) return;
+      if (!isOutbound) return;
       if (event.cause !== "update") entry.runner?.sent(event.oseq, event.leftNumbers);
       else if (event.writerPort !== this.#xfrm.port) entry.runner?.resync();
     } else if (event.kind === "expired") {
-      if (event.hard && isAbout(event, outboundId(entry.sa))) this.#expired(entry);
+      if (event.hard && isOutbound) this.#expired(entry);
     } else if (event.writerPort !== this.#xfrm.port) {
       if (event.kind === "updated") this.#voidLease(entry);
       this.#foreignChange(`a state was ${event.kind}`);
@@ -407,7 +435,7 @@ export class SaKeeper {
     this.#context.counters.add("xfrm.foreignChange");
     this.#context.log.warn("another program changed our SAs: keep away from them", { what });
     for (const { runner } of this.#entries.values()) runner?.resync();
-    this.#reapply();
+    this.#resync();
   }
 
   async #statusOf({ sa, runner, outbound, instances }: Entry): Promise<SaStatus> {
@@ -437,6 +465,11 @@ export class SaKeeper {
       lease,
     };
   }
+}
+
+/** How the kernel names the two states of an SA. */
+function stateKeys(sa: SharedSa): readonly string[] {
+  return [stateKey(inboundId(sa)), stateKey(outboundId(sa))];
 }
 
 function spiText(spi: number): string {

@@ -120,6 +120,56 @@ describeWithEsp("shadow states and policies between two kernels", () => {
     await clearBoth();
   });
 
+  it("a change of one SA asks for its names and tells its changes, beside any number of others", async () => {
+    const old = testSa(V[4], C[4]);
+    const others = Array.from({ length: 40 }, (_, i) => {
+      const [inbound, outbound] = [
+        { ...old.inbound, spi: 0x10000 + i },
+        { ...old.outbound, spi: 0x20000 + i },
+      ];
+      return testSa(V[4], `198.51.100.${i + 1}`, { inbound, outbound });
+    });
+    const one = (sa: PlainSa): PlainWish => wish(sa, "target");
+    const all: PlainWish = { sas: others.flatMap((sa) => one(sa).sas), guards: [{ dvipa: V[4], role: "target" }] };
+    const nothing: PlainWish = { sas: [], guards: [] };
+    await dXfrm.call("apply", all);
+
+    const added = await dXfrm.call("change", { wish: one(old), gone: nothing });
+    expect(added.said).toEqual({ asked: 4, ordered: 4, dumps: 0 });
+    expect(added.report).toEqual({ taken: { addState: 2, addPolicy: 2 }, rounds: 1, conflicts: [] });
+    const again = await dXfrm.call("change", { wish: one(old), gone: nothing });
+    expect(again.report).toEqual({ taken: {}, rounds: 1, conflicts: [] });
+
+    // Rekeyed: the policies stay, because the new SA wants them too.
+    const next = testSa(V[4], C[4], {
+      inbound: { ...old.inbound, spi: 0x3003 },
+      outbound: { ...old.outbound, spi: 0x4004 },
+    });
+    const both: PlainWish = { sas: [...one(old).sas, ...one(next).sas], guards: [] };
+    const joined = await dXfrm.call("change", { wish: both, gone: nothing });
+    expect(joined.report.taken).toEqual({ addState: 2 });
+    const left = await dXfrm.call("change", { wish: one(next), gone: one(old) });
+    expect(left.report.taken).toEqual({ deleteState: 2 });
+    expect(left.said.dumps).toBe(0);
+    const removed = await dXfrm.call("change", { wish: nothing, gone: one(next) });
+    expect(removed.said).toEqual({ asked: 4, ordered: 4, dumps: 0 });
+    expect(removed.report.taken).toEqual({ deletePolicy: 2, deleteState: 2 });
+    expect(await dXfrm.call("listStates", none)).toHaveLength(80);
+    expect(await dXfrm.call("apply", all)).toEqual({ taken: {}, rounds: 1, conflicts: [] });
+
+    // Somebody else's state in its place is neither adopted nor deleted, though it is named.
+    const foreign = `state add src ${C[4]} dst ${V[4]} proto esp spi 0x1001 reqid 7 mode transport aead`.split(" ");
+    await d.exec("ip", ["xfrm", ...foreign, "rfc4106(gcm(aes))", `0x${"22".repeat(20)}`, "128"]);
+    const refused = await dXfrm.call("change", { wish: one(old), gone: nothing });
+    expect(refused.report.conflicts).toEqual([
+      { what: `state ${V[4]}/4097/50`, why: "one that is not ours has its name" },
+    ]);
+    await dXfrm.call("change", { wish: nothing, gone: one(old) });
+    expect((await dXfrm.call("listStates", none)).filter(({ id }) => id.spi === 0x1001)).toHaveLength(1);
+    await d.exec("ip", ["xfrm", "state", "flush"]);
+    await clearBoth();
+  });
+
   it("300 SAs with their policies come and go with one call each", async () => {
     const count = 300;
     const result = await dXfrm.call("applyMany", { sa: testSa(V[4], C[4]), count });

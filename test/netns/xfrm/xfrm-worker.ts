@@ -47,7 +47,9 @@ const xfrm = openXfrm();
 const leases = new Leases(xfrm);
 /** Another program that writes to the same states. */
 const foreign = new Leases(openXfrm());
-const reconciler = new XfrmReconciler(xfrm, silentLog);
+/** What the reconciler has said to the kernel, in messages. */
+const said = { asked: 0, ordered: 0, dumps: 0 };
+const reconciler = new XfrmReconciler(counted(xfrm), silentLog);
 
 const handlers = {
   addState: (state: PlainState) => addState(xfrm, { ...state, ...secretKeys(state) }),
@@ -67,6 +69,13 @@ const handlers = {
   setThreshold: ({ id, packets }: { id: StateId; packets: number }) => leases.setThreshold(id, packets),
   apply: (wish: PlainWish) => reconciler.apply(wantedOf(wish)),
   clear: () => reconciler.clear(),
+  /** What of a wish has changed; with what it took in messages. */
+  change: async ({ wish, gone }: { wish: PlainWish; gone: PlainWish }) => {
+    const { states, policies } = wantedOf(gone);
+    Object.assign(said, { asked: 0, ordered: 0, dumps: 0 });
+    const change = { wanted: wantedOf(wish), gone: { states: states.map(({ id }) => id), policies } };
+    return { report: await reconciler.change(change), said: { ...said } };
+  },
   requireEsp: (suite: EspSuite) => requireEsp(xfrm, suite),
   subscribe: ({ groups }: Pick<EventOptions, "groups">) => {
     openEvents({ groups, onEvent: push, onOverrun: () => push({ kind: "overrun" }) });
@@ -125,6 +134,29 @@ const handlers = {
 
 export type XfrmHandlers = typeof handlers;
 serve(handlers);
+
+/** The socket, which counts what goes through the calls of the reconciler. */
+function counted(socket: NetlinkSocket): NetlinkSocket {
+  const batch: NetlinkSocket["batch"] = (requests) => socket.batch(tap(requests, () => said.ordered++));
+  const getEach: NetlinkSocket["getEach"] = (requests, decode) =>
+    socket.getEach(
+      tap(requests, () => said.asked++),
+      decode,
+    );
+  const dump: NetlinkSocket["dump"] = (build, decode) => {
+    said.dumps++;
+    return socket.dump(build, decode);
+  };
+  // Whatever else it called would fail here: private members are not the new object's.
+  return Object.assign(Object.create(NetlinkSocket.prototype) as NetlinkSocket, { batch, getEach, dump });
+}
+
+function* tap<T>(items: Iterable<T>, onItem: () => void): Generator<T> {
+  for (const item of items) {
+    onItem();
+    yield item;
+  }
+}
 
 function gone(error: unknown): null {
   if (isError(error, "kernel.refused") && ["ESRCH", "EINVAL"].includes(String(error.details["code"]))) return null;

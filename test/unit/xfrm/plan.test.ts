@@ -1,22 +1,12 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { Secret } from "../../../src/core/secret.ts";
 import { tunnelReqid } from "../../../src/net/ids.ts";
 import type { SharedSa } from "../../../src/sa/spec.ts";
 import { NOTHING, plan, type Current, type Step } from "../../../src/xfrm/plan.ts";
-import {
-  isOurPolicy,
-  POLICY_PRIORITY,
-  policyKey,
-  samePolicy,
-  type KernelPolicy,
-  type PolicySpec,
-} from "../../../src/xfrm/policies.ts";
+import { isOurPolicy, POLICY_PRIORITY, policyKey, type KernelPolicy } from "../../../src/xfrm/policies.ts";
+import { hosts, perform, sa, shadow, V } from "./model-kernel.ts";
 import { dvipaGuard, joinWanted, outboundId, shadowOf, type Wanted } from "../../../src/xfrm/shadow.ts";
 import { stateKey, type KeyedKernelState, type StateSpec } from "../../../src/xfrm/states.ts";
-import { freshReplay } from "../../../src/xfrm/replay.ts";
-
-const V = "192.0.2.100";
 
 describe("plan", () => {
   it("reaches what is wanted from whatever there is, touches nothing of others, and then has nothing to do", () => {
@@ -182,39 +172,6 @@ describe("shadow", () => {
 });
 
 /** SA number n, with keys made from `key`. */
-function sa(n: number, key: number): SharedSa {
-  const half = (spi: number): SharedSa["inbound"] => ({
-    spi,
-    encryptionKey: new Secret(new Uint8Array(20).fill(key)),
-    integrityKey: null,
-  });
-  const peer = `198.51.100.${n}`;
-  return {
-    id: `${n}`,
-    dvipa: V,
-    peer,
-    peerName: `client ${n}`,
-    mode: "transport",
-    suite: { kind: "aes-gcm-16", keyBits: 128 },
-    reqid: tunnelReqid(n),
-    inbound: half(0x1000 + n),
-    outbound: half(0x2000 + n),
-    localSelectors: [hosts(V)],
-    remoteSelectors: [hosts(peer)],
-    peerWindowPackets: 32,
-    inboundWindowPackets: 1024,
-    esn: false,
-  };
-}
-
-function hosts(address: string): SharedSa["localSelectors"][number] {
-  return { startAddress: address, endAddress: address, protocol: 0, startPort: 0, endPort: 65535 };
-}
-
-function shadow(one: SharedSa): Wanted {
-  return shadowOf(one, { outbound: { allowance: { kind: "parked" }, eventThresholdPackets: 8 } });
-}
-
 function guard(dvipa: string): Wanted {
   return { states: [], policies: dvipaGuard(dvipa, "distributor") };
 }
@@ -252,62 +209,6 @@ function anyForeign(): fc.Arbitrary<Current> {
     states: fc.uniqueArray(state, { selector: ({ id }) => stateKey(id), maxLength: 3 }),
     policies: fc.uniqueArray(policy, { selector: policyKey, maxLength: 3 }),
   });
-}
-
-/** A kernel of a few lines: refuses what the real one refuses. */
-function perform(current: Current, steps: readonly Step[]): Current {
-  const states = new Map(current.states.map((state) => [stateKey(state.id), state]));
-  const policies = new Map(current.policies.map((policy) => [policyKey(policy), policy]));
-  for (const step of steps) {
-    switch (step.kind) {
-      case "addState":
-        expect(states.has(stateKey(step.state.id)), "EEXIST").toBe(false);
-        states.set(stateKey(step.state.id), kernelState(step.state));
-        break;
-      case "deleteState":
-        expect(states.delete(stateKey(step.id)), "ESRCH").toBe(true);
-        break;
-      case "deleteLarval":
-        states.delete(stateKey(step.state.id));
-        break;
-      case "addPolicy":
-        expect(policies.has(policyKey(step.policy)), "EEXIST").toBe(false);
-        policies.set(policyKey(step.policy), kernelPolicy(step.policy));
-        break;
-      case "updatePolicy":
-        policies.set(policyKey(step.policy), kernelPolicy(step.policy));
-        break;
-      case "deletePolicy":
-        expect(policies.delete(policyKey(step.policy)), "ENOENT").toBe(true);
-        break;
-    }
-  }
-  return { states: [...states.values()], policies: [...policies.values()] };
-}
-
-function kernelState(spec: StateSpec): KeyedKernelState {
-  const { id, source, mode, reqid, esn, suite, encryptionKey, integrityKey, replayWindowPackets } = spec;
-  return {
-    id,
-    source,
-    mode,
-    reqid,
-    esn,
-    keyed: { suite, encryptionKey, integrityKey },
-    replay: freshReplay(esn, replayWindowPackets, 0n),
-    bytes: 0n,
-    packets: 0n,
-    hardPacketLimit: 0n,
-    addTimeSeconds: 0n,
-    useTimeSeconds: 0n,
-    lastUsedSeconds: null,
-    drops: { replayWindow: 0, replay: 0, integrity: 0 },
-  };
-}
-
-function kernelPolicy(policy: PolicySpec): KernelPolicy {
-  expect(samePolicy(policy, policy)).toBe(true);
-  return { ...policy, index: 1, isForeign: false };
 }
 
 function sameStateAndKey(a: StateSpec, b: StateSpec): boolean {
