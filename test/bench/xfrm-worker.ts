@@ -33,15 +33,32 @@ const xfrm = openXfrm();
 const reconciler = new XfrmReconciler(xfrm, silentLog);
 const guard: Wanted = { states: [], policies: dvipaGuard(DVIPA, "target") };
 let sas: readonly SharedSa[] = [];
+/** Come one at a time when the others are there. */
+let late: readonly SharedSa[] = [];
 
 const handlers = {
-  prepare: ({ count }: { count: number }) => {
+  prepare: ({ count, lateCount }: { count: number; lateCount: number }) => {
     sas = Array.from({ length: count }, (_, index) => randomSa(index));
+    late = Array.from({ length: lateCount }, (_, index) => randomSa(count + index));
   },
   installByUs: () => timed(() => reconciler.apply(joinWanted(guard, ...sas.map((sa) => shadowOf(sa, PARKED))))),
   removeByUs: () => timed(() => reconciler.clear()),
   installByIp: async () => timedBatch(installLines(joinWanted(guard, ...sas.map((sa) => shadowOf(sa, PARKED))))),
   removeByIp: async () => timedBatch(removeLines(joinWanted(guard, ...sas.map((sa) => shadowOf(sa, PARKED))))),
+  lateByUs: () =>
+    timed(async () => {
+      for (const sa of late)
+        await reconciler.change({ wanted: shadowOf(sa, PARKED), gone: { states: [], policies: [] } });
+      for (const sa of late) {
+        const { states, policies } = shadowOf(sa, PARKED);
+        const gone = { states: states.map(({ id }) => id), policies };
+        await reconciler.change({ wanted: { states: [], policies: [] }, gone });
+      }
+    }),
+  lateByIp: async () => {
+    const wanted = late.map((sa) => shadowOf(sa, PARKED));
+    return timedBatch([...wanted.flatMap(installLines), ...wanted.flatMap(removeLines)]);
+  },
   contents,
 };
 
