@@ -5,19 +5,18 @@ import type { Log } from "../../core/log.ts";
 import { isErrno } from "../../net/kernel-error.ts";
 import type { NetlinkSocket } from "../../net/netlink-socket.ts";
 import { wipeSaKeys, type SharedSa } from "../../sa/spec.ts";
-import { suiteName } from "../../sa/suite.ts";
-import { windowRule } from "../../sequence/size.ts";
 import { openEvents, type XfrmEvent } from "../../xfrm/events.ts";
 import { Leases } from "../../xfrm/leases.ts";
 import { NOTHING, type PlanOptions } from "../../xfrm/plan.ts";
 import { refuseEspOffload } from "../../xfrm/probe.ts";
 import { openXfrm, XfrmReconciler, type ReconcileReport } from "../../xfrm/reconciler.ts";
-import { dvipaGuard, inboundId, outboundId, shadowOf, type NodeRole } from "../../xfrm/shadow.ts";
+import { dvipaGuard, outboundId, shadowOf, type NodeRole } from "../../xfrm/shadow.ts";
 import { addState, deleteState, stateKey, type SequenceRange, type StateSpec } from "../../xfrm/states.ts";
-import { WantedParts } from "../../xfrm/wanted-parts.ts";
 import type { CouplingLink } from "./coupling-link.ts";
 import { LeaseRunner } from "./lease-runner.ts";
-import type { LeaseStatus, SaStatus } from "./status.ts";
+import { statusOf } from "./sa-status.ts";
+import { SaTable, type Entry, type KeptSa, type SaSource } from "./sa-table.ts";
+import type { SaStatus } from "./status.ts";
 
 /** How often the whole kernel is compared with what it should be; at a change only what it names. Our choice. */
 const RECONCILE_MS = 10_000;
@@ -28,34 +27,6 @@ const ASKED_PART = 1 / 4;
 const HAND_OVER_MS = 2_000;
 /** Room for a burst of kernel events, in bytes; the kernel clamps it to net.core.rmem_max. */
 const EVENT_BUFFER_BYTES = 4 * 1024 * 1024;
-/** Events of a parked state mean nothing; the first lease sets what fits it. */
-const PARKED_THRESHOLD_PACKETS = 1;
-
-/** Who told this node of an SA: its own IKE, or the distributor of that name. */
-export type SaSource = string;
-/** The source of what this node negotiated itself: no node can have this name. */
-export const OWN_IKE: SaSource = "(own IKE)";
-
-/** What a source says of an SA. */
-export interface KeptSa {
-  readonly sa: SharedSa;
-  readonly epoch: bigint;
-  readonly outbound: "now" | "hold";
-}
-
-interface Entry {
-  readonly source: SaSource;
-  readonly sa: SharedSa;
-  readonly epoch: bigint;
-  outbound: "now" | "hold";
-  /** The outbound half, once it may be used. */
-  runner: LeaseRunner | null;
-  /** True while the kernel should have the outbound state. */
-  outboundAlive: boolean;
-  /** Kernel states of the outbound key that this process has made and that may send, or will with their first lease. */
-  instances: number;
-}
-
 export interface SaKeeperContext {
   readonly coupling: () => CouplingLink;
   /** May this node give its lease on the SA back? */
@@ -75,10 +46,7 @@ export class SaKeeper {
   readonly #reconciler: XfrmReconciler;
   readonly #leases: Leases;
   readonly #events: NetlinkSocket;
-  readonly #entries = new Map<string, Entry>();
-  /** By `stateKey` of either half. */
-  readonly #byState = new Map<string, Entry>();
-  readonly #wanted = new WantedParts();
+  readonly #table = new SaTable();
   #isResyncDue = true;
   #queued: Promise<void> | null = null;
   #tail: Promise<unknown> = Promise.resolve();
@@ -96,7 +64,7 @@ export class SaKeeper {
       onEvent: (event) => this.#onEvent(event),
       onOverrun: () => {
         counters.add("xfrm.eventsLost");
-        for (const { runner } of this.#entries.values()) runner?.resync();
+        for (const { runner } of this.#table.values()) runner?.resync();
         this.#resync();
       },
       onFault: (error) => log.error("a kernel event could not be handled", { reason: messageOf(error) }),
@@ -116,20 +84,20 @@ export class SaKeeper {
   /** The DVIPAs that a source speaks for, and what this node is to them: their guards stand when it resolves. */
   async setDvipas(source: SaSource, addresses: readonly string[], role: NodeRole): Promise<void> {
     const policies = addresses.flatMap((address) => dvipaGuard(address, role));
-    this.#wanted.set(`guards of ${source}`, { states: [], policies });
+    this.#table.wanted.set(`guards of ${source}`, { states: [], policies });
     await this.#apply();
   }
 
   /** Resolves once the kernel has the SA. Throws when something stands in its way; then nothing of it is left. */
   async install(source: SaSource, kept: KeptSa): Promise<void> {
-    if (this.#entries.has(kept.sa.id)) return;
-    this.#checkIds(kept.sa);
-    const entry = this.#enter(source, kept);
+    if (this.#table.has(kept.sa.id)) return;
+    this.#table.checkIds(kept.sa);
+    const entry = this.#table.enter(source, kept);
     try {
       await this.#apply();
       await this.#startRunner(entry);
     } catch (error) {
-      this.#leave(entry);
+      this.#table.leave(entry);
       this.#reapply();
       throw error;
     }
@@ -138,14 +106,14 @@ export class SaKeeper {
   /** Makes the SAs of a source exactly these. */
   async replaceAll(source: SaSource, kept: readonly KeptSa[]): Promise<void> {
     const wanted = new Set(kept.map(({ sa }) => sa.id));
-    const gone = [...this.#entries.values()].filter((entry) => entry.source === source && !wanted.has(entry.sa.id));
+    const gone = [...this.#table.values()].filter((entry) => entry.source === source && !wanted.has(entry.sa.id));
     for (const entry of gone) this.#drop(entry);
     const fresh: Entry[] = [];
     for (const item of kept) {
-      const known = this.#entries.get(item.sa.id);
+      const known = this.#table.get(item.sa.id);
       if (known === undefined) {
-        this.#checkIds(item.sa);
-        fresh.push(this.#enter(source, item));
+        this.#table.checkIds(item.sa);
+        fresh.push(this.#table.enter(source, item));
         continue;
       }
       if (known.sa !== item.sa) wipeSaKeys(item.sa);
@@ -158,14 +126,14 @@ export class SaKeeper {
 
   /** New packets use the SA from now on; resolves once they can, at the latest after `HAND_OVER_MS`. */
   async useOutbound(saId: string): Promise<void> {
-    const entry = this.#entries.get(saId);
+    const entry = this.#table.get(saId);
     if (entry === undefined || entry.outbound === "now") return;
     entry.outbound = "now";
-    const sender = [...this.#entries.values()].find(
+    const sender = [...this.#table.values()].find(
       (other) => other !== entry && other.sa.reqid === entry.sa.reqid && other.runner?.holdsLease === true,
     );
     if (sender === undefined) {
-      this.#setAlive(entry, true);
+      this.#table.setAlive(entry, true);
       await this.#apply();
       await this.#startRunner(entry);
       return;
@@ -180,7 +148,7 @@ export class SaKeeper {
 
   /** Resolves once the kernel has nothing of the SA; its keys are wiped. */
   async remove(source: SaSource, saId: string): Promise<void> {
-    const entry = this.#entries.get(saId);
+    const entry = this.#table.get(saId);
     if (entry?.source !== source) return;
     this.#drop(entry);
     await this.#apply();
@@ -189,40 +157,40 @@ export class SaKeeper {
 
   /** The SA that a tunnel's packets leave on; null when there is none. The youngest, as the kernel chooses. */
   currentOutbound(tunnel: number): string | null {
-    return this.#sender(tunnel)?.sa.id ?? null;
+    return this.#table.sender(tunnel)?.sa.id ?? null;
   }
 
   /** Resolves once this node's kernel can send on the tunnel. */
   async wantLease(tunnel: number): Promise<void> {
-    const runner = this.#sender(tunnel)?.runner ?? null;
+    const runner = this.#table.sender(tunnel)?.runner ?? null;
     if (runner === null) throw new EsplexError("cluster.unknownSa", "the tunnel has no outbound SA on this node");
     await runner.want();
   }
 
   tunnelOf(saId: string): number | null {
-    return this.#entries.get(saId)?.sa.reqid ?? null;
+    return this.#table.get(saId)?.sa.reqid ?? null;
   }
 
   recalled(saId: string, holders: number): void {
-    this.#entries.get(saId)?.runner?.recalled(holders);
+    this.#table.get(saId)?.runner?.recalled(holders);
   }
 
   /** SAs of one source, for digests. */
   keptFrom(source: SaSource): KeptSa[] {
-    return [...this.#entries.values()].filter((entry) => entry.source === source);
+    return [...this.#table.values()].filter((entry) => entry.source === source);
   }
 
   async status(): Promise<SaStatus[]> {
-    return Promise.all([...this.#entries.values()].map(async (entry) => this.#statusOf(entry)));
+    return Promise.all([...this.#table.values()].map(async (entry) => statusOf(entry)));
   }
 
   /** Removes every state and policy of ours from the kernel, and gives the leases back. */
   async stop(): Promise<void> {
     this.#timer?.cancel();
-    const held = [...this.#entries.values()].filter(({ runner }) => runner?.holdsLease === true);
-    const gone = [...this.#entries.values()];
+    const held = [...this.#table.values()].filter(({ runner }) => runner?.holdsLease === true);
+    const gone = [...this.#table.values()];
     for (const entry of gone) this.#drop(entry);
-    this.#wanted.clear();
+    this.#table.wanted.clear();
     this.#keepUnknown = false;
     await this.#serial(() => this.#reconciler.apply(NOTHING));
     for (const { sa } of gone) wipeSaKeys(sa);
@@ -233,47 +201,17 @@ export class SaKeeper {
     this.#xfrm.close();
   }
 
-  #enter(source: SaSource, { sa, epoch, outbound }: KeptSa): Entry {
-    const isNow = outbound === "now";
-    const entry: Entry = { source, sa, epoch, outbound, runner: null, outboundAlive: isNow, instances: 0 };
-    this.#setAlive(entry, isNow); // throws when the SA cannot be expressed: then it was never here
-    this.#entries.set(sa.id, entry);
-    for (const key of stateKeys(sa)) this.#byState.set(key, entry);
-    return entry;
-  }
-
-  #leave({ sa }: Entry): void {
-    this.#entries.delete(sa.id);
-    for (const key of stateKeys(sa)) this.#byState.delete(key);
-    this.#wanted.set(sa.id, null);
-  }
-
-  /** Whether the kernel should have the outbound state. */
-  #setAlive(entry: Entry, isAlive: boolean): void {
-    entry.outboundAlive = isAlive;
-    const parked = { allowance: { kind: "parked" }, eventThresholdPackets: PARKED_THRESHOLD_PACKETS } as const;
-    this.#wanted.set(entry.sa.id, shadowOf(entry.sa, { outbound: isAlive ? parked : null }));
-  }
-
-  /** The kernel names states by address and SPI: an SA that would take another's name is refused. */
-  #checkIds(sa: SharedSa): void {
-    for (const key of stateKeys(sa)) {
-      const other = this.#byState.get(key)?.sa;
-      if (other !== undefined) throw new EsplexError("kernel.refused", "another SA has this SPI", { sa: other.id });
-    }
-  }
-
   #drop(entry: Entry): void {
     entry.runner?.stop();
     this.#leases.forget(outboundId(entry.sa));
-    this.#leave(entry);
+    this.#table.leave(entry);
   }
 
   /** After the state is in the kernel: whether it is new or was found there, its runner starts from what it says. */
   async #startRunner(entry: Entry): Promise<void> {
-    if (entry.outbound === "hold" || entry.runner !== null || this.#entries.get(entry.sa.id) !== entry) return;
+    if (entry.outbound === "hold" || entry.runner !== null || this.#table.get(entry.sa.id) !== entry) return;
     const reading = await this.#leases.read(outboundId(entry.sa));
-    if (entry.outboundAlive !== (reading !== null)) this.#setAlive(entry, reading !== null);
+    if (entry.outboundAlive !== (reading !== null)) this.#table.setAlive(entry, reading !== null);
     // One that ever had a lease was counted before it got it, by an earlier process; else it is new, or as good as new.
     entry.instances = reading !== null && reading.lastSendable === 0n ? 1 : 0;
     entry.runner = this.#runner(entry, reading !== null);
@@ -291,7 +229,7 @@ export class SaKeeper {
       report: (body) => coupling().request("reportLease", body),
       reinstall: (range, threshold) => this.#reinstall(entry, range, threshold),
       onGone: () => {
-        if (this.#entries.get(entry.sa.id) === entry) this.#setAlive(entry, false);
+        if (this.#table.get(entry.sa.id) === entry) this.#table.setAlive(entry, false);
       },
       askPark: () => mayPark(entry.source, entry.sa),
       clock,
@@ -302,7 +240,7 @@ export class SaKeeper {
 
   async #reinstall(entry: Entry, range: SequenceRange, eventThresholdPackets: number): Promise<void> {
     await this.#serial(async () => {
-      if (this.#entries.get(entry.sa.id) !== entry) throw new EsplexError("cluster.unknownSa", "the SA is gone");
+      if (this.#table.get(entry.sa.id) !== entry) throw new EsplexError("cluster.unknownSa", "the SA is gone");
       refuseEspOffload();
       this.#leases.forget(outboundId(entry.sa));
       try {
@@ -313,19 +251,8 @@ export class SaKeeper {
         if (!isErrno(error, "EEXIST")) throw error;
         await this.#leases.install({ id: outboundId(entry.sa), esn: entry.sa.esn }, range, eventThresholdPackets);
       }
-      this.#setAlive(entry, true);
+      this.#table.setAlive(entry, true);
     });
-  }
-
-  #sender(tunnel: number): Entry | null {
-    const usable = [...this.#entries.values()].filter(({ sa, runner }) => sa.reqid === tunnel && runner !== null);
-    return usable.at(-1) ?? null;
-  }
-
-  /** Outbound states that only their runner makes anew: each is a kernel instance of its key, counted before it may send. */
-  #isRunByRunner(key: string): boolean {
-    const entry = this.#byState.get(key);
-    return entry !== undefined && entry.runner !== null && key === stateKey(outboundId(entry.sa));
   }
 
   /** Brings the kernel to what is wanted when its turn comes; calls that wait share one run. */
@@ -344,23 +271,23 @@ export class SaKeeper {
 
   /** What has changed, or everything when that is due, or cheaper. */
   async #reconcile(): Promise<ReconcileReport> {
-    const neverAdd = { has: (key: string) => this.#isRunByRunner(key) };
+    const neverAdd = { has: (key: string) => this.#table.isRunByRunner(key) };
     const options: PlanOptions = { keepUnwanted: this.#keepUnknown, neverAdd };
-    const { changes, size } = this.#wanted;
+    const { changes, size } = this.#table.wanted;
     if (this.#isResyncDue || changes > Math.max(ASKED_NAMES_MAX, size * ASKED_PART)) {
       this.#isResyncDue = false;
       try {
-        return await this.#reconciler.apply(this.#wanted.takeAll(), options);
+        return await this.#reconciler.apply(this.#table.wanted.takeAll(), options);
       } catch (error) {
         this.#isResyncDue = true;
         throw error;
       }
     }
-    const change = this.#wanted.takeChange();
+    const change = this.#table.wanted.takeChange();
     try {
       return await this.#reconciler.change(change, options);
     } catch (error) {
-      this.#wanted.putBack(change);
+      this.#table.wanted.putBack(change);
       throw error;
     }
   }
@@ -398,7 +325,7 @@ export class SaKeeper {
       return;
     }
     if (event.kind === "acquire" || event.kind === "added") return;
-    const entry = this.#byState.get(stateKey(event.id));
+    const entry = this.#table.ofState(event.id);
     if (entry === undefined) return;
     const isOutbound = stateKey(event.id) === stateKey(outboundId(entry.sa));
     if (event.kind === "sequence") {
@@ -434,46 +361,9 @@ export class SaKeeper {
   #foreignChange(what: string): void {
     this.#context.counters.add("xfrm.foreignChange");
     this.#context.log.warn("another program changed our SAs: keep away from them", { what });
-    for (const { runner } of this.#entries.values()) runner?.resync();
+    for (const { runner } of this.#table.values()) runner?.resync();
     this.#resync();
   }
-
-  async #statusOf({ sa, runner, outbound, instances }: Entry): Promise<SaStatus> {
-    const reading = (await runner?.reading()) ?? null;
-    const rule = windowRule(sa.peerWindowPackets, 1);
-    const held = runner?.status() ?? { state: "none", first: null, end: null, windowRule: rule };
-    const lease: LeaseStatus = {
-      state: held.state,
-      first: held.first?.toString() ?? null,
-      end: held.end?.toString() ?? null,
-      next: reading === null ? null : (reading.oseq + 1n).toString(),
-      kernelInstances: instances,
-      windowRule: held.windowRule,
-    };
-    const { id, dvipa, peer, peerName, mode, reqid } = sa;
-    return {
-      id,
-      dvipa,
-      peer,
-      peerName,
-      mode,
-      suite: suiteName(sa.suite),
-      reqid,
-      spiIn: spiText(sa.inbound.spi),
-      spiOut: spiText(sa.outbound.spi),
-      outbound,
-      lease,
-    };
-  }
-}
-
-/** How the kernel names the two states of an SA. */
-function stateKeys(sa: SharedSa): readonly string[] {
-  return [stateKey(inboundId(sa)), stateKey(outboundId(sa))];
-}
-
-function spiText(spi: number): string {
-  return `0x${spi.toString(16).padStart(8, "0")}`;
 }
 
 /** The outbound state of an SA, born with a lease. */

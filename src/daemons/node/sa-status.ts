@@ -1,0 +1,37 @@
+import { suiteName } from "../../sa/suite.ts";
+import { windowRule } from "../../sequence/size.ts";
+import type { Entry } from "./sa-table.ts";
+import type { LeaseStatus, SaStatus } from "./status.ts";
+
+/** What `esplex status` says of an SA: reads the kernel's numbers, never a key. */
+export async function statusOf({ sa, runner, outbound, instances }: Entry): Promise<SaStatus> {
+  const reading = (await runner?.reading()) ?? null;
+  const rule = windowRule(sa.peerWindowPackets, 1);
+  const held = runner?.status() ?? { state: "none", first: null, end: null, windowRule: rule };
+  const lease: LeaseStatus = {
+    state: held.state,
+    first: held.first?.toString() ?? null,
+    end: held.end?.toString() ?? null,
+    next: reading === null ? null : (reading.oseq + 1n).toString(),
+    kernelInstances: instances,
+    windowRule: held.windowRule,
+  };
+  const { id, dvipa, peer, peerName, mode, reqid } = sa;
+  return {
+    id,
+    dvipa,
+    peer,
+    peerName,
+    mode,
+    suite: suiteName(sa.suite),
+    reqid,
+    spiIn: spiText(sa.inbound.spi),
+    spiOut: spiText(sa.outbound.spi),
+    outbound,
+    lease,
+  };
+}
+
+function spiText(spi: number): string {
+  return `0x${spi.toString(16).padStart(8, "0")}`;
+}

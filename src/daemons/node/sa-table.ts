@@ -1,0 +1,107 @@
+import { EsplexError } from "../../core/errors.ts";
+import type { SharedSa } from "../../sa/spec.ts";
+import { inboundId, outboundId, shadowOf } from "../../xfrm/shadow.ts";
+import { stateKey, type KernelState } from "../../xfrm/states.ts";
+import { WantedParts } from "../../xfrm/wanted-parts.ts";
+import type { LeaseRunner } from "./lease-runner.ts";
+
+/** Events of a parked state mean nothing; the first lease sets what fits it. */
+const PARKED_THRESHOLD_PACKETS = 1;
+
+/** Who told this node of an SA: its own IKE, or the distributor of that name. */
+export type SaSource = string;
+/** The source of what this node negotiated itself: no node can have this name. */
+export const OWN_IKE: SaSource = "(own IKE)";
+
+/** What a source says of an SA. */
+export interface KeptSa {
+  readonly sa: SharedSa;
+  readonly epoch: bigint;
+  readonly outbound: "now" | "hold";
+}
+
+export interface Entry {
+  readonly source: SaSource;
+  readonly sa: SharedSa;
+  readonly epoch: bigint;
+  outbound: "now" | "hold";
+  /** The outbound half, once it may be used. */
+  runner: LeaseRunner | null;
+  /** True while the kernel should have the outbound state. */
+  outboundAlive: boolean;
+  /** Kernel states of the outbound key that this process has made and that may send, or will with their first lease. */
+  instances: number;
+}
+
+/** The SAs of a node by id and by kernel state, and what they want of the kernel. Touches nothing. */
+export class SaTable {
+  readonly wanted = new WantedParts();
+  readonly #entries = new Map<string, Entry>();
+  /** By `stateKey` of either half. */
+  readonly #byState = new Map<string, Entry>();
+
+  get(saId: string): Entry | undefined {
+    return this.#entries.get(saId);
+  }
+
+  has(saId: string): boolean {
+    return this.#entries.has(saId);
+  }
+
+  /** In the order of their coming. */
+  values(): IterableIterator<Entry> {
+    return this.#entries.values();
+  }
+
+  ofState(id: KernelState["id"]): Entry | undefined {
+    return this.#byState.get(stateKey(id));
+  }
+
+  /** Throws when the SA cannot be expressed: then it was never here. */
+  enter(source: SaSource, { sa, epoch, outbound }: KeptSa): Entry {
+    const isNow = outbound === "now";
+    const entry: Entry = { source, sa, epoch, outbound, runner: null, outboundAlive: isNow, instances: 0 };
+    this.setAlive(entry, isNow);
+    this.#entries.set(sa.id, entry);
+    for (const key of stateKeys(sa)) this.#byState.set(key, entry);
+    return entry;
+  }
+
+  leave({ sa }: Entry): void {
+    this.#entries.delete(sa.id);
+    for (const key of stateKeys(sa)) this.#byState.delete(key);
+    this.wanted.set(sa.id, null);
+  }
+
+  /** Whether the kernel should have the outbound state. */
+  setAlive(entry: Entry, isAlive: boolean): void {
+    entry.outboundAlive = isAlive;
+    const parked = { allowance: { kind: "parked" }, eventThresholdPackets: PARKED_THRESHOLD_PACKETS } as const;
+    this.wanted.set(entry.sa.id, shadowOf(entry.sa, { outbound: isAlive ? parked : null }));
+  }
+
+  /** The kernel names states by address and SPI: an SA that would take another's name is refused. */
+  checkIds(sa: SharedSa): void {
+    for (const key of stateKeys(sa)) {
+      const other = this.#byState.get(key)?.sa;
+      if (other !== undefined) throw new EsplexError("kernel.refused", "another SA has this SPI", { sa: other.id });
+    }
+  }
+
+  /** The SA that a tunnel's packets leave on: the youngest that may be used; null when there is none. */
+  sender(tunnel: number): Entry | null {
+    const usable = [...this.#entries.values()].filter(({ sa, runner }) => sa.reqid === tunnel && runner !== null);
+    return usable.at(-1) ?? null;
+  }
+
+  /** Outbound states that only their runner makes anew: each is a kernel instance of its key, counted before it may send. */
+  isRunByRunner(key: string): boolean {
+    const entry = this.#byState.get(key);
+    return entry !== undefined && entry.runner !== null && key === stateKey(outboundId(entry.sa));
+  }
+}
+
+/** How the kernel names the two states of an SA. */
+function stateKeys(sa: SharedSa): readonly string[] {
+  return [stateKey(inboundId(sa)), stateKey(outboundId(sa))];
+}
