@@ -4,9 +4,10 @@ import type { Counters } from "../core/counters.ts";
 import { EsplexError, messageOf } from "../core/errors.ts";
 import type { Log } from "../core/log.ts";
 import { type Envelope, EnvelopeReader, EnvelopeWriter } from "./envelope.ts";
-import { FrameDecoder, MAX_FRAME_BYTES, encodeFrames } from "./frames.ts";
+import { FrameDecoder } from "./frames.ts";
 import { type Identity, identityName } from "./identity.ts";
 import { Inbox } from "./inbox.ts";
+import { type BusLimits, DEFAULT_LIMITS } from "./limits.ts";
 import {
   type NoticeBody,
   type NoticeType,
@@ -22,36 +23,13 @@ import {
   isNoticeType,
   isRequestType,
 } from "./messages.ts";
-
-/** Limits of one connection; the defaults are our choice. */
-export interface BusLimits {
-  /** A heart-beat goes out this often. */
-  readonly heartbeatMs: number;
-  /** Without one whole frame for this long the peer counts as dead. */
-  readonly silenceMs: number;
-  /** A request without its own limit fails after this long. */
-  readonly requestMs: number;
-  readonly maxFrameBytes: number;
-  /** Bytes that may wait for a slow reader before it is cut off. */
-  readonly maxSendBytes: number;
-  /** Requests that may wait for their response. */
-  readonly maxPending: number;
-  /** Messages that may wait for a handler before reading stops. */
-  readonly maxInbox: number;
-}
+import { Outgoing } from "./outgoing.ts";
+import { type Pending, PendingRequests } from "./pending.ts";
+import { BatchReader, type GrantBody, type Identified, type ReserveBody, isBatch } from "./reserve-batch.ts";
+import { Reservation, type ReservationEnds } from "./reservation.ts";
 
 /** How often time limits are looked at, in milliseconds. */
 const CHECK_MS = 100;
-
-const DEFAULT_LIMITS: BusLimits = {
-  heartbeatMs: 1000,
-  silenceMs: 6000,
-  requestMs: 5000,
-  maxFrameBytes: MAX_FRAME_BYTES,
-  maxSendBytes: 8 * 1024 * 1024,
-  maxPending: 16_384,
-  maxInbox: 1024,
-};
 
 /** What this side does with messages of this connection. A type without a handler is refused, and the connection closed. */
 export interface BusHandlers {
@@ -72,17 +50,10 @@ export interface ConnectionOptions {
   readonly remoteAddress?: string;
 }
 
-interface Pending {
-  readonly type: RequestType;
-  readonly deadlineMs: number;
-  readonly resolve: (body: unknown) => void;
-  readonly reject: (error: EsplexError) => void;
-}
-
 /**
  * One authenticated connection of the bus, either end. Frames that are written in one turn of the event loop leave in one
- * TLS write. Messages are handled in order: the handler of one finishes before the next one starts, except for the
- * types in `CONCURRENT_REQUESTS`, which start in order and finish when they can.
+ * TLS write, and reservations among them share frames. Messages are handled in order: the handler of one finishes before the
+ * next one starts, except for the types in `CONCURRENT_REQUESTS`, which start in order and finish when they can.
  */
 export class BusConnection {
   readonly peer: Identity;
@@ -97,13 +68,14 @@ export class BusConnection {
   readonly #limits: BusLimits;
   readonly #decoder: FrameDecoder;
   readonly #reader: EnvelopeReader;
+  readonly #batches: BatchReader;
   readonly #writer: EnvelopeWriter;
   readonly #inbox: Inbox;
-  readonly #pending = new Map<number, Pending>();
+  readonly #outgoing: Outgoing;
+  readonly #pending = new PendingRequests();
+  readonly #reservationEnds: ReservationEnds;
   #handlers: BusHandlers = {};
-  #nextId = 1;
-  #outgoing: string[] = [];
-  #outgoingLength = 0;
+  #willFlush = false;
   #lastHeardMs: number;
   #lastBeatMs: number;
   #beat: Timer | null = null;
@@ -120,7 +92,13 @@ export class BusConnection {
     this.#limits = { ...DEFAULT_LIMITS, ...options.limits };
     this.#decoder = new FrameDecoder(this.#limits.maxFrameBytes);
     this.#reader = new EnvelopeReader(identityName(options.peer));
+    this.#batches = new BatchReader(this.#reader);
     this.#writer = new EnvelopeWriter(options.self);
+    this.#outgoing = new Outgoing(options.self, this.#writer, this.#limits.maxFrameBytes);
+    this.#reservationEnds = {
+      granted: (id, body) => this.#granted(id, body),
+      refused: (id, error) => this.#failed("reserve", id, error),
+    };
     this.#inbox = new Inbox(this.#limits.maxInbox, {
       pause: () => void socket.pause(),
       resume: () => this.#resumed(),
@@ -159,16 +137,20 @@ export class BusConnection {
         reject(new EsplexError("bus.timeout", `${type}: too many requests wait for an answer`));
         return;
       }
-      const id = this.#nextId++;
+      const id = this.#pending.nextId;
+      if (type === "reserve") this.#outgoing.request(id, body as ReserveBody);
+      else this.#outgoing.text(this.#writer.request(id, type, encodeRequest(type, body)));
       const deadlineMs = this.#clock.nowMs() + (timeoutMs ?? this.#limits.requestMs);
-      this.#pending.set(id, { type, deadlineMs, resolve: resolve as (body: unknown) => void, reject });
-      this.#send(this.#writer.request(id, type, encodeRequest(type, body)));
+      this.#pending.add({ type, deadlineMs, resolve: resolve as (body: unknown) => void, reject });
+      this.#queued();
     });
   }
 
   /** Sends a message that has no answer. On a closed connection it is lost, as it would be on the wire. */
   notify<T extends NoticeType>(type: T, body: NoticeBody<T>): void {
-    if (this.#isOpen) this.#send(this.#writer.notice(type, encodeNotice(type, body)));
+    if (!this.#isOpen) return;
+    this.#outgoing.text(this.#writer.notice(type, encodeNotice(type, body)));
+    this.#queued();
   }
 
   /** Ends the connection at once. Harmless when it has ended. */
@@ -177,16 +159,13 @@ export class BusConnection {
     this.#isOpen = false;
     this.#beat?.cancel();
     this.#inbox.close();
-    this.#outgoing = [];
     this.#socket.destroy();
-    const error = new EsplexError("bus.closed", `connection to ${identityName(this.peer)}: ${reason}`);
-    for (const pending of this.#pending.values()) pending.reject(error);
-    this.#pending.clear();
+    this.#pending.rejectAll(new EsplexError("bus.closed", `connection to ${identityName(this.peer)}: ${reason}`));
     this.#settleClosed(reason);
   }
 
   #received(chunk: Buffer): void {
-    let frames: string[];
+    let frames: Buffer[];
     try {
       frames = this.#decoder.push(chunk);
     } catch (error) {
@@ -196,13 +175,40 @@ export class BusConnection {
     if (frames.length > 0) this.#lastHeardMs = this.#clock.nowMs();
     for (const frame of frames) {
       if (!this.#isOpen) return;
-      const envelope = this.#reader.read(frame);
-      if (typeof envelope === "string") {
-        this.#refuse(envelope);
-        return;
-      }
-      this.#handle(envelope);
+      if (isBatch(frame)) this.#batch(frame);
+      else this.#text(frame.toString("utf8"));
     }
+  }
+
+  #text(frame: string): void {
+    const envelope = this.#reader.read(frame);
+    if (typeof envelope === "string") this.#refuse(envelope);
+    else this.#handle(envelope);
+  }
+
+  #batch(frame: Buffer): void {
+    const batch = this.#batches.read(frame);
+    if (typeof batch === "string") this.#refuse(batch, "reserve");
+    else if (batch.kind === "requests") this.#reservations(batch.requests);
+    else for (const { id, body } of batch.grants) this.#answeredWith(id, body);
+  }
+
+  #reservations(requests: readonly Identified<ReserveBody>[]): void {
+    const handler = this.#handlers.requests?.reserve;
+    if (handler === undefined) {
+      this.#refuse("messageUnexpected", "reserve");
+      return;
+    }
+    for (const { id, body } of requests) {
+      if (!this.#isOpen) return;
+      this.#inbox.push(new Reservation(handler, id, body, this.#reservationEnds));
+    }
+  }
+
+  #answeredWith(id: number, grant: GrantBody): void {
+    const pending = this.#take(id);
+    if (pending?.type === "reserve") pending.resolve(grant);
+    else if (pending !== undefined) this.#brokenAnswer(pending);
   }
 
   #handle(envelope: Envelope): void {
@@ -246,19 +252,32 @@ export class BusConnection {
     this.#inbox.push({
       type,
       run: () => handler(body),
-      done: (result) => this.#reply(() => this.#writer.response(id, encodeResponse(type, result as never))),
-      failed: (error) => {
-        if (!(error instanceof EsplexError)) {
-          this.#log.error("a bus request failed", { type, peer: identityName(this.peer), error: messageOf(error) });
-        }
-        this.#reply(() => this.#writer.failure(id, error));
+      done: (result) => {
+        if (!this.#isOpen) return;
+        this.#outgoing.text(this.#writer.response(id, encodeResponse(type, result as never)));
+        this.#queued();
       },
+      failed: (error) => this.#failed(type, id, error),
     });
   }
 
-  /** Numbers are given when the frame is queued: an answer to a closed connection must not take one. */
-  #reply(frame: () => string): void {
-    if (this.#isOpen) this.#send(frame());
+  #granted(id: number, body: GrantBody): void {
+    if (!this.#isOpen) return;
+    try {
+      this.#outgoing.grant(id, body);
+    } catch (error) {
+      this.#failed("reserve", id, error);
+    }
+    this.#queued();
+  }
+
+  #failed(type: RequestType, id: number, error: unknown): void {
+    if (!(error instanceof EsplexError)) {
+      this.#log.error("a bus request failed", { type, peer: identityName(this.peer), error: messageOf(error) });
+    }
+    if (!this.#isOpen) return;
+    this.#outgoing.text(this.#writer.failure(id, error));
+    this.#queued();
   }
 
   #notified(type: string, raw: unknown): void {
@@ -285,39 +304,39 @@ export class BusConnection {
     const pending = this.#take(id);
     if (pending === undefined) return;
     const body = decodeResponse(pending.type, raw);
-    if (body !== null) {
-      pending.resolve(body);
-      return;
-    }
-    pending.reject(new EsplexError("bus.protocol", `${pending.type}: the answer breaks its schema`));
-    this.#refuse("messageInvalid", pending.type);
+    if (body === null) this.#brokenAnswer(pending);
+    else pending.resolve(body);
+  }
+
+  #brokenAnswer({ type, reject }: Pending): void {
+    reject(new EsplexError("bus.protocol", `${type}: the answer breaks its schema`));
+    this.#refuse("messageInvalid", type);
   }
 
   /** An answer that nobody waits for came after its time limit: counted, no fault. */
   #take(id: number): Pending | undefined {
-    const pending = this.#pending.get(id);
+    const pending = this.#pending.take(id);
     if (pending === undefined) this.#counters.add("bus.lateAnswer");
-    this.#pending.delete(id);
     return pending;
   }
 
-  #send(frame: string): void {
-    if (this.#outgoing.length === 0) process.nextTick(() => this.#flush());
-    this.#outgoing.push(frame);
-    this.#outgoingLength += frame.length;
-    if (this.#outgoingLength + this.#socket.writableLength > this.#limits.maxSendBytes) this.#refuse("slowReader");
+  /** After each frame or record that was put into `#outgoing`: it leaves at the end of this turn. */
+  #queued(): void {
+    if (this.#outgoing.lengthBytes > this.#limits.maxSendBytes) this.#refuse("slowReader");
+    if (this.#willFlush) return;
+    this.#willFlush = true;
+    process.nextTick(() => this.#flush());
   }
 
   #flush(): void {
-    const frames = this.#outgoing;
-    this.#outgoing = [];
-    this.#outgoingLength = 0;
-    if (!this.#isOpen || frames.length === 0) return;
+    this.#willFlush = false;
+    if (!this.#isOpen) return;
     try {
-      this.#socket.write(encodeFrames(frames, this.#limits.maxFrameBytes));
+      this.#socket.write(this.#outgoing.take());
     } catch (error) {
       this.#refuse("frameLength", messageOf(error));
     }
+    if (this.#socket.writableLength > this.#limits.maxSendBytes) this.#refuse("slowReader");
   }
 
   #resumed(): void {
@@ -336,7 +355,8 @@ export class BusConnection {
       if (!this.#isOpen) return;
       if (nowMs - this.#lastBeatMs >= this.#limits.heartbeatMs) {
         this.#lastBeatMs = nowMs;
-        this.#send(this.#writer.heartbeat());
+        this.#outgoing.text(this.#writer.heartbeat());
+        this.#queued();
       }
       this.#scheduleBeat();
     });
@@ -344,11 +364,9 @@ export class BusConnection {
 
   /** Fails requests whose time is over, and the connection when its peer is silent (unless we do not read ourselves). */
   #expire(nowMs: number): void {
-    for (const [id, pending] of this.#pending) {
-      if (pending.deadlineMs > nowMs) continue;
-      this.#pending.delete(id);
+    for (const { type, reject } of this.#pending.takeOverdue(nowMs)) {
       this.#counters.add("bus.requestTimeout");
-      pending.reject(new EsplexError("bus.timeout", `${pending.type}: no answer from ${identityName(this.peer)}`));
+      reject(new EsplexError("bus.timeout", `${type}: no answer from ${identityName(this.peer)}`));
     }
     if (!this.#inbox.isFull && nowMs - this.#lastHeardMs > this.#limits.silenceMs) this.#refuse("peerSilent");
   }

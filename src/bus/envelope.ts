@@ -61,14 +61,18 @@ export class EnvelopeWriter {
     return `${this.#head()},"h":1}`;
   }
 
+  /** The number of a frame whose head is not JSON. */
+  number(): number {
+    return ++this.#number;
+  }
+
   #head(): string {
-    this.#number++;
-    return `{"n":${this.#number},"f":${this.#from}`;
+    return `{"n":${this.number()},"f":${this.#from}`;
   }
 }
 
 /** Why a frame was refused: the name of its counter after `bus.`. */
-export type Refusal = "frameMalformed" | "senderMismatch" | "sequenceGap";
+export type Refusal = "frameMalformed" | "frameVersion" | "senderMismatch" | "sequenceGap" | "messageInvalid";
 
 /** Reads the frames of one connection: checks number, sender and form. The body is checked by its schema later. */
 export class EnvelopeReader {
@@ -83,10 +87,15 @@ export class EnvelopeReader {
   read(text: string): Envelope | Refusal {
     const value = parse(text);
     if (value === null) return "frameMalformed";
-    if (value["f"] !== this.#from) return "senderMismatch";
-    if (value["n"] !== this.#number + 1) return "sequenceGap";
+    return this.check(value["f"], value["n"]) ?? envelopeOf(value) ?? "frameMalformed";
+  }
+
+  /** Checks sender and number of the next frame, whatever its form; null when they are right. */
+  check(from: unknown, number: unknown): Refusal | null {
+    if (from !== this.#from) return "senderMismatch";
+    if (number !== this.#number + 1) return "sequenceGap";
     this.#number++;
-    return envelopeOf(value) ?? "frameMalformed";
+    return null;
   }
 }
 

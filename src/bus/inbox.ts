@@ -5,9 +5,9 @@ export interface InboxItem {
   /** Null for a notice. */
   readonly type: RequestType | null;
   /** Calls the handler; a promise when it takes time. */
-  readonly run: () => unknown;
-  readonly done: (result: unknown) => void;
-  readonly failed: (error: unknown) => void;
+  run(): unknown;
+  done(result: unknown): void;
+  failed(error: unknown): void;
 }
 
 /** Stops and starts the reading of the socket. */
@@ -73,9 +73,12 @@ export class Inbox {
     this.#running++;
     this.#isBlocked = blocks;
     result
-      .then(item.done, item.failed)
+      .then(
+        (value) => item.done(value),
+        (error: unknown) => item.failed(error),
+      )
       .finally(() => this.#finished(blocks))
-      .catch(item.failed);
+      .catch((error: unknown) => item.failed(error));
   }
 
   #finished(blocked: boolean): void {

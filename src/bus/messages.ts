@@ -7,7 +7,7 @@ import { ipAddress, nodeName, saId, u16, u32, u64 } from "./fields.ts";
 import { sharedSa, sharedSaToWire } from "./sa-wire.ts";
 
 /** One cluster: nodes, and the DVIPAs that one of them distributes. */
-const MAX_MEMBERS = 256;
+export const MAX_MEMBERS = 256;
 const MAX_DVIPAS = 256;
 const MAX_PORTS = 1024;
 /** SAs that one node mirrors. */
@@ -89,6 +89,7 @@ export const REQUESTS = {
   /**
    * Asks for numbers. `nextUnsent` is the lowest number that the sender's kernel may still send, 0 when it holds none.
    * The answer may hold fewer than `count`. `[first, end)`; `highWater` is the end of the last grant to anyone.
+   * The hot message: `request` and its grants travel in batches (`reserve-batch.ts`), an error as any other.
    */
   reserve: {
     request: z.strictObject({ sa: saId, epoch: u64, count: u32.min(1), nextUnsent: u64 }),
@@ -178,7 +179,6 @@ export function isNoticeType(type: unknown): type is NoticeType {
 
 /** JSON text of a request's body. */
 export function encodeRequest<T extends RequestType>(type: T, body: RequestBody<T>): string {
-  if (type === "reserve") return encodeReserve(body as RequestBody<"reserve">);
   if (type === "saInstall") {
     const { sa, ...rest } = body as RequestBody<"saInstall">;
     return encodeBody({ ...rest, sa: sharedSaToWire(sa) });
@@ -191,8 +191,8 @@ export function encodeRequest<T extends RequestType>(type: T, body: RequestBody<
 }
 
 /** JSON text of a response's body. */
-export function encodeResponse<T extends RequestType>(type: T, body: ResponseBody<T>): string {
-  return type === "reserve" ? encodeGrant(body as ResponseBody<"reserve">) : encodeBody(body);
+export function encodeResponse<T extends RequestType>(_type: T, body: ResponseBody<T>): string {
+  return encodeBody(body);
 }
 
 /** JSON text of a notice's body. */
@@ -204,27 +204,14 @@ function encodeBody(body: unknown): string {
   return JSON.stringify(body, (_key, value: unknown) => (typeof value === "bigint" ? value.toString() : value));
 }
 
-// `reserve` is the hot path: its two bodies are written and checked by hand, to the same rules as the schemas above
-// (a test compares both on random bodies).
-
-function encodeReserve({ sa, epoch, count, nextUnsent }: RequestBody<"reserve">): string {
-  return `{"sa":"${sa}","epoch":"${epoch.toString()}","count":${count},"nextUnsent":"${nextUnsent.toString()}"}`;
-}
-
-function encodeGrant({ first, end, highWater, holders, rekeySoon }: ResponseBody<"reserve">): string {
-  return `{"first":"${first.toString()}","end":"${end.toString()}","highWater":"${highWater.toString()}","holders":${holders},"rekeySoon":${rekeySoon}}`;
-}
-
 /** The body of a request, checked; null when it breaks the schema. */
 export function decodeRequest<T extends RequestType>(type: T, body: unknown): RequestBody<T> | null {
-  if (type === "reserve") return decodeReserve(body) as RequestBody<T> | null;
   const parsed = REQUESTS[type].request.safeParse(body);
   return parsed.success ? (parsed.data as RequestBody<T>) : null;
 }
 
 /** The body of a response, checked; null when it breaks the schema. */
 export function decodeResponse<T extends RequestType>(type: T, body: unknown): ResponseBody<T> | null {
-  if (type === "reserve") return decodeGrant(body) as ResponseBody<T> | null;
   const parsed = REQUESTS[type].response.safeParse(body);
   return parsed.success ? (parsed.data as ResponseBody<T>) : null;
 }
@@ -233,45 +220,4 @@ export function decodeResponse<T extends RequestType>(type: T, body: unknown): R
 export function decodeNotice<T extends NoticeType>(type: T, body: unknown): NoticeBody<T> | null {
   const parsed = NOTICES[type].safeParse(body);
   return parsed.success ? (parsed.data as NoticeBody<T>) : null;
-}
-
-const SA_ID = /^[0-9a-f]{32}$/;
-const DECIMAL = /^(0|[1-9]\d{0,19})$/;
-const U64_MAX = 0xffff_ffff_ffff_ffffn;
-
-function decodeReserve(body: unknown): RequestBody<"reserve"> | null {
-  if (!isRecord(body) || keyCount(body) !== 4) return null;
-  const { sa, count } = body;
-  const epoch = decimal(body["epoch"]);
-  const nextUnsent = decimal(body["nextUnsent"]);
-  if (typeof sa !== "string" || !SA_ID.test(sa) || epoch === null || nextUnsent === null) return null;
-  return isInteger(count, 1, 0xffff_ffff) ? { sa, epoch, count, nextUnsent } : null;
-}
-
-function decodeGrant(body: unknown): ResponseBody<"reserve"> | null {
-  if (!isRecord(body) || keyCount(body) !== 5) return null;
-  const { holders, rekeySoon } = body;
-  const first = decimal(body["first"]);
-  const end = decimal(body["end"]);
-  const highWater = decimal(body["highWater"]);
-  if (first === null || end === null || highWater === null || typeof rekeySoon !== "boolean") return null;
-  return isInteger(holders, 1, MAX_MEMBERS) ? { first, end, highWater, holders, rekeySoon } : null;
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
-function keyCount(value: object): number {
-  return Object.keys(value).length;
-}
-
-function decimal(text: unknown): bigint | null {
-  if (typeof text !== "string" || !DECIMAL.test(text)) return null;
-  const value = BigInt(text);
-  return value <= U64_MAX ? value : null;
-}
-
-function isInteger(value: unknown, min: number, max: number): value is number {
-  return typeof value === "number" && Number.isInteger(value) && value >= min && value <= max;
 }

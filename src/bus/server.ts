@@ -4,9 +4,10 @@ import type { Clock } from "../core/clock.ts";
 import type { Counters } from "../core/counters.ts";
 import { EsplexError, isError, messageOf } from "../core/errors.ts";
 import type { Log } from "../core/log.ts";
-import { BusConnection, type BusHandlers, type BusLimits } from "./connection.ts";
+import { BusConnection, type BusHandlers } from "./connection.ts";
 import { type Credentials, tlsOptions } from "./credentials.ts";
 import { type Identity, identityOf } from "./identity.ts";
+import type { BusLimits } from "./limits.ts";
 
 /** A TLS handshake that takes longer is cut off. Our choice. */
 const HANDSHAKE_MS = 5000;

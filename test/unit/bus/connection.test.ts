@@ -1,8 +1,13 @@
 /** Two ends of the bus over real mutual TLS on loopback. */
 import { once } from "node:events";
+import { duplexPair } from "node:stream";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { BusClient, type BusClientOptions } from "../../../src/bus/client.ts";
-import type { BusConnection, BusHandlers, BusLimits } from "../../../src/bus/connection.ts";
+import { BusConnection, type BusHandlers } from "../../../src/bus/connection.ts";
+import { EnvelopeWriter } from "../../../src/bus/envelope.ts";
+import { MAX_FRAME_BYTES } from "../../../src/bus/frames.ts";
+import type { BusLimits } from "../../../src/bus/limits.ts";
+import { Outgoing } from "../../../src/bus/outgoing.ts";
 import { type BusServer, listenBus } from "../../../src/bus/server.ts";
 import { systemClock } from "../../../src/core/clock.ts";
 import { Counters } from "../../../src/core/counters.ts";
@@ -11,8 +16,10 @@ import { silentLog } from "../../../src/core/log.ts";
 import type { AddressInfo } from "node:net";
 import { connect, createServer, type TLSSocket } from "node:tls";
 import { tlsOptions } from "../../../src/bus/credentials.ts";
-import { FrameDecoder, encodeFrames } from "../../../src/bus/frames.ts";
+import { FrameDecoder } from "../../../src/bus/frames.ts";
+import { isBatch } from "../../../src/bus/reserve-batch.ts";
 import { Authority, until } from "./authority.ts";
+import { encodeFrames } from "./frames.ts";
 
 const SA = "a".repeat(32);
 const GRANT = { first: 1n, end: 2n, highWater: 2n, holders: 1, rekeySoon: false };
@@ -100,6 +107,15 @@ async function raw(port: number, node = "t1"): Promise<TLSSocket> {
   return socket;
 }
 
+/** The bytes of the first turn of "t1", with byte `at` of the first frame's body changed to `to`. */
+function batchFrames(write: (out: Outgoing) => void, at?: number, to = 0): Buffer {
+  const out = new Outgoing("t1", new EnvelopeWriter("t1"), MAX_FRAME_BYTES);
+  write(out);
+  const bytes = out.take();
+  if (at !== undefined) bytes[4 + at] = to;
+  return bytes;
+}
+
 /** Resolves when the other side has ended the connection, in whatever way. */
 function ended(socket: TLSSocket): Promise<void> {
   socket.on("error", () => {});
@@ -176,13 +192,13 @@ test("a request that is never answered times out; the connection stays, the late
 
 test("an answer is taken once: its repeat is dropped, also while the next request waits; a repeated frame ends the connection", async () => {
   // A coupling service that writes what it likes.
-  const requests: string[] = [];
+  const requests: Buffer[] = [];
   const sockets: TLSSocket[] = [];
   const service = createServer({ ...tlsOptions(await lab.credentials(null)), requestCert: true }, (socket) => {
     const decoder = new FrameDecoder();
     sockets.push(socket);
     socket.on("error", () => {});
-    socket.on("data", (chunk: Buffer) => requests.push(...decoder.push(chunk).filter((text) => text.includes('"q":'))));
+    socket.on("data", (chunk: Buffer) => requests.push(...decoder.push(chunk).filter(isBatch)));
   });
   service.listen(0, "127.0.0.1");
   await once(service, "listening");
@@ -248,6 +264,12 @@ test.each([
   ["an unknown type", encodeFrames(['{"n":1,"f":"t1","q":1,"t":"__proto__","b":{}}']), "bus.messageUnknown"],
   ["a type without a handler", encodeFrames(['{"n":1,"f":"t1","q":1,"t":"snapshot","b":{}}']), "bus.messageUnexpected"],
   ["a wrong body", encodeFrames(['{"n":1,"f":"t1","q":1,"t":"own","b":{"dvipa":5}}']), "bus.messageInvalid"],
+  ["a batch of another version", batchFrames((out) => out.request(1, reserve), 1, 2), "bus.frameVersion"],
+  ["a batch with a wrong length", batchFrames((out) => out.request(1, reserve), 9, 2), "bus.frameMalformed"],
+  ["a batch of another sender", batchFrames((out) => out.request(1, reserve), 11, 0x78), "bus.senderMismatch"],
+  ["a batch after a gap", batchFrames((out) => out.request(1, reserve), 7, 2), "bus.sequenceGap"],
+  ["a wrong record", batchFrames((out) => out.request(1, reserve), 46, 0), "bus.messageInvalid"],
+  ["a batch without a handler", batchFrames((out) => out.request(1, reserve)), "bus.messageUnexpected"],
   ["a wrong notice", encodeFrames(['{"n":1,"f":"t1","t":"recall","b":{}}']), "bus.messageUnexpected"],
 ])("%s closes the connection and is counted", async (_name, bytes, counter) => {
   const { server, counters } = await listen({ requests: { own: () => ({ epoch: 1n }) } });
@@ -257,6 +279,75 @@ test.each([
   expect(counters.get(counter)).toBe(1);
   const connection = await open(server.port);
   expect(await connection.request("own", { dvipa: "192.0.2.1" })).toEqual({ epoch: 1n });
+});
+
+test("answers to reservations: each caller gets its own, errors among them; JSON is understood too", async () => {
+  const { server } = await listen({
+    requests: {
+      own: () => ({ epoch: 1n }),
+      reserve: ({ count }) => {
+        if (count % 3 === 0) throw new EsplexError("cluster.exhausted", `no ${count}`);
+        const grant = { ...GRANT, first: BigInt(count), end: BigInt(count + 1) };
+        return count % 3 === 1 ? grant : new Promise((resolve) => setTimeout(() => resolve(grant), count % 7));
+      },
+    },
+  });
+  const connection = await open(server.port, { limits: { requestMs: 10_000 } });
+  const outcomes = Array.from({ length: 600 }, async (_, i) => {
+    if (i % 100 === 99) await connection.request("own", { dvipa: "192.0.2.1" });
+    const answer = connection.request("reserve", { ...reserve, count: i + 1 });
+    return answer.then(
+      ({ first }) => Number(first),
+      (error: unknown) => (error as EsplexError).message,
+    );
+  });
+  expect(await Promise.all(outcomes)).toEqual(outcomes.map((_, i) => ((i + 1) % 3 === 0 ? `no ${i + 1}` : i + 1)));
+
+  const socket = await raw(server.port);
+  const body = `{"sa":"${SA}","epoch":"1","count":1,"nextUnsent":"0"}`;
+  socket.write(encodeFrames([`{"n":1,"f":"t1","q":1,"t":"reserve","b":${body}}`]));
+  const [answer] = (await once(socket, "data")) as [Buffer];
+  expect(answer.toString("utf8", 4)).toContain('"b":{"first":"1"');
+});
+
+test("a reservation that cannot be sent is refused here, the connection stays", async () => {
+  const { server } = await listen({ requests: { reserve: () => GRANT } });
+  const connection = await open(server.port);
+  await expect(connection.request("reserve", { ...reserve, count: 0 })).rejects.toMatchObject({ code: "bus.protocol" });
+  expect(await connection.request("reserve", reserve)).toEqual(GRANT);
+});
+
+test("a grant that cannot be sent is an error for its caller alone", async () => {
+  const { server } = await listen({
+    requests: { reserve: ({ count }) => ({ ...GRANT, end: count === 1 ? 1n << 64n : 2n }) },
+  });
+  const connection = await open(server.port);
+  const [broken, good] = await Promise.allSettled([
+    connection.request("reserve", reserve),
+    connection.request("reserve", { ...reserve, count: 2 }),
+  ]);
+  expect(broken).toMatchObject({ status: "rejected", reason: { code: "bus.protocol" } });
+  expect(good).toEqual({ status: "fulfilled", value: GRANT });
+});
+
+test.each([
+  ["a grant for a request of another type", (out: Outgoing) => out.grant(1, GRANT), "bus.messageInvalid"],
+  ["requests, where nobody grants", (out: Outgoing) => out.request(1, reserve), "bus.messageUnexpected"],
+])("%s closes the connection and is counted", async (_name, write, counter) => {
+  const counters = new Counters();
+  const [near, far] = duplexPair();
+  const connection = new BusConnection(near, {
+    ...{ self: "t1", peer: { kind: "coupling", cluster: "lab" } as const },
+    ...{ clock: systemClock, counters, log: silentLog },
+  });
+  connection.start({});
+  const answer = connection.request("own", { dvipa: "192.0.2.1" });
+  const out = new Outgoing("coupling", new EnvelopeWriter("coupling"), MAX_FRAME_BYTES);
+  write(out);
+  far.write(out.take());
+  await expect(answer).rejects.toBeInstanceOf(EsplexError);
+  expect(counters.get(counter)).toBe(1);
+  expect(connection.isOpen).toBe(false);
 });
 
 test("a reader that does not read is cut off, others go on", async () => {

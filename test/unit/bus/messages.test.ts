@@ -11,7 +11,6 @@ import {
   decodeResponse,
   encodeNotice,
   encodeRequest,
-  encodeResponse,
 } from "../../../src/bus/messages.ts";
 import { digestOfSas } from "../../../src/bus/sa-wire.ts";
 import { EsplexError } from "../../../src/core/errors.ts";
@@ -87,37 +86,6 @@ test("keys whose length does not fit the suite, and unknown keys, are refused", 
     (sa) => (sa["inboundWindowPackets"] = 4097),
   ];
   for (const change of wrong) expect(decodeRequest("saInstall", wire(change))).toBeNull();
-});
-
-test("reserve by hand equals reserve by schema, on good and on broken bodies", () => {
-  const u64 = fc.bigInt({ min: 0n, max: (1n << 64n) - 1n }).map(String);
-  const text = fc.oneof(u64, fc.constantFrom("", "-1", "01", "1.5", "18446744073709551616", "1e3", " 1"));
-  const value = fc.oneof({ weight: 4, arbitrary: text }, fc.integer(), fc.constant(null), fc.boolean());
-  const body = fc.record(
-    {
-      sa: fc.oneof({ weight: 4, arbitrary: fc.constant(ID) }, fc.constantFrom("", `${ID}0`, ID.toUpperCase(), 5)),
-      epoch: value,
-      count: fc.oneof({ weight: 4, arbitrary: fc.nat(100) }, fc.constantFrom(-1, 0.5, 2 ** 32, "1")),
-      nextUnsent: value,
-      extra: fc.constant(1),
-    },
-    { requiredKeys: ["sa", "epoch", "count"] },
-  );
-  fc.assert(
-    fc.property(body, (raw) => {
-      const byTable = REQUESTS.reserve.request.safeParse(raw);
-      expect(decodeRequest("reserve", raw)).toEqual(byTable.success ? byTable.data : null);
-    }),
-    { numRuns: 2000 },
-  );
-  const grant = { first: 5n, end: 9n, highWater: 9n, holders: 2, rekeySoon: false };
-  const wire = overTheWire(encodeResponse("reserve", grant));
-  expect(decodeResponse("reserve", wire)).toEqual(grant);
-  expect(REQUESTS.reserve.response.parse(wire)).toEqual(grant);
-  const request: RequestBody<"reserve"> = { sa: ID, epoch: 1n, count: 3, nextUnsent: 0n };
-  expect(decodeRequest("reserve", overTheWire(encodeRequest("reserve", request)))).toEqual(request);
-  for (const broken of [null, [], "x", {}, { ...(wire as object), holders: 0 }])
-    expect(decodeResponse("reserve", broken)).toBeNull();
 });
 
 test("any JSON as a body is refused or accepted, never thrown at", () => {
