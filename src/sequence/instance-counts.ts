@@ -24,14 +24,17 @@ export const NO_INSTANCES: StoredInstances = { past: 0, nodes: [] };
 export class InstanceCounts {
   #past: number;
   readonly #nodes: Map<string, NodeCount>;
+  /** `#past` and all of `#nodes`: asked for with every grant. */
+  #total: number;
 
   constructor({ past, nodes }: StoredInstances) {
     this.#past = past;
     this.#nodes = new Map(nodes.map((entry) => [entry.node, entry]));
+    this.#total = this.#sum();
   }
 
   get total(): number {
-    return [...this.#nodes.values()].reduce((sum, { count }) => sum + count, this.#past);
+    return this.#total;
   }
 
   /** By how much a report raises the total. */
@@ -45,9 +48,14 @@ export class InstanceCounts {
     if (known !== undefined && known.incarnation !== report.incarnation) this.#past += known.count;
     else if (known !== undefined && known.count >= report.count) return;
     this.#nodes.set(report.node, { ...report });
+    this.#total = this.#sum();
   }
 
   stored(): StoredInstances {
     return { past: this.#past, nodes: [...this.#nodes.values()] };
+  }
+
+  #sum(): number {
+    return [...this.#nodes.values()].reduce((sum, { count }) => sum + count, this.#past);
   }
 }

@@ -99,6 +99,13 @@ export class NumberLine {
   isSpoilt = false;
   readonly #holdings = new Map<string, Holding>();
   readonly #sole: SoleLease;
+  /** What follows from the window, which never changes: how far ahead of another holder, how far behind. */
+  readonly #reach: bigint;
+  readonly #lag: bigint;
+  /** `end` for `#endInstances` kernel instances, and where the rekeying begins before it: both asked for with every grant. */
+  #end = 0n;
+  #rekeyFrom = 0n;
+  #endInstances = -1;
 
   constructor(
     registration: Registration,
@@ -112,11 +119,15 @@ export class NumberLine {
     this.ceiling = ceiling;
     this.instances = new InstanceCounts(instances);
     this.#sole = sole;
+    const { windowPackets } = registration;
+    this.#reach = BigInt(windowPackets - reorderAllowanceNumbers(windowPackets));
+    this.#lag = BigInt(recallLagNumbers(windowPackets));
   }
 
   /** The first number that is never granted: where numbers end (RFC 4303 §2.2), or earlier, at the nonce budget. */
   get end(): bigint {
-    return this.#endWith(this.instances.total);
+    this.#refreshEnd();
+    return this.#end;
   }
 
   /** Null for a cipher without a budget. */
@@ -130,7 +141,8 @@ export class NumberLine {
   }
 
   get rekeySoon(): boolean {
-    return this.isSpoilt || this.next >= (this.end / REKEY_DENOMINATOR) * REKEY_NUMERATOR;
+    this.#refreshEnd();
+    return this.isSpoilt || this.next >= this.#rekeyFrom;
   }
 
   /** A message of `node` said which number it may still send, 0 for none. Spoils the line when it names one nobody granted. */
@@ -159,10 +171,11 @@ export class NumberLine {
   /** What `node` may be granted. */
   room(node: string, sharing: Sharing): Room {
     const bound = this.#lowestOther(node, sharing);
+    const left = this.end - this.next;
     return {
-      line: this.end > this.next ? this.end - this.next : 0n,
+      line: left > 0n ? left : 0n,
       durable: this.ceiling - this.next,
-      window: bound === null ? this.end - this.next : bound + this.#reach - this.next,
+      window: bound === null ? left : bound + this.#reach - this.next,
       own: this.#ownRoom(node, this.holderCount(node, sharing)),
     };
   }
@@ -173,10 +186,14 @@ export class NumberLine {
     const end = first + count;
     const own = this.#holdings.get(node);
     if (count > 0n) {
-      const holdsNothing = own === undefined || (own.end !== null && own.low >= own.end);
-      // A node that replaces a live lease may send from the old one until its kernel has the new one: its low stays.
-      const kept = holdsNothing ? { low: first, nextUnsent: first, settling: null } : own;
-      this.#holdings.set(node, { ...kept, end, recalledAtMs: null });
+      if (own === undefined) {
+        this.#holdings.set(node, { low: first, nextUnsent: first, settling: null, end, recalledAtMs: null });
+      } else {
+        // A node that replaces a live lease may send from the old one until its kernel has the new one: its low stays.
+        if (!canSend(own)) Object.assign(own, { low: first, nextUnsent: first, settling: null });
+        own.end = end;
+        own.recalledAtMs = null;
+      }
       this.next = end;
     }
     return { first, end, highWater: end, holders: this.holderCount(node, sharing), rekeySoon: this.rekeySoon };
@@ -197,11 +214,10 @@ export class NumberLine {
    * `wanted` numbers for `waiting`. Each is named again only after `repeatMs`.
    */
   laggards(waiting: string | null, wanted: bigint, nowMs: number, repeatMs: number): string[] {
-    const lag = BigInt(recallLagNumbers(this.registration.windowPackets));
     const found: string[] = [];
     for (const [name, holding] of this.#holdings) {
       if (name === waiting || !canSend(holding)) continue;
-      const stale = this.next - (holding.end ?? holding.nextUnsent) > lag;
+      const stale = this.next - (holding.end ?? holding.nextUnsent) > this.#lag;
       const inTheWay = waiting !== null && holding.nextUnsent + this.#reach < this.next + wanted;
       if (!stale && !inTheWay) continue;
       if (holding.recalledAtMs !== null && nowMs - holding.recalledAtMs < repeatMs) continue;
@@ -216,17 +232,19 @@ export class NumberLine {
     return [...this.#holdings].map(([node, { low, end }]) => ({ node, low, end }));
   }
 
+  #refreshEnd(): void {
+    const { total } = this.instances;
+    if (total === this.#endInstances) return;
+    this.#endInstances = total;
+    this.#end = this.#endWith(total);
+    this.#rekeyFrom = (this.#end / REKEY_DENOMINATOR) * REKEY_NUMERATOR;
+  }
+
   #endWith(kernelInstances: number): bigint {
     const { esn, counterNonce } = this.registration;
     const natural = esn ? END_64 : END_32;
     const budget = counterNonce ? nonceBudgetEnd(kernelInstances) : natural;
     return budget < natural ? budget : natural;
-  }
-
-  /** How far a grant may reach above the lowest number that another holder may still send. */
-  get #reach(): bigint {
-    const { windowPackets } = this.registration;
-    return BigInt(windowPackets - reorderAllowanceNumbers(windowPackets));
   }
 
   #ownRoom(node: string, sharers: number): bigint {
