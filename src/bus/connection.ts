@@ -141,7 +141,7 @@ export class BusConnection {
       if (type === "reserve") this.#outgoing.request(id, body as ReserveBody);
       else this.#outgoing.text(this.#writer.request(id, type, encodeRequest(type, body)));
       const deadlineMs = this.#clock.nowMs() + (timeoutMs ?? this.#limits.requestMs);
-      this.#pending.add({ type, deadlineMs, resolve: resolve as (body: unknown) => void, reject });
+      this.#pending.add({ id, type, deadlineMs, resolve: resolve as (body: unknown) => void, reject });
       this.#queued();
     });
   }

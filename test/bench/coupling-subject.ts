@@ -19,7 +19,9 @@ const PKI = "pki";
 const STATE = "state";
 
 const nodeName = (index: number): string => `n${index}`;
-const saOf = (line: number): string => line.toString(16).padStart(32, "0");
+/** A node keeps the id of an SA as text; so do the callers here. */
+const SA_IDS = Array.from({ length: LINES }, (_, line) => line.toString(16).padStart(32, "0"));
+const saOf = (line: number): string => SA_IDS[line] ?? "";
 
 /** What the journal holds: each record is one write and one fdatasync; each raise is one SA's ceiling in it. */
 export interface JournalCounts {
