@@ -44,7 +44,6 @@ import {
   unknownSa,
   windowHeld,
 } from "./reservation.ts";
-import { usefulGrantNumbers } from "./size.ts";
 
 /** How often waiting requests are looked at again, in milliseconds. */
 const SWEEP_MS = 20;
@@ -65,6 +64,8 @@ export class Allocator {
   /** When a node's connection went; null while it stands. */
   readonly #goneAtMs = new Map<string, number | null>();
   #failure: EsplexError | null = null;
+  /** A ceiling rises when fewer durable numbers than this are left. */
+  readonly #raiseBelowNumbers: bigint;
   #sweep: Timer | null = null;
   #fenceSweep: Timer | null = null;
 
@@ -74,6 +75,7 @@ export class Allocator {
     this.#counters = options.counters;
     this.#events = options.events;
     this.#limits = { ...DEFAULT_ALLOCATOR_LIMITS, ...options.limits };
+    this.#raiseBelowNumbers = this.#limits.ceilingStepNumbers / 2n;
     const { sequences, epochs, retired } = options.store.initial();
     this.#epochs = new Epochs(epochs);
     this.#retired = new Set(retired);
@@ -173,9 +175,7 @@ export class Allocator {
       answer({ refused: refused ?? unknownSa(request.sa) });
       return;
     }
-    const earlier = entry.waiting.get(request.node);
-    entry.waiting.delete(request.node);
-    earlier?.answer({ refused: windowHeld("a later request took its place") });
+    if (entry.waiting.size > 0) this.#replaceWaiter(entry, request.node);
     entry.line.heard(request.node, request.nextUnsent, this.#clock.nowMs());
     const outcome = this.#tryGrant(entry, request);
     if (outcome !== null) answer(outcome);
@@ -277,16 +277,23 @@ export class Allocator {
     return null;
   }
 
+  #replaceWaiter(entry: Entry, node: string): void {
+    const earlier = entry.waiting.get(node);
+    entry.waiting.delete(node);
+    earlier?.answer({ refused: windowHeld("a later request took its place") });
+  }
+
   /** The outcome as far as it is certain now; null when the request has to wait. */
   #tryGrant(entry: Entry, request: ReserveRequest): ReserveOutcome | null {
     const { line } = entry;
-    const room = line.room(request.node, this.#sharing(entry));
+    const sharing = this.#sharing(entry);
+    const room = line.room(request.node, sharing);
     if (line.isSpoilt || room.line === 0n) {
       this.#tellRekey(entry);
       return { refused: exhausted(line) };
     }
-    const leastUseful = BigInt(usefulGrantNumbers(line.registration.windowPackets));
-    const wanted = min(BigInt(request.count), room.line, max(room.own, leastUseful));
+    const leastUseful = line.usefulNumbers;
+    const wanted = min(BigInt(request.count), min(room.line, max(room.own, leastUseful)));
     const useful = min(wanted, leastUseful);
     const granted = min(wanted, max(room.window, 0n));
     if (granted < wanted) this.#recall(entry, request.node, wanted);
@@ -295,15 +302,16 @@ export class Allocator {
       this.#raise(entry, granted);
       return null;
     }
-    return { grant: this.#grant(entry, request, granted, room) };
+    return { grant: this.#grant(entry, request, granted, room, sharing) };
   }
 
-  #grant(entry: Entry, request: ReserveRequest, count: bigint, room: Room): Grant {
+  #grant(entry: Entry, request: ReserveRequest, count: bigint, room: Room, sharing: Sharing): Grant {
     const { line } = entry;
-    const grant = line.take(request.node, count, this.#sharing(entry));
+    const grant = line.take(request.node, count, sharing);
     this.#events.granted(request, grant);
-    if (room.durable - count < this.#limits.ceilingStepNumbers / 2n) this.#raise(entry, 0n);
-    this.#recall(entry, null, 0n);
+    if (room.durable - count < this.#raiseBelowNumbers) this.#raise(entry, 0n);
+    // The asker's own lease ends at `next`: where nobody else holds one, nobody lags.
+    if (line.holdingCount > 1) this.#recall(entry, null, 0n);
     if (grant.rekeySoon) this.#tellRekey(entry);
     return grant;
   }
@@ -463,10 +471,10 @@ export class Allocator {
   }
 }
 
-function min(...values: readonly bigint[]): bigint {
-  return values.reduce((least, value) => (value < least ? value : least));
+function min(a: bigint, b: bigint): bigint {
+  return a < b ? a : b;
 }
 
-function max(...values: readonly bigint[]): bigint {
-  return values.reduce((most, value) => (value > most ? value : most));
+function max(a: bigint, b: bigint): bigint {
+  return a > b ? a : b;
 }

@@ -7,6 +7,7 @@ import {
   sharedLeaseNumbers,
   SOLE_LEASE,
   type SoleLease,
+  usefulGrantNumbers,
 } from "./size.ts";
 
 /** Sequence numbers are 32 bits, or 64 with ESN (RFC 4303 §2.2): the first number that does not exist. */
@@ -102,6 +103,8 @@ export class NumberLine {
   /** What follows from the window, which never changes: how far ahead of another holder, how far behind. */
   readonly #reach: bigint;
   readonly #lag: bigint;
+  /** A grant shorter than this waits for the nodes that lag. */
+  readonly usefulNumbers: bigint;
   /** `end` for `#endInstances` kernel instances, and where the rekeying begins before it: both asked for with every grant. */
   #end = 0n;
   #rekeyFrom = 0n;
@@ -122,6 +125,7 @@ export class NumberLine {
     const { windowPackets } = registration;
     this.#reach = BigInt(windowPackets - reorderAllowanceNumbers(windowPackets));
     this.#lag = BigInt(recallLagNumbers(windowPackets));
+    this.usefulNumbers = BigInt(usefulGrantNumbers(windowPackets));
   }
 
   /** The first number that is never granted: where numbers end (RFC 4303 §2.2), or earlier, at the nonce budget. */
@@ -225,6 +229,11 @@ export class NumberLine {
       found.push(name);
     }
     return found;
+  }
+
+  /** Nodes that have said, or been granted, something they may still send. */
+  get holdingCount(): number {
+    return this.#holdings.size;
   }
 
   /** For status: who holds what. */
