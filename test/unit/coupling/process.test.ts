@@ -130,67 +130,63 @@ async function dial(node: string): Promise<() => BusConnection> {
   };
 }
 
-test(
-  "A3 SIGKILL and restart: ownership is kept, grants go on above everything granted before",
-  { timeout: 30_000 },
-  async () => {
-    let child = await started();
-    const d1 = await dial("d1");
-    const { epoch } = await d1().request("own", { dvipa: DVIPA });
-    await d1().request("registerSa", {
-      sa: SA,
-      dvipa: DVIPA,
-      epoch,
-      firstNumber: 1n,
-      windowPackets: 4096,
-      esn: false,
-      counterNonce: true,
-      spi: 4096,
-      peer: "2001:db8::1",
-    });
-    let highest = 0n;
-    for (let round = 0; round < 3; round++) {
-      for (let i = 0; i < 100; i++) {
-        const { first, end: last } = await d1().request("reserve", { sa: SA, epoch, count: 2000, nextUnsent: 0n });
-        expect(first).toBeGreaterThanOrEqual(highest);
-        highest = last;
-      }
-      await end(child, "SIGKILL");
-      child = await started();
-      await until(() => {
-        try {
-          return d1().isOpen;
-        } catch {
-          return false;
-        }
-      }, "d1 is back");
+test("A3 SIGKILL and restart: ownership is kept, grants go on above everything granted before", async () => {
+  let child = await started();
+  const d1 = await dial("d1");
+  const { epoch } = await d1().request("own", { dvipa: DVIPA });
+  await d1().request("registerSa", {
+    sa: SA,
+    dvipa: DVIPA,
+    epoch,
+    firstNumber: 1n,
+    windowPackets: 4096,
+    esn: false,
+    counterNonce: true,
+    spi: 4096,
+    peer: "2001:db8::1",
+  });
+  let highest = 0n;
+  for (let round = 0; round < 3; round++) {
+    for (let i = 0; i < 100; i++) {
+      const { first, end: last } = await d1().request("reserve", { sa: SA, epoch, count: 2000, nextUnsent: 0n });
+      expect(first).toBeGreaterThanOrEqual(highest);
+      highest = last;
     }
-    const after = await d1().request("reserve", { sa: SA, epoch, count: 1, nextUnsent: 0n });
-    expect(after.first).toBeGreaterThanOrEqual(highest);
-    expect(await callControl(control(), "status")).toMatchObject({
-      ready: true,
-      dvipas: [{ address: DVIPA, owner: "d1", epoch: "1" }],
-      sas: [{ sa: SA, next: (after.first + 1n).toString(), spi: 4096, peer: "2001:db8::1" }],
-      ledger: "written",
-    });
-    expect(await end(child, "SIGTERM")).toBe(0);
-    const ledger = await readFile(join(directory, "state", "ledger"), "utf8");
-    expect(ledger).toMatch(/\nstop \d+\ncheck \d+ [0-9a-f]{8}\n$/);
-    expect(
-      ledger.split("\n").filter((line) => / restored a+ 2001:db8::100 1 4096 2001:db8::1 4096 /.test(line)),
-    ).toHaveLength(3);
-    const verify = spawn(ESPLEX, ["ledger", "verify", "--ledger", join(directory, "state", "ledger"), "--json"]);
-    let json = "";
-    verify.stdout.setEncoding("utf8").on("data", (chunk: string) => (json += chunk));
-    expect(await once(verify, "close")).toEqual([0, null]);
-    const { burnt, ...proof } = JSON.parse(json) as { burnt: Record<string, number> };
-    expect(proof).toMatchObject({ proven: true, sas: 1 });
-    // A3: each kill skips what was durable and not granted; some of it may have been granted in the last milliseconds.
-    expect(Object.keys(burnt).sort()).toEqual(["serviceCrash", "unreported"]);
-  },
-);
+    await end(child, "SIGKILL");
+    child = await started();
+    await until(() => {
+      try {
+        return d1().isOpen;
+      } catch {
+        return false;
+      }
+    }, "d1 is back");
+  }
+  const after = await d1().request("reserve", { sa: SA, epoch, count: 1, nextUnsent: 0n });
+  expect(after.first).toBeGreaterThanOrEqual(highest);
+  expect(await callControl(control(), "status")).toMatchObject({
+    ready: true,
+    dvipas: [{ address: DVIPA, owner: "d1", epoch: "1" }],
+    sas: [{ sa: SA, next: (after.first + 1n).toString(), spi: 4096, peer: "2001:db8::1" }],
+    ledger: "written",
+  });
+  expect(await end(child, "SIGTERM")).toBe(0);
+  const ledger = await readFile(join(directory, "state", "ledger"), "utf8");
+  expect(ledger).toMatch(/\nstop \d+\ncheck \d+ [0-9a-f]{8}\n$/);
+  expect(
+    ledger.split("\n").filter((line) => / restored a+ 2001:db8::100 1 4096 2001:db8::1 4096 /.test(line)),
+  ).toHaveLength(3);
+  const verify = spawn(ESPLEX, ["ledger", "verify", "--ledger", join(directory, "state", "ledger"), "--json"]);
+  let json = "";
+  verify.stdout.setEncoding("utf8").on("data", (chunk: string) => (json += chunk));
+  expect(await once(verify, "close")).toEqual([0, null]);
+  const { burnt, ...proof } = JSON.parse(json) as { burnt: Record<string, number> };
+  expect(proof).toMatchObject({ proven: true, sas: 1 });
+  // A3: each kill skips what was durable and not granted; some of it may have been granted in the last milliseconds.
+  expect(Object.keys(burnt).sort()).toEqual(["serviceCrash", "unreported"]);
+});
 
-test("a second service on the same directory refuses to start and says why", { timeout: 30_000 }, async () => {
+test("a second service on the same directory refuses to start and says why", async () => {
   const child = await started();
   const second = start("--run", join(directory, "run2"));
   const [status] = (await once(second.child, "exit")) as [number];
@@ -203,27 +199,23 @@ test("a second service on the same directory refuses to start and says why", { t
   await expect(callControl(control(), "status")).rejects.toMatchObject({ code: "cluster.notServing" });
 });
 
-test(
-  "a second service on the same ledger refuses to start, says what to do and leaves the ledger alone",
-  { timeout: 30_000 },
-  async () => {
-    const path = join(directory, "shared-ledger");
-    const first = start("--ledger", path);
-    await until(() => first.stderr().includes('"started"'), "the start");
-    // As if the first were in the middle of a block: this is what the second must not take for the end of a dead one.
-    await appendFile(path, "grant 1 t1");
-    const second = startAt("state2", "--ledger", path);
-    const status = await once(second.child, "exit");
-    expect(second.stderr()).toContain(`the ledger ${path}: another coupling service writes it: stop that one, or`);
-    expect(status).toEqual([2, null]);
-    expect(await readFile(path, "utf8")).toMatch(/grant 1 t1$/);
-    expect(await end(first.child, "SIGKILL")).toBeNull();
-    const third = start("--ledger", path);
-    await until(() => third.stderr().includes('"started"'), "the start after the kill");
-    expect(await end(third.child, "SIGTERM")).toBe(0);
-    expect(await readFile(path, "utf8")).not.toContain("grant 1 t1");
-  },
-);
+test("a second service on the same ledger refuses to start, says what to do and leaves the ledger alone", async () => {
+  const path = join(directory, "shared-ledger");
+  const first = start("--ledger", path);
+  await until(() => first.stderr().includes('"started"'), "the start");
+  // As if the first were in the middle of a block: this is what the second must not take for the end of a dead one.
+  await appendFile(path, "grant 1 t1");
+  const second = startAt("state2", "--ledger", path);
+  const status = await once(second.child, "exit");
+  expect(second.stderr()).toContain(`the ledger ${path}: another coupling service writes it: stop that one, or`);
+  expect(status).toEqual([2, null]);
+  expect(await readFile(path, "utf8")).toMatch(/grant 1 t1$/);
+  expect(await end(first.child, "SIGKILL")).toBeNull();
+  const third = start("--ledger", path);
+  await until(() => third.stderr().includes('"started"'), "the start after the kill");
+  expect(await end(third.child, "SIGTERM")).toBe(0);
+  expect(await readFile(path, "utf8")).not.toContain("grant 1 t1");
+});
 
 /** A pipe that is full, and that nobody reads. */
 async function fullPipe(): Promise<number> {
@@ -253,27 +245,23 @@ test.each([
   },
   { what: "a full device", open: () => Promise.resolve(openSync("/dev/full", "a")), isLost: true },
   { what: "a pipe that nobody reads", open: fullPipe, isLost: false },
-])(
-  "$what as its log neither stops the service nor keeps it from ending",
-  { timeout: 30_000 },
-  async ({ open, isLost }) => {
-    const log = await open();
-    const limited = ["-c", `ulimit -f ${LOG_LIMIT_KIB}; exec "$@"`, "bash", ESPLEX, ...couplingArguments("full")];
-    const child = spawn("bash", limited, { stdio: ["ignore", "ignore", log] });
-    processes.push(child);
-    closeSync(log);
-    await until(async () => (await stat(control()).catch(() => null)) !== null, "the control socket");
-    const d1 = await dial("d1");
-    expect(await d1().request("own", { dvipa: DVIPA })).toHaveProperty("epoch");
-    const { ready, counters } = (await callControl(control(), "status")) as CouplingStatus;
-    expect(ready).toBe(true);
-    // Lines that wait for a reader are not lost yet.
-    if (isLost) expect(counters["log.lostLines"]).toBeGreaterThan(1);
-    expect(await end(child, "SIGTERM")).toBe(0);
-  },
-);
+])("$what as its log neither stops the service nor keeps it from ending", async ({ open, isLost }) => {
+  const log = await open();
+  const limited = ["-c", `ulimit -f ${LOG_LIMIT_KIB}; exec "$@"`, "bash", ESPLEX, ...couplingArguments("full")];
+  const child = spawn("bash", limited, { stdio: ["ignore", "ignore", log] });
+  processes.push(child);
+  closeSync(log);
+  await until(async () => (await stat(control()).catch(() => null)) !== null, "the control socket");
+  const d1 = await dial("d1");
+  expect(await d1().request("own", { dvipa: DVIPA })).toHaveProperty("epoch");
+  const { ready, counters } = (await callControl(control(), "status")) as CouplingStatus;
+  expect(ready).toBe(true);
+  // Lines that wait for a reader are not lost yet.
+  if (isLost) expect(counters["log.lostLines"]).toBeGreaterThan(1);
+  expect(await end(child, "SIGTERM")).toBe(0);
+});
 
-test("wrong use ends with status 2 and names the mistake", { timeout: 30_000 }, async () => {
+test("wrong use ends with status 2 and names the mistake", async () => {
   const missing = start("--ca", join(directory, "none.crt"));
   expect(await once(missing.child, "exit")).toEqual([2, null]);
   expect(missing.stderr()).toContain("none.crt");
