@@ -1,6 +1,6 @@
 import type { ArgumentsCamelCase, CommandModule } from "yargs";
 import { callControl } from "../daemons/control.ts";
-import type { NodeStatus } from "../daemons/node/status.ts";
+import type { LeaseStatus, NodeStatus } from "../daemons/node/status.ts";
 import { formatTable } from "./table.ts";
 
 interface StatusArguments {
@@ -32,6 +32,10 @@ function isNodeStatus(status: unknown): status is NodeStatus {
   return typeof status === "object" && status !== null && "daemon" in status && status.daemon === "node";
 }
 
+function describeRefill({ refill }: LeaseStatus): string {
+  return refill === null || refill.samples === 0 ? "-" : `${refill.p50us ?? "?"}/${refill.p99us ?? "?"} us`;
+}
+
 function indented(status: unknown): string {
   return `${JSON.stringify(status, null, 2)}\n`;
 }
@@ -52,7 +56,7 @@ function describeNode(status: NodeStatus): string {
     ),
     formatTable(
       "SAs",
-      ["peer", "address", "mode", "suite", "SPI in", "SPI out", "lease", "numbers"],
+      ["peer", "address", "mode", "suite", "SPI in", "SPI out", "lease", "numbers", "refill p50/p99"],
       status.sas.map((sa) => [
         sa.peerName,
         sa.peer,
@@ -62,6 +66,7 @@ function describeNode(status: NodeStatus): string {
         sa.spiOut,
         sa.lease.state,
         sa.lease.first === null ? "-" : `[${sa.lease.first}, ${sa.lease.end ?? "?"}) next ${sa.lease.next ?? "?"}`,
+        describeRefill(sa.lease),
       ]),
     ),
     ...status.sas

@@ -13,10 +13,11 @@ import {
   type HolderEvent,
   type HolderState,
 } from "../../sequence/holder.ts";
-import { windowRule, type WindowRule } from "../../sequence/size.ts";
+import { windowRule, type SoleLease, type WindowRule } from "../../sequence/size.ts";
 import { lastUsableOf, type LeaseReading, type Leases } from "../../xfrm/leases.ts";
 import { outboundId } from "../../xfrm/shadow.ts";
 import type { SequenceRange, StateId } from "../../xfrm/states.ts";
+import { RefillClock, type RefillLatency } from "./refill-clock.ts";
 
 /** How often a holder is asked whether something is due; our choice. */
 const TICK_MS = 200;
@@ -53,6 +54,17 @@ export interface LeaseRunnerContext {
   readonly clock: Clock;
   readonly counters: Counters;
   readonly log: Log;
+  /** How long this node's leases are while it is alone; absent: `SOLE_LEASE`. */
+  readonly soleLease?: SoleLease;
+}
+
+/** What a runner says about itself. */
+export interface RunnerStatus {
+  readonly state: string;
+  readonly first: bigint | null;
+  readonly end: bigint | null;
+  readonly windowRule: WindowRule;
+  readonly refill: RefillLatency;
 }
 
 /** Packets between two sequence events for a lease of this size. */
@@ -80,6 +92,7 @@ export class LeaseRunner {
   /** The last number that the kernel can send, as it said last; null before. */
   #lastSendable: bigint | null = null;
   #isRuleKept = true;
+  readonly #refills = new RefillClock();
 
   /** `isAlive`: the kernel has the outbound state. */
   constructor(sa: SharedSa, epoch: bigint, isAlive: boolean, context: LeaseRunnerContext) {
@@ -87,7 +100,7 @@ export class LeaseRunner {
     this.#epoch = epoch;
     this.#context = context;
     this.id = outboundId(sa);
-    this.#state = initialHolder(sa.peerWindowPackets, isAlive);
+    this.#state = initialHolder(sa.peerWindowPackets, isAlive, context.soleLease);
     this.#scheduleTick();
   }
 
@@ -148,10 +161,15 @@ export class LeaseRunner {
     void this.#refresh();
   }
 
-  status(): { state: string; first: bigint | null; end: bigint | null; windowRule: WindowRule } {
+  status(): RunnerStatus {
     const lease = leaseOf(this.#state);
-    const rule = windowRule(this.#sa.peerWindowPackets, this.#state.holders);
-    return { state: this.#state.kind, first: lease?.nextUnsent ?? null, end: lease?.end ?? null, windowRule: rule };
+    return {
+      state: this.#state.kind,
+      first: lease?.nextUnsent ?? null,
+      end: lease?.end ?? null,
+      windowRule: windowRule(this.#sa.peerWindowPackets, this.#state.holders),
+      refill: this.#refills.latency(),
+    };
   }
 
   get holdsLease(): boolean {
@@ -174,6 +192,7 @@ export class LeaseRunner {
     const { state, effects } = stepHolder(this.#state, event);
     if (state.holders !== this.#state.holders) this.#checkWindow(state.holders);
     this.#state = state;
+    this.#refills.stepped(event, effects, state.kind === "held");
     for (const effect of effects) this.#tail = this.#tail.then(() => this.#perform(effect));
   }
 
@@ -309,7 +328,9 @@ export class LeaseRunner {
 
   #applied(token: number, { oseq, lastSendable }: LeaseReading): void {
     this.#lastSendable = lastSendable;
-    this.#feed({ kind: "applied", token, oseq, lastSendable, nowMs: this.#now() });
+    const nowMs = this.#now();
+    this.#refills.applied(nowMs);
+    this.#feed({ kind: "applied", token, oseq, lastSendable, nowMs });
   }
 
   #leased(): { readonly id: StateId; readonly esn: boolean } {

@@ -5,6 +5,7 @@ import type { Log } from "../../core/log.ts";
 import { isErrno } from "../../net/kernel-error.ts";
 import type { NetlinkSocket } from "../../net/netlink-socket.ts";
 import { wipeSaKeys, type SharedSa } from "../../sa/spec.ts";
+import type { SoleLease } from "../../sequence/size.ts";
 import { openEvents, type XfrmEvent } from "../../xfrm/events.ts";
 import { Leases } from "../../xfrm/leases.ts";
 import { NOTHING, type PlanOptions } from "../../xfrm/plan.ts";
@@ -28,12 +29,14 @@ const HAND_OVER_MS = 2_000;
 /** Room for a burst of kernel events, in bytes; the kernel clamps it to net.core.rmem_max. */
 const EVENT_BUFFER_BYTES = 4 * 1024 * 1024;
 export interface SaKeeperContext {
-  readonly coupling: () => CouplingLink;
+  readonly coupling: () => Pick<CouplingLink, "request">;
   /** May this node give its lease on the SA back? */
   readonly mayPark: (source: SaSource, sa: SharedSa) => Promise<boolean>;
   readonly clock: Clock;
   readonly counters: Counters;
   readonly log: Log;
+  /** How long leases are while this node is alone on an SA; absent: `SOLE_LEASE`. */
+  readonly soleLease?: SoleLease;
 }
 
 /**
@@ -219,7 +222,7 @@ export class SaKeeper {
   }
 
   #runner(entry: Entry, isAlive: boolean): LeaseRunner {
-    const { coupling, mayPark, clock, counters, log } = this.#context;
+    const { coupling, mayPark, clock, counters, log, soleLease } = this.#context;
     return new LeaseRunner(entry.sa, entry.epoch, isAlive, {
       leases: this.#leases,
       reserve: (body) => coupling().request("reserve", body),
@@ -235,6 +238,7 @@ export class SaKeeper {
       clock,
       counters,
       log,
+      ...(soleLease && { soleLease }),
     });
   }
 

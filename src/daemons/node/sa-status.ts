@@ -7,7 +7,7 @@ import type { LeaseStatus, SaStatus } from "./status.ts";
 export async function statusOf({ sa, runner, outbound, instances }: Entry): Promise<SaStatus> {
   const reading = (await runner?.reading()) ?? null;
   const rule = windowRule(sa.peerWindowPackets, 1);
-  const held = runner?.status() ?? { state: "none", first: null, end: null, windowRule: rule };
+  const held = runner?.status() ?? { state: "none", first: null, end: null, windowRule: rule, refill: null };
   const lease: LeaseStatus = {
     state: held.state,
     first: held.first?.toString() ?? null,
@@ -15,6 +15,7 @@ export async function statusOf({ sa, runner, outbound, instances }: Entry): Prom
     next: reading === null ? null : (reading.oseq + 1n).toString(),
     kernelInstances: instances,
     windowRule: held.windowRule,
+    refill: held.refill,
   };
   const { id, dvipa, peer, peerName, mode, reqid } = sa;
   return {

@@ -1,4 +1,5 @@
 import type { WindowRule } from "../../sequence/size.ts";
+import type { RefillLatency } from "./refill-clock.ts";
 
 /** What `esplex status` shows of a node. Plain JSON: SPIs as `0x…` text, 64-bit numbers as decimal text, never a key. */
 export interface NodeStatus {
@@ -56,6 +57,8 @@ export interface LeaseStatus {
   readonly kernelInstances: number;
   /** Whether the peer's window carries the nodes that send on the SA. */
   readonly windowRule: WindowRule;
+  /** How long refills take; null while the node does not send on the SA. */
+  readonly refill: RefillLatency | null;
 }
 
 export interface ConnectionStatus {

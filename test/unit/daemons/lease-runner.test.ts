@@ -3,6 +3,7 @@ import { Counters } from "../../../src/core/counters.ts";
 import { EsplexError } from "../../../src/core/errors.ts";
 import { silentLog } from "../../../src/core/log.ts";
 import { eventThreshold, LeaseRunner, type LeaseKernel } from "../../../src/daemons/node/lease-runner.ts";
+import type { SoleLease } from "../../../src/sequence/size.ts";
 import type { LeaseReading } from "../../../src/xfrm/leases.ts";
 import type { SequenceRange } from "../../../src/xfrm/states.ts";
 import { sampleSa } from "../sa/esp-builder.ts";
@@ -103,7 +104,7 @@ beforeEach(() => {
   runner = startRunner();
 });
 
-function startRunner(): LeaseRunner {
+function startRunner(soleLease?: SoleLease): LeaseRunner {
   const sa = { ...sampleSa({ kind: "aes-gcm-16", keyBits: 128 }, "transport"), peerWindowPackets: 128 };
   return new LeaseRunner(sa, 1n, kernel.isAlive, {
     leases: kernel.leases,
@@ -135,6 +136,7 @@ function startRunner(): LeaseRunner {
     clock,
     counters,
     log: silentLog,
+    ...(soleLease && { soleLease }),
   });
 }
 
@@ -159,6 +161,58 @@ describe("LeaseRunner", () => {
     }
     expect(new Set(kernel.sent).size).toBe(1000);
     expect(kernel.writes.filter((what) => what.startsWith("install"))).toHaveLength(1);
+  });
+
+  it("tells how long a refill took, from the kernel's event to the numbers in the kernel", async () => {
+    await runner.want();
+    expect(runner.status().refill).toEqual({ samples: 0, p50us: null, p99us: null });
+    let answer = (): void => {};
+    onTheWay = new Promise((resolve) => (answer = () => resolve(undefined)));
+    while (kernel.sent.length < 300) kernel.send();
+    runner.sent(kernel.oseq, kernel.last - kernel.oseq + 1n);
+    await clock.advance(40);
+    expect(runner.status().refill.samples).toBe(0);
+    answer();
+    await settle();
+    const { samples, p50us } = runner.status().refill;
+    expect(samples).toBe(1);
+    expect(p50us).toBeGreaterThanOrEqual(40_000);
+    expect(p50us).toBeLessThanOrEqual(45_001);
+  });
+
+  it("measures no refill where nobody could send: the first lease, and a state made anew", async () => {
+    await runner.want();
+    while (kernel.send());
+    runner.expired();
+    await settle();
+    expect(kernel.isAlive).toBe(true);
+    expect(runner.status().refill.samples).toBe(0);
+  });
+
+  it("measures the repetition of a refused refill, not the outage", async () => {
+    await runner.want();
+    refusal = new EsplexError("bus.closed", "away");
+    while (kernel.sent.length < 300) kernel.send();
+    runner.sent(kernel.oseq, kernel.last - kernel.oseq + 1n);
+    await clock.advance(10_000);
+    refusal = null;
+    await clock.advance(1_000);
+    const { samples, p99us } = runner.status().refill;
+    expect(samples).toBe(1);
+    expect(p99us).toBeLessThan(10_000);
+  });
+
+  it("takes leases of the length that it was given, in place of the production's", async () => {
+    runner = startRunner({ firstNumbers: 32, longestNumbers: 32 });
+    await runner.want();
+    expect(kernel.writes).toEqual(["install [1, 33)"]);
+    for (let packet = 0; packet < 320; packet++) {
+      kernel.send();
+      if (packet % 4 === 3) runner.sent(kernel.oseq, kernel.last - kernel.oseq + 1n);
+      await settle();
+    }
+    expect(kernel.sent).toHaveLength(320);
+    expect(kernel.last - kernel.oseq).toBeLessThanOrEqual(48n);
   });
 
   it("starts the state again with a new lease when it died at its limit", async () => {
