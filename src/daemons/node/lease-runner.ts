@@ -132,7 +132,9 @@ export class LeaseRunner {
     this.#feed({ kind: "threshold", oseq, nowMs: this.#now() });
     const last = oseq + leftNumbers;
     // Events from before our last write look like this too: only a reading tells.
-    if (last !== this.#lastSendable && last - 1n !== this.#lastSendable) this.resync();
+    if (last === this.#lastSendable || last - 1n === this.#lastSendable) return;
+    this.#context.counters.add("lease.reread");
+    this.resync();
   }
 
   /** The kernel's numbers now; null when the state is gone. One that the tripwire deletes is gone. */
