@@ -125,8 +125,14 @@ export class Leases {
    * c = (end − 1) − L, so the last sendable number becomes o' + c ≤ L + c = end − 1. (Writing end − 1 − o would let it
    * pass by the o' − o packets that were sent in between.) The L − o' numbers that the old credit still held come back
    * with the next extension, because L is read anew. Where c would be less than what is left now, nothing is written.
+   *
+   * `eventThreshold` gives the packets between two sequence events from now on, for what was read; null leaves them.
    */
-  async extend(state: LeasedState, end: bigint): Promise<ExtensionResult> {
+  async extend(
+    state: LeasedState,
+    end: bigint,
+    eventThreshold: (before: LeaseReading) => number | null = () => null,
+  ): Promise<ExtensionResult> {
     const { id } = state;
     return this.#inOrder(id, async () => {
       const before = await this.#look(id);
@@ -134,6 +140,8 @@ export class Leases {
       if (credit <= before.leftNumbers) return { ...publicPart(before), pendingNumbers: credit > 0n ? credit : 0n };
       checkLease({ first: before.lastSendable + 1n, end }, state.esn);
       const builder = this.#aevent(id).attribute(XFRMA_LTIME_VAL, lifetimeWithLeft(before, credit));
+      const threshold = eventThreshold(publicPart(before));
+      if (threshold !== null) builder.attribute(XFRMA_REPLAY_THRESH, numberBytes(u32, threshold));
       const after = await this.#write(id, builder, "extend lease");
       const inRange = after.lastSendable < end && after.lastSendable >= before.oseq + credit;
       if (!inRange) await this.#failClosed(id, before, after, { first: before.oseq + 1n, end });

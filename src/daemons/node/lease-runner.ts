@@ -32,8 +32,11 @@ const TELL_AGAIN_MS = 500;
 /** Sequence events per lease: the refill starts at the half, so an eighth leaves time to notice. Our choice. */
 const EVENTS_PER_LEASE = 8;
 
+/** Effects that write to the kernel's state, and read it before and after. */
+const WRITES: readonly HolderEffect["kind"][] = ["install", "extend", "reinstall", "park"];
+
 /** The kernel's leases, as far as a runner uses them. */
-export type LeaseKernel = Pick<Leases, "read" | "install" | "extend" | "park" | "setThreshold">;
+export type LeaseKernel = Pick<Leases, "read" | "install" | "extend" | "park">;
 
 /** What a runner needs of the rest of the node. */
 export interface LeaseRunnerContext {
@@ -91,6 +94,10 @@ export class LeaseRunner {
   #counted = 0;
   /** The last number that the kernel can send, as it said last; null before. */
   #lastSendable: bigint | null = null;
+  /** The same before our last write. */
+  #lastSendableBefore: bigint | null = null;
+  /** The kernel is being written to. */
+  #isWriting = false;
   #isRuleKept = true;
   readonly #refills = new RefillClock();
 
@@ -131,8 +138,10 @@ export class LeaseRunner {
   sent(oseq: bigint, leftNumbers: bigint): void {
     this.#feed({ kind: "threshold", oseq, nowMs: this.#now() });
     const last = oseq + leftNumbers;
-    // Events from before our last write look like this too: only a reading tells.
-    if (last === this.#lastSendable || last - 1n === this.#lastSendable) return;
+    // A write reads the kernel itself, before and after, and an event may be from before the last one. A difference that is hidden
+    // by either stays, and shows in the next event or reading.
+    const fits = [this.#lastSendable, this.#lastSendableBefore].some((known) => last === known || last - 1n === known);
+    if (fits || this.#isWriting) return;
     this.#context.counters.add("lease.reread");
     this.resync();
   }
@@ -238,6 +247,7 @@ export class LeaseRunner {
 
   async #perform(effect: HolderEffect): Promise<void> {
     if (this.#stopped) return;
+    this.#isWriting = WRITES.includes(effect.kind);
     try {
       await this.#act(effect);
     } catch (error) {
@@ -262,6 +272,8 @@ export class LeaseRunner {
       }
       if (effect.kind === "reinstall") this.#context.clock.after(REINSTALL_PAUSE_MS, () => this.expired());
       else this.expired();
+    } finally {
+      this.#isWriting = false;
     }
   }
 
@@ -290,7 +302,7 @@ export class LeaseRunner {
         return;
       }
       case "park":
-        this.#lastSendable = (await leases.park(this.id)).lastSendable;
+        this.#wrote(await leases.park(this.id));
         counters.add("lease.parked");
         return;
       case "release":
@@ -318,18 +330,24 @@ export class LeaseRunner {
 
   async #extend(newEnd: bigint, token: number): Promise<void> {
     const { leases, counters } = this.#context;
-    const reading = await leases.extend(this.#leased(), newEnd);
+    const threshold = ({ oseq, eventThresholdPackets: now }: LeaseReading): number | null => {
+      const wanted = eventThreshold({ first: oseq + 1n, end: newEnd });
+      // Only a change by half or more is worth the bytes.
+      return now > 2 * wanted || 2 * now < wanted ? wanted : null;
+    };
+    const reading = await leases.extend(this.#leased(), newEnd, threshold);
     counters.add("lease.extended");
     this.#applied(token, reading);
-    const wanted = eventThreshold({ first: reading.oseq + 1n, end: newEnd });
-    // Only a change by half or more is worth a message.
-    if (reading.eventThresholdPackets > 2 * wanted || 2 * reading.eventThresholdPackets < wanted) {
-      await leases.setThreshold(this.id, wanted);
-    }
   }
 
-  #applied(token: number, { oseq, lastSendable }: LeaseReading): void {
+  #wrote({ lastSendable }: LeaseReading): void {
+    this.#lastSendableBefore = this.#lastSendable;
     this.#lastSendable = lastSendable;
+  }
+
+  #applied(token: number, reading: LeaseReading): void {
+    const { oseq, lastSendable } = reading;
+    this.#wrote(reading);
     const nowMs = this.#now();
     this.#refills.applied(nowMs);
     this.#feed({ kind: "applied", token, oseq, lastSendable, nowMs });

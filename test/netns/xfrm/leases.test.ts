@@ -109,7 +109,8 @@ describeWithEsp("leases in the kernel", () => {
       pendingNumbers: 10n,
     });
     await lab.udp.call("send", { address: R, port: PORT, count: 15 });
-    expect(await lab.xfrm.call("extend", { state, end: 121n })).toMatchObject({ leftNumbers: 10n, pendingNumbers: 5n });
+    const again = await lab.xfrm.call("extend", { state, end: 121n, threshold: 7 });
+    expect(again).toMatchObject({ leftNumbers: 10n, pendingNumbers: 5n, eventThresholdPackets: 7 });
   });
 
   it("1: installing while packets go out: no number twice, none outside", async () => {

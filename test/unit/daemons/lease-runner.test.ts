@@ -18,6 +18,8 @@ class FakeKernel {
   readonly writes: string[] = [];
   /** What the tripwire found, once. */
   tripwire: EsplexError | null = null;
+  /** Holds the answers to writes up. */
+  answering: Promise<undefined> = Promise.resolve(undefined);
 
   /** True when the packet left. */
   send(): boolean {
@@ -45,7 +47,6 @@ class FakeKernel {
       return { ...reading, pendingNumbers: 0n };
     },
     park: () => this.#write("park", () => (this.last = this.oseq)),
-    setThreshold: () => Promise.resolve(),
   };
 
   lease({ first, end }: SequenceRange): void {
@@ -59,12 +60,13 @@ class FakeKernel {
     return { oseq: this.oseq, leftNumbers, lastSendable: this.last, bytes: 0n, eventThresholdPackets: 8 };
   }
 
-  #write(what: string, change: () => void): Promise<LeaseReading> {
-    const refusal = new EsplexError("kernel.refused", "no such state", { code: "ESRCH", errno: 3 });
-    if (!this.isAlive) return Promise.reject(refusal);
+  async #write(what: string, change: () => void): Promise<LeaseReading> {
+    if (!this.isAlive) throw new EsplexError("kernel.refused", "no such state", { code: "ESRCH", errno: 3 });
     this.writes.push(what);
     change();
-    return Promise.resolve(this.#reading());
+    const reading = this.#reading();
+    await this.answering;
+    return reading;
   }
 }
 
@@ -362,6 +364,44 @@ describe("LeaseRunner", () => {
     await settle();
     expect(counters.get("lease.tripped")).toBe(0);
     runner.sent(kernel.oseq, 513n);
+    await settle();
+    expect(counters.get("lease.tripped")).toBe(1);
+  });
+
+  it("does not read the kernel for an event from before its last write", async () => {
+    await runner.want();
+    while (kernel.sent.length < 300) kernel.send();
+    runner.sent(300n, 212n);
+    await settle();
+    expect(kernel.writes.at(-1)).toMatch(/^extend/);
+    runner.sent(300n, 213n);
+    expect(counters.get("lease.reread")).toBe(0);
+  });
+
+  it("does not read the kernel for an event that comes while it writes", async () => {
+    await runner.want();
+    while (kernel.sent.length < 300) kernel.send();
+    kernel.answering = new Promise(() => {});
+    runner.sent(300n, 212n);
+    await settle();
+    expect(kernel.writes.at(-1)).toMatch(/^extend/);
+    runner.sent(kernel.oseq, kernel.last - kernel.oseq);
+    expect(counters.get("lease.reread")).toBe(0);
+  });
+
+  it("finds with the next event what a write or an event before it hid", async () => {
+    await runner.want();
+    while (kernel.sent.length < 300) kernel.send();
+    let answer = (): void => {};
+    kernel.answering = new Promise((resolve) => (answer = () => resolve(undefined)));
+    runner.sent(300n, 212n);
+    await settle();
+    kernel.tripwire = new EsplexError("kernel.offload", "planted", { lastUsable: 2000n });
+    runner.sent(310n, 900n);
+    answer();
+    await settle();
+    expect(counters.get("lease.tripped")).toBe(0);
+    runner.sent(320n, 890n);
     await settle();
     expect(counters.get("lease.tripped")).toBe(1);
   });
