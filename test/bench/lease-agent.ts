@@ -51,6 +51,8 @@ export interface Observation {
   readonly counters: Readonly<Record<string, number>>;
   /** How long the coupling service's answers took, seen from here. */
   readonly reserve: Quantiles;
+  /** Processor time of this process since the first lease was there, microseconds. */
+  readonly cpuUs: number;
 }
 
 export interface Quantiles {
@@ -63,6 +65,7 @@ interface Running {
   readonly keeper: SaKeeper;
   readonly counters: Counters;
   readonly reserve: LatencyHistogram;
+  readonly cpuBefore: NodeJS.CpuUsage;
 }
 
 let link: CouplingLink | null = null;
@@ -111,19 +114,20 @@ const handlers = {
       ...{ clock: systemClock, counters, log: silentLog },
       ...(soleLease && { soleLease }),
     });
-    running = { keeper, counters, reserve };
     await keeper.setDvipas(OWN_IKE, [order.source], "target");
     const sa = sharedSa(order);
     await registered(sa);
     await keeper.install(OWN_IKE, { sa, epoch, outbound: "now" });
     await keeper.wantLease(TUNNEL);
+    running = { keeper, counters, reserve, cpuBefore: process.cpuUsage() };
   },
 
   observe: async (): Promise<Observation> => {
-    const { keeper, counters, reserve } = runningNow();
+    const { keeper, counters, reserve, cpuBefore } = runningNow();
+    const { user, system } = process.cpuUsage(cpuBefore);
     const [sa] = await keeper.status();
     if (sa === undefined) throw new Error("the SA is gone");
-    return { sa, counters: counters.snapshot(), reserve: quantiles(reserve) };
+    return { sa, counters: counters.snapshot(), reserve: quantiles(reserve), cpuUs: user + system };
   },
 
   /** Takes the SA out of the kernel. */

@@ -142,9 +142,11 @@ function resultOf(findings: Findings): object {
       stops: sum(steady.map((run) => run.stops)),
     },
     atMax: perLength((length) =>
-      findings.bestOf(length).map(({ pps, refill, reserve, rereads }) => ({ pps, refill, reserve, rereads })),
+      findings
+        .bestOf(length)
+        .map(({ pps, refill, reserve, rereads, cpuUs }) => ({ pps, refill, reserve, rereads, cpuUs })),
     ),
-    loaded: loaded.map(({ pps, refill, reserve }) => ({ pps, refill, reserve })),
+    loaded: loaded.map(({ pps, refill, reserve, cpuUs }) => ({ pps, refill, reserve, cpuUs })),
     rounds: { unleasedPps },
   };
 }
@@ -152,10 +154,10 @@ function resultOf(findings: Findings): object {
 function table(findings: Findings): void {
   const row = (...columns: readonly (string | number | null)[]): void =>
     console.error(columns.map((column, i) => String(column ?? "-").padStart(i < NAME_COLUMNS ? 9 : 13)).join(""));
-  row("numbers", "round", "packets/s", "refills", "p50 us", "p99 us", "bus p50 us", "bus p99 us");
+  row("numbers", "round", "packets/s", "refills", "p50 us", "p99 us", "bus p50 us", "bus p99 us", "agent cpu us");
   for (const length of LENGTHS) {
-    for (const [at, { pps, refill, reserve }] of findings.bestOf(length).entries()) {
-      row(length, at + 1, pps, refill.samples, refill.p50us, refill.p99us, reserve.p50us, reserve.p99us);
+    for (const [at, { pps, refill, reserve, cpuUs }] of findings.bestOf(length).entries()) {
+      row(length, at + 1, pps, refill.samples, refill.p50us, refill.p99us, reserve.p50us, reserve.p99us, cpuUs);
     }
   }
   for (const [at, pps] of findings.unleasedPps.entries()) row("no limit", at + 1, pps);

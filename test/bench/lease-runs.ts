@@ -18,6 +18,8 @@ export interface LeaseRun extends RateRun {
   readonly reserve: Quantiles;
   /** Times that an event made the agent read the kernel. */
   readonly rereads: number;
+  /** Processor time of the agent for one refill and the events around it, microseconds; null without refills. */
+  readonly cpuUs: number | null;
 }
 
 /** Small beside the shortest lease that is measured. */
@@ -47,20 +49,21 @@ export class LeaseRuns {
     const order = this.#order(DVIPA);
     await agent.call("lease", { order, soleLease });
     const result = await this.#send(DVIPA, pps, times);
-    const { sa, counters, reserve } = await agent.call("observe", undefined);
+    const { sa, counters, reserve, cpuUs } = await agent.call("observe", undefined);
     await agent.call("end", undefined);
     const count = (name: string): number => counters[name] ?? 0;
     const stops = count("lease.ranOut") + count("lease.reinstalled");
     const passed = result.errno === 0 && stops === 0;
     if (passed) this.#sent.set(order.spi, result.sent);
     const { lease } = sa;
+    const refill = lease.refill ?? { samples: 0, p50us: null, p99us: null };
     const burnt = Object.entries(counters).filter(([name]) => name.startsWith(BURNT));
     return {
       ...{ pps: result.pps, passed, sent: result.sent, stops },
       burnt: burnt.reduce((total, [, numbers]) => total + numbers, 0),
       left: lease.end === null || lease.next === null ? 0 : Number(BigInt(lease.end) - BigInt(lease.next)),
-      refill: lease.refill ?? { samples: 0, p50us: null, p99us: null },
-      ...{ reserve, rereads: count("lease.reread") },
+      ...{ refill, reserve, rereads: count("lease.reread") },
+      cpuUs: refill.samples === 0 ? null : Math.round(cpuUs / refill.samples),
     };
   }
 
