@@ -9,6 +9,7 @@
  * - `unleasedPps`: the same sender on the same state without a limit, as fast as it goes, in the same rounds. `ratio`: beside it.
  * - `p50us`, `p99us`: a refill, from the event that the agent heard to numbers in the kernel, as `esplex status` shows it, with leases
  *   of 128 numbers at half of their highest rate. Medians over the rounds.
+ *   `idleUs` has two of its parts while nothing is sent; each part's quantiles under load are in `atMax` and `loaded`.
  * - `burntPerUsed`: numbers given up per number used, for one sender at half of its highest rate on the production's own leases.
  * - The run fails when a number came twice, outside of a grant, in clear, or when a packet of a run without a stop did not come.
  */
@@ -28,8 +29,10 @@ const FIRST_PPS = 500;
 const PRECISION = 0.1;
 const DEFAULT_ROUNDS = 3;
 const DEFAULT_SECONDS = 2;
-/** The run for `burntPerUsed` takes so many times as long as a step. */
+/** The runs for latency and `burntPerUsed` take so many times as long as a step. */
 const STEADY_STEPS = 5;
+/** A 99th percentile of fewer samples is little more than the largest. */
+const FEW_SAMPLES = 500;
 const NAME_COLUMNS = 2;
 
 const USAGE = `Usage: scripts/bench lease-loop [--rounds N] [--seconds N] [--profile DIR]
@@ -84,6 +87,7 @@ try {
         duplicates: wire.duplicateCount,
         outsideLease: ledger.outsideLease,
         proven: ledger.proven,
+        ...{ granted: ledger.granted, used: ledger.used, burnt: ledger.burnt },
         failures,
       },
       held: { rounds: options.rounds, seconds: options.seconds, precision: PRECISION },
@@ -109,7 +113,7 @@ async function oneRound(runs: LeaseRuns, findings: Findings, at: number): Promis
     if (best === null) throw new Error(`leases of ${length} numbers are used up at any rate`);
     findings.best.get(length)?.push(best);
     console.error(`round ${at + 1}, ${length} numbers: ${best.pps} of ${ceilingPps} packets/s`);
-    if (length === LATENCY_LENGTH) findings.loaded.push(await runs.lease(length, best.pps / 2));
+    if (length === LATENCY_LENGTH) findings.loaded.push(await runs.lease(length, best.pps / 2, STEADY_STEPS));
     if (length === "sole") findings.steady.push(await runs.lease(length, best.pps / 2, STEADY_STEPS));
   }
 }
@@ -154,6 +158,9 @@ function resultOf(findings: Findings): object {
 function table(findings: Findings): void {
   const row = (...columns: readonly (string | number | null)[]): void =>
     console.error(columns.map((column, i) => String(column ?? "-").padStart(i < NAME_COLUMNS ? 9 : 13)).join(""));
+  const samples = sum(findings.loaded.map(({ refill }) => refill.samples));
+  if (samples < FEW_SAMPLES)
+    console.error(`only ${samples} refills were measured: p99us is little more than the longest`);
   row("numbers", "round", "packets/s", "refills", "p50 us", "p99 us", "bus p50 us", "bus p99 us", "agent cpu us");
   for (const length of LENGTHS) {
     for (const [at, { pps, refill, reserve, cpuUs }] of findings.bestOf(length).entries()) {
