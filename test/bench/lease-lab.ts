@@ -34,7 +34,8 @@ const SNAPSHOT_BYTES = 64;
 const BUFFER_KIB = 65_536;
 /** libpcap hands a block that is not full over after a second: by then all is in the file. */
 const CAPTURE_SETTLES_MS = 3_000;
-const START_LIMIT_MS = 60_000;
+/** An emulated machine on a busy one takes minutes to start a daemon. Our choice. */
+const START_LIMIT_MS = 240_000;
 
 /** What can be said against, or for, the numbers that left. */
 export interface Evidence {
