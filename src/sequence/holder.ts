@@ -24,7 +24,7 @@
 import type { ErrorCode } from "../core/errors.ts";
 import { nextSoleNumbers, sharedLeaseNumbers, SOLE_LEASE, type SoleLease } from "./size.ts";
 
-/** A lease in which nothing was sent for this long is offered back. Our choice. */
+/** One lease of several in which nothing was sent for this long is offered back. Our choice. */
 const IDLE_MS = 2000;
 /** After "you may not park" an idle holder asks again after this long. */
 const PARK_AGAIN_MS = 5000;
@@ -361,7 +361,8 @@ function ticked(state: HolderState, nowMs: number): HolderStep {
   if (state.isAdopted) return asked(state);
   const refill = refilled(state);
   if (refill.effects.length > 0) return refill;
-  const isIdle = nowMs - state.sentAtMs >= IDLE_MS && nowMs - state.deniedAtMs >= PARK_AGAIN_MS;
+  // Alone, it keeps its numbers until somebody else wants to send: given back they would be burnt.
+  const isIdle = state.holders > 1 && nowMs - state.sentAtMs >= IDLE_MS && nowMs - state.deniedAtMs >= PARK_AGAIN_MS;
   return isIdle && !state.isAsking ? parkAsked(state) : refill;
 }
 

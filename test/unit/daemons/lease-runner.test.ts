@@ -253,6 +253,7 @@ describe("LeaseRunner", () => {
 
   it("parks an idle lease when it may: kernel first, then the service", async () => {
     mayPark = true;
+    holders = 2;
     await runner.want();
     await clock.advance(5_000);
     expect(kernel.writes.at(-1)).toBe("park");
@@ -261,6 +262,7 @@ describe("LeaseRunner", () => {
   });
 
   it("takes a new block instead when it may not park", async () => {
+    holders = 2;
     await runner.want();
     await clock.advance(3_000);
     expect(runner.holdsLease).toBe(true);

@@ -135,9 +135,18 @@ test("recall: a busy holder refreshes, an idle one asks to park, a parked one sa
   expect(after(parked(), recall(0)).effects).toEqual([{ kind: "release", nextUnsent: 0n }]);
 });
 
+/** One of two holders, with a lease of 32 all the same. */
+const heldAmongTwo = (): HolderState => after(parked(), want, granted(1n, 33n, 0, 2)).state;
+
+test("an idle holder that is alone keeps its lease until a recall: given back, its numbers would be burnt", () => {
+  const later: HolderEvent = { kind: "tick", oseq: null, nowMs: 60_000 };
+  expect(after(held(), later).effects).toEqual([]);
+  expect(after(held(), { kind: "recall", holders: 2, nowMs: 60_000 }).effects).toEqual([{ kind: "askPark" }]);
+});
+
 test("an idle holder that may not park keeps its lease and asks again later; recalled, it asks again sooner", () => {
   const idle = (nowMs: number): HolderEvent => ({ kind: "tick", oseq: null, nowMs });
-  const denied = after(held(), idle(3000), { kind: "parkDenied", nowMs: 3000 });
+  const denied = after(heldAmongTwo(), idle(3000), { kind: "parkDenied", nowMs: 3000 });
   expect(denied.effects).toEqual([]);
   expect(after(denied.state, idle(7900)).effects).toEqual([]);
   expect(after(denied.state, idle(8000)).effects).toEqual([{ kind: "askPark" }]);
@@ -147,7 +156,7 @@ test("an idle holder that may not park keeps its lease and asks again later; rec
 });
 
 test("H5 parking: credit away first, then the release; a want in between cancels it", () => {
-  const asking = after(held(), { kind: "tick", oseq: null, nowMs: 5000 });
+  const asking = after(heldAmongTwo(), { kind: "tick", oseq: null, nowMs: 5000 });
   expect(asking.effects).toEqual([{ kind: "askPark" }]);
   const allowed: HolderEvent = { kind: "parkAllowed", nowMs: 5000 };
   expect(after(asking.state, allowed).effects).toEqual([
