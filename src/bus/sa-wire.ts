@@ -11,13 +11,13 @@ const MIN_SPI = 256;
 
 const keyBits = z.union([z.literal(128), z.literal(256)]);
 
+const integrity = z.enum(["hmac-sha2-256", "hmac-sha2-384", "hmac-sha2-512"]);
+
 const suite = z.discriminatedUnion("kind", [
-  z.strictObject({ kind: z.literal("aes-gcm-16"), keyBits }),
-  z.strictObject({
-    kind: z.literal("aes-cbc"),
-    keyBits,
-    integrity: z.enum(["hmac-sha2-256", "hmac-sha2-384", "hmac-sha2-512"]),
-  }),
+  z.strictObject({ kind: z.enum(["aes-gcm-16", "aes-ccm-16"]), keyBits }),
+  z.strictObject({ kind: z.literal("chacha20-poly1305") }),
+  z.strictObject({ kind: z.enum(["aes-cbc", "aes-ctr"]), keyBits, integrity }),
+  z.strictObject({ kind: z.literal("null"), integrity }),
 ]);
 
 const selector = z.strictObject({

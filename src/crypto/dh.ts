@@ -162,11 +162,15 @@ function leftPad(value: Uint8Array, lengthBytes: number): Uint8Array {
   return padded;
 }
 
-/** Every group that esplex supports: a new one is a line here. */
+/** Every group that esplex supports, the cheapest first: a new one is a line here. */
 export const DH_GROUPS: readonly DhGroup[] = [
   x25519Group(31, "CURVE_25519"),
   ecpGroup(19, "ECP_256", "prime256v1", 32),
+  ecpGroup(20, "ECP_384", "secp384r1", 48),
+  ecpGroup(21, "ECP_521", "secp521r1", 66),
   modpGroup(14, "MODP_2048", "modp14"),
+  modpGroup(15, "MODP_3072", "modp15"),
+  modpGroup(16, "MODP_4096", "modp16"),
 ];
 
 /** The group with this number, if it is supported. */

@@ -29,6 +29,7 @@ export interface IkePeerConfig {
   readonly inboundWindowPackets: number;
   /** Null: everything that esplex supports. */
   readonly ikeSuites: readonly IkeSuite[] | null;
+  /** Null: `DEFAULT_ESP_SUITES`. */
   readonly espSuites: readonly EspSuite[] | null;
   readonly esn: EsnPolicy;
 }

@@ -87,11 +87,11 @@ function sealingKey(cipher: IkeCipher, encryption: Secret, integrityKey: Secret)
   if (cipher.kind === "aes-cbc") {
     return { kind: "aes-cbc", key: encryption, integrity: cipher.integrity, integrityKey };
   }
-  const aesBytes = cipher.keyBits / 8;
-  const key = new Secret(encryption.expose().slice(0, aesBytes));
-  const salt = new Secret(encryption.expose().slice(aesBytes));
+  const keyBytes = encryption.lengthBytes - suiteLengths(cipher).saltBytes;
+  const key = new Secret(encryption.expose().slice(0, keyBytes));
+  const salt = new Secret(encryption.expose().slice(keyBytes));
   encryption.wipe();
-  return { kind: "aes-gcm-16", key, salt };
+  return { kind: cipher.kind, key, salt };
 }
 
 /** Overwrites every key of an IKE SA that is no more. */
@@ -99,8 +99,8 @@ export function wipeIkeKeys(keys: IkeKeys): void {
   for (const secret of [keys.d, keys.pi, keys.pr]) secret.wipe();
   for (const side of [keys.initiator, keys.responder]) {
     side.key.wipe();
-    if (side.kind === "aes-gcm-16") side.salt.wipe();
-    else side.integrityKey.wipe();
+    if (side.kind === "aes-cbc") side.integrityKey.wipe();
+    else side.salt.wipe();
   }
 }
 

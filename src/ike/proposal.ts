@@ -1,9 +1,9 @@
 import { DH_GROUPS } from "../crypto/dh.ts";
 import type { HmacName } from "../crypto/prf.ts";
 import { EsplexError } from "../core/errors.ts";
-import { suiteName, type EspSuite } from "../sa/suite.ts";
+import { DEFAULT_ESP_SUITES, sameSuite, type EspSuite } from "../sa/suite.ts";
 import type { EsnPolicy } from "./environment.ts";
-import { ikeSuiteName, type IkeSuite } from "./suite.ts";
+import { ikeSuiteName, type IkeCipher, type IkeSuite } from "./suite.ts";
 import { DH_NONE, ENCRYPTION, ESN, INTEGRITY, PRF, PROTOCOL, TRANSFORM } from "./wire/constants.ts";
 import { keyBitsOf, transform, type Proposal, type SaPayload, type Transform } from "./wire/security-association.ts";
 
@@ -27,7 +27,7 @@ export interface ChosenEsp {
 
 /** What a peer may have for a Child SA. */
 export interface EspPolicy {
-  /** Null: everything that esplex supports. */
+  /** Null: `DEFAULT_ESP_SUITES`. */
   readonly espSuites: readonly EspSuite[] | null;
   readonly esn: EsnPolicy;
 }
@@ -40,6 +40,16 @@ const HMACS: readonly { name: HmacName; prf: number; integrity: number }[] = [
   { name: "hmac-sha2-384", prf: PRF.HMAC_SHA2_384, integrity: INTEGRITY.HMAC_SHA2_384_192 },
   { name: "hmac-sha2-512", prf: PRF.HMAC_SHA2_512, integrity: INTEGRITY.HMAC_SHA2_512_256 },
 ];
+
+/** Transform IDs by cipher. Those with an implicit IV (29 to 31, RFC 8750) are left out on purpose: see `nonce-budget.ts`. */
+const CIPHER_IDS: Readonly<Record<EspSuite["kind"], number>> = {
+  "aes-gcm-16": ENCRYPTION.AES_GCM_16,
+  "aes-ccm-16": ENCRYPTION.AES_CCM_16,
+  "chacha20-poly1305": ENCRYPTION.CHACHA20_POLY1305,
+  "aes-cbc": ENCRYPTION.AES_CBC,
+  "aes-ctr": ENCRYPTION.AES_CTR,
+  null: ENCRYPTION.NULL,
+};
 
 const KNOWN_IKE_TYPES: readonly number[] = [TRANSFORM.ENCRYPTION, TRANSFORM.PRF, TRANSFORM.INTEGRITY, TRANSFORM.DH];
 const KNOWN_ESP_TYPES: readonly number[] = [TRANSFORM.ENCRYPTION, TRANSFORM.INTEGRITY, TRANSFORM.DH, TRANSFORM.ESN];
@@ -64,7 +74,7 @@ export function chooseIke(
     if (offered.protocol !== PROTOCOL.IKE || offered.spi.length !== spiBytes) continue;
     if (!offered.transforms.every(({ type }) => KNOWN_IKE_TYPES.includes(type))) continue;
     const groups = keFirst(groupOptions(offered), keGroup);
-    for (const cipher of cipherOptions(offered)) {
+    for (const cipher of cipherOptions(offered).filter(isForIke)) {
       for (const prf of prfOptions(offered)) {
         for (const group of groups) {
           const suite: IkeSuite = { cipher: cipher.value, prf: prf.value, group: group.value };
@@ -89,8 +99,9 @@ export function chooseEsp(
   payload: SaPayload,
   keGroup: KeGroup,
   pfs: boolean,
-  { espSuites: allowed, esn: esnPolicy }: EspPolicy,
+  { espSuites, esn: esnPolicy }: EspPolicy,
 ): ChosenEsp {
+  const allowed = espSuites ?? DEFAULT_ESP_SUITES;
   for (const offered of payload.proposals) {
     const spi = espSpi(offered);
     if (spi === null || !offered.transforms.every(({ type }) => KNOWN_ESP_TYPES.includes(type))) continue;
@@ -98,7 +109,7 @@ export function chooseEsp(
     const group = chooseEspGroup(offered, keGroup, pfs);
     if (numbers === undefined || group === undefined) continue;
     for (const cipher of cipherOptions(offered)) {
-      if (allowed !== null && !allowed.some((other) => suiteName(other) === suiteName(cipher.value))) continue;
+      if (!allowed.some((other) => sameSuite(other, cipher.value))) continue;
       checkKeGroup(group.value, keGroup);
       const transforms = [...cipher.transforms, ...group.transforms, numbers.transform];
       const answer = { number: offered.number, protocol: PROTOCOL.ESP, transforms };
@@ -175,38 +186,73 @@ function prfOptions(offered: Proposal): Option<HmacName>[] {
   });
 }
 
-/** Every cipher of the proposal with the integrity algorithm that it needs, in the peer's order. */
-function cipherOptions(offered: Proposal): { value: EspSuite; transforms: readonly Transform[] }[] {
+/** A cipher with the integrity algorithm that it needs. */
+interface CipherOption<T extends EspSuite = EspSuite> {
+  readonly value: T;
+  readonly transforms: readonly Transform[];
+}
+
+function isForIke(option: CipherOption): option is CipherOption<IkeCipher> {
+  const { kind } = option.value;
+  return kind === "aes-gcm-16" || kind === "chacha20-poly1305" || kind === "aes-cbc";
+}
+
+/** Every cipher of the proposal that we know, in the peer's order. */
+function cipherOptions(offered: Proposal): CipherOption[] {
   const integrity = offered.transforms.filter(({ type }) => type === TRANSFORM.INTEGRITY);
-  return offered.transforms.flatMap((found) => {
-    const keyBits = keyBitsOf(found);
-    if (found.type !== TRANSFORM.ENCRYPTION || (keyBits !== 128 && keyBits !== 256)) return [];
-    if (found.id === ENCRYPTION.AES_GCM_16) return aeadOption(found, keyBits, integrity);
-    return found.id === ENCRYPTION.AES_CBC ? cbcOptions(found, keyBits, integrity) : [];
-  });
+  return offered.transforms
+    .filter(({ type }) => type === TRANSFORM.ENCRYPTION)
+    .flatMap((found) => [...aeadOptions(found, integrity), ...macOptions(found, integrity)]);
+}
+
+/** AES has one of two key lengths; the others must not name theirs (RFC 7296 §3.3.5, RFC 7634 §4). */
+function aesKeyBits(cipher: Transform): 128 | 256 | null {
+  const keyBits = keyBitsOf(cipher);
+  return keyBits === 128 || keyBits === 256 ? keyBits : null;
 }
 
 /** An AEAD needs no integrity algorithm: none is offered, or NONE is among them (RFC 5282 §8). */
-function aeadOption(
-  cipher: Transform,
-  keyBits: 128 | 256,
-  integrity: readonly Transform[],
-): { value: EspSuite; transforms: readonly Transform[] }[] {
+function aeadOptions(cipher: Transform, integrity: readonly Transform[]): CipherOption[] {
+  const value = aeadSuite(cipher);
   const none = integrity.find(({ id }) => id === INTEGRITY.NONE);
-  if (integrity.length > 0 && none === undefined) return [];
-  return [{ value: { kind: "aes-gcm-16", keyBits }, transforms: none === undefined ? [cipher] : [cipher, none] }];
+  if (value === null || (integrity.length > 0 && none === undefined)) return [];
+  return [{ value, transforms: none === undefined ? [cipher] : [cipher, none] }];
 }
 
-function cbcOptions(
-  cipher: Transform,
-  keyBits: 128 | 256,
-  integrity: readonly Transform[],
-): { value: EspSuite; transforms: readonly Transform[] }[] {
+function aeadSuite(cipher: Transform): EspSuite | null {
+  const keyBits = aesKeyBits(cipher);
+  switch (cipher.id) {
+    case ENCRYPTION.AES_GCM_16:
+      return keyBits === null ? null : { kind: "aes-gcm-16", keyBits };
+    case ENCRYPTION.AES_CCM_16:
+      return keyBits === null ? null : { kind: "aes-ccm-16", keyBits };
+    case ENCRYPTION.CHACHA20_POLY1305:
+      return keyBitsOf(cipher) === null ? { kind: "chacha20-poly1305" } : null;
+    default:
+      return null;
+  }
+}
+
+function macOptions(cipher: Transform, integrity: readonly Transform[]): CipherOption[] {
   return integrity.flatMap((found) => {
     const hmac = keyBitsOf(found) === null && HMACS.find((known) => known.integrity === found.id);
-    if (!hmac) return [];
-    return [{ value: { kind: "aes-cbc" as const, keyBits, integrity: hmac.name }, transforms: [cipher, found] }];
+    const value = hmac ? macSuite(cipher, hmac.name) : null;
+    return value === null ? [] : [{ value, transforms: [cipher, found] }];
   });
+}
+
+function macSuite(cipher: Transform, integrity: HmacName): EspSuite | null {
+  const keyBits = aesKeyBits(cipher);
+  switch (cipher.id) {
+    case ENCRYPTION.AES_CBC:
+      return keyBits === null ? null : { kind: "aes-cbc", keyBits, integrity };
+    case ENCRYPTION.AES_CTR:
+      return keyBits === null ? null : { kind: "aes-ctr", keyBits, integrity };
+    case ENCRYPTION.NULL:
+      return keyBitsOf(cipher) === null ? { kind: "null", integrity } : null;
+    default:
+      return null;
+  }
 }
 
 /** True when both name the same algorithms. */
@@ -238,10 +284,12 @@ export function espTransforms(
 }
 
 function cipherTransforms(cipher: EspSuite): Transform[] {
-  if (cipher.kind === "aes-gcm-16") return [transform(TRANSFORM.ENCRYPTION, ENCRYPTION.AES_GCM_16, cipher.keyBits)];
+  const encryption = transform(
+    TRANSFORM.ENCRYPTION,
+    CIPHER_IDS[cipher.kind],
+    "keyBits" in cipher ? cipher.keyBits : null,
+  );
+  if (!("integrity" in cipher)) return [encryption];
   const integrity = HMACS.find(({ name }) => name === cipher.integrity);
-  return [
-    transform(TRANSFORM.ENCRYPTION, ENCRYPTION.AES_CBC, cipher.keyBits),
-    transform(TRANSFORM.INTEGRITY, integrity?.integrity ?? 0),
-  ];
+  return [encryption, transform(TRANSFORM.INTEGRITY, integrity?.integrity ?? 0)];
 }

@@ -123,7 +123,7 @@ export class IkeSession {
     this.requests = new RequestWindow(options.nextRequestId);
   }
 
-  /** Encrypts a message of ours. GCM's IV is a counter, so no nonce repeats under one key (RFC 5282 §3). */
+  /** Encrypts a message of ours. An AEAD's IV is a counter, so no nonce repeats under one key (RFC 5282 §3). */
   seal(
     step: Step,
     what: { exchange: number; messageId: number; isResponse: boolean },
@@ -132,8 +132,7 @@ export class IkeSession {
     const fields = { spiI: this.spiI, spiR: this.spiR, fromInitiator: false, ...what };
     this.#sealed += 1n;
     const sealing = this.keys.responder;
-    const iv =
-      sealing.kind === "aes-gcm-16" ? u64be(this.#sealed) : step.environment.randomBytes(ivBytes(sealing.kind));
+    const iv = sealing.kind === "aes-cbc" ? step.environment.randomBytes(ivBytes(sealing.kind)) : u64be(this.#sealed);
     return sealMessage(fields, payloads, sealing, iv);
   }
 

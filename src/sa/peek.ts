@@ -1,13 +1,8 @@
-import { createCipheriv, createDecipheriv } from "node:crypto";
-import { invariant } from "../core/errors.ts";
 import { ESP_TRAILER_BYTES, IP_PROTOCOL, parseIpv4, parseTcp, TCP_PEEK_BYTES, type TcpSummary } from "./packet.ts";
+import { createPlaintextReader, type PlaintextReader } from "./plaintext-reader.ts";
 import type { SharedSa } from "./spec.ts";
-import { GCM_SALT_BYTES, suiteLengths, type SuiteLengths } from "./suite.ts";
+import { suiteLengths } from "./suite.ts";
 
-/** AES works on 16 bytes whatever its key length (FIPS 197). */
-const AES_BLOCK_BYTES = 16;
-/** RFC 4106 §3 and SP 800-38D: counter 1 makes the ICV, the plaintext starts at 2. */
-const GCM_FIRST_COUNTER = 2;
 /** RFC 791: the shortest inner header. */
 const INNER_HEADER_BYTES = 20;
 
@@ -20,10 +15,7 @@ export type PeekResult =
   | { readonly kind: "other"; readonly protocol: number }
   | { readonly kind: "unreadable"; readonly reason: "tooShort" | "badLength" | "innerHeader" | "innerFragment" };
 
-/** Reads plaintext bytes `[from, to)` out of IV + ciphertext, decrypting the blocks that hold them and no others. */
-type BlockReader = (payload: Uint8Array, from: number, to: number) => Uint8Array;
-
-/** Looks into packets of one inbound SA. Holds a keyed AES context: make one per SA and keep it. */
+/** Looks into packets of one inbound SA. Holds a keyed context: make one per SA and keep it. */
 export interface Peeker {
   /** `payload` is IV, ciphertext and ICV; `source` and `destination` are the outer addresses. */
   peek(payload: Uint8Array, source: string, destination: string): PeekResult;
@@ -35,8 +27,7 @@ export interface Peeker {
  */
 export function createPeeker(sa: SharedSa): Peeker {
   const lengths = suiteLengths(sa.suite);
-  const key = sa.inbound.encryptionKey.expose();
-  const read = sa.suite.kind === "aes-gcm-16" ? gcmReader(key, lengths) : cbcReader(key, lengths);
+  const read = createPlaintextReader(sa.suite, sa.inbound.encryptionKey.expose());
   const look = sa.mode === "tunnel" ? peekTunnel : peekTransport;
   return {
     peek: (payload, source, destination) => {
@@ -49,7 +40,7 @@ export function createPeeker(sa: SharedSa): Peeker {
 }
 
 function peekTransport(
-  read: BlockReader,
+  read: PlaintextReader,
   payload: Uint8Array,
   plaintextBytes: number,
   source: string,
@@ -63,7 +54,7 @@ function peekTransport(
   return tcp === null ? { kind: "unreadable", reason: "tooShort" } : { kind: "tcp", source, destination, tcp };
 }
 
-function peekTunnel(read: BlockReader, payload: Uint8Array, plaintextBytes: number): PeekResult {
+function peekTunnel(read: PlaintextReader, payload: Uint8Array, plaintextBytes: number): PeekResult {
   if (plaintextBytes < INNER_HEADER_BYTES + ESP_TRAILER_BYTES) return { kind: "unreadable", reason: "tooShort" };
   const inner = parseIpv4(read(payload, 0, INNER_HEADER_BYTES), { whole: false });
   if (inner === null) return { kind: "unreadable", reason: "innerHeader" };
@@ -77,51 +68,4 @@ function peekTunnel(read: BlockReader, payload: Uint8Array, plaintextBytes: numb
   const tcp = parseTcp(read(payload, inner.headerBytes, end));
   if (tcp === null) return { kind: "unreadable", reason: "tooShort" };
   return { kind: "tcp", source: inner.source, destination: inner.destination, tcp };
-}
-
-/** The AES blocks `[first, first + count)` that cover plaintext bytes `[from, to)`. */
-function coveringBlocks(from: number, to: number): { first: number; count: number } {
-  const first = Math.floor(from / AES_BLOCK_BYTES);
-  return { first, count: Math.ceil(to / AES_BLOCK_BYTES) - first };
-}
-
-/** GCM is CTR: the keystream of a block is AES(salt ‖ IV ‖ counter), from ECB with one cached context. */
-function gcmReader(keyAndSalt: Uint8Array, { ivBytes, icvBytes }: SuiteLengths): BlockReader {
-  const key = keyAndSalt.subarray(0, -GCM_SALT_BYTES);
-  const salt = keyAndSalt.subarray(-GCM_SALT_BYTES);
-  const ecb = createCipheriv(`aes-${key.length * 8}-ecb`, key, null).setAutoPadding(false);
-  return (payload, from, to) => {
-    const { first, count } = coveringBlocks(from, to);
-    const counters = Buffer.alloc(count * AES_BLOCK_BYTES);
-    for (let i = 0; i < count; i++) {
-      const at = i * AES_BLOCK_BYTES;
-      counters.set(salt, at);
-      counters.set(payload.subarray(0, ivBytes), at + GCM_SALT_BYTES);
-      counters.writeUInt32BE(GCM_FIRST_COUNTER + first + i, at + AES_BLOCK_BYTES - 4);
-    }
-    const keystream = ecb.update(counters);
-    const ciphertext = payload.subarray(ivBytes, payload.length - icvBytes);
-    const offset = first * AES_BLOCK_BYTES;
-    const plain = new Uint8Array(to - from);
-    for (let i = 0; i < plain.length; i++) plain[i] = (ciphertext[from + i] ?? 0) ^ (keystream[from + i - offset] ?? 0);
-    return plain;
-  };
-}
-
-/** CBC: plaintext block = AES⁻¹(ciphertext block) ⊕ the block before it, the IV before the first. */
-function cbcReader(key: Uint8Array, { ivBytes }: SuiteLengths): BlockReader {
-  invariant(ivBytes === AES_BLOCK_BYTES, "the IV of CBC is one block");
-  const ecb = createDecipheriv(`aes-${key.length * 8}-ecb`, key, null).setAutoPadding(false);
-  return (payload, from, to) => {
-    const { first, count } = coveringBlocks(from, to);
-    const offset = first * AES_BLOCK_BYTES;
-    // `payload` starts with the IV: the block before ciphertext block i lies at i, block i itself one further.
-    const before = payload.subarray(offset, offset + count * AES_BLOCK_BYTES);
-    const blocks = payload.subarray(offset + AES_BLOCK_BYTES, offset + (count + 1) * AES_BLOCK_BYTES);
-    const decrypted = ecb.update(blocks);
-    const plain = new Uint8Array(to - from);
-    for (let i = 0; i < plain.length; i++)
-      plain[i] = (decrypted[from + i - offset] ?? 0) ^ (before[from + i - offset] ?? 0);
-    return plain;
-  };
 }

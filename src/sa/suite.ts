@@ -2,23 +2,35 @@
  * ESP transforms that esplex negotiates and installs. Names are RFC 7296 / IANA terms; the kernel's names for them
  * live in `xfrm/`, the IKE transform IDs in `ike/`.
  */
-export type EspSuite = EspAeadSuite | EspCbcSuite;
+export type EspSuite = EspAeadSuite | EspMacSuite;
 
-/** RFC 4106, 16-byte ICV. Key material is the AES key followed by a 4-byte salt. */
-export interface EspAeadSuite {
-  readonly kind: "aes-gcm-16";
-  readonly keyBits: 128 | 256;
-}
+/** Encrypts and authenticates in one, with a 16-byte ICV. Key material is the key followed by a salt. */
+export type EspAeadSuite =
+  | {
+      /** RFC 4106, RFC 4309. */
+      readonly kind: "aes-gcm-16" | "aes-ccm-16";
+      readonly keyBits: 128 | 256;
+    }
+  | {
+      /** RFC 7634: a key of 256 bits, always. */
+      readonly kind: "chacha20-poly1305";
+    };
 
-/** RFC 3602 with RFC 4868. */
-export interface EspCbcSuite {
-  readonly kind: "aes-cbc";
-  readonly keyBits: 128 | 256;
-  readonly integrity: "hmac-sha2-256" | "hmac-sha2-384" | "hmac-sha2-512";
-}
+/** A cipher with an HMAC behind it (RFC 4868). */
+export type EspMacSuite =
+  | {
+      /** RFC 3602; RFC 3686, whose key is followed by a salt ("nonce" there). */
+      readonly kind: "aes-cbc" | "aes-ctr";
+      readonly keyBits: 128 | 256;
+      readonly integrity: EspIntegrity;
+    }
+  | {
+      /** RFC 2410: authenticated and readable by everybody. Never without being asked for. */
+      readonly kind: "null";
+      readonly integrity: EspIntegrity;
+    };
 
-/** Length of the salt that follows the AES key in GCM key material (RFC 4106 §8.1). */
-export const GCM_SALT_BYTES = 4;
+export type EspIntegrity = "hmac-sha2-256" | "hmac-sha2-384" | "hmac-sha2-512";
 
 const INTEGRITY = {
   "hmac-sha2-256": { keyBytes: 32, icvBytes: 16 },
@@ -26,10 +38,28 @@ const INTEGRITY = {
   "hmac-sha2-512": { keyBytes: 64, icvBytes: 32 },
 } as const;
 
-/** Lengths of one suite on the wire and in key material, in bytes (RFC 4106, 3602, 4868). */
+/** ICV of every AEAD here (RFC 4106 §6, RFC 4309 §6, RFC 7634 §2.1). */
+const AEAD_ICV_BYTES = 16;
+
+/**
+ * Salt behind the key (RFC 4106 §8.1, RFC 4309 §7.1, RFC 3686 §5.1, RFC 7634 §2), IV in each packet, and the multiple of
+ * bytes that ciphertext has (RFC 4303 §2.4: at least 4).
+ */
+const CIPHERS: Readonly<Record<EspSuite["kind"], { saltBytes: number; ivBytes: number; blockBytes: number }>> = {
+  "aes-gcm-16": { saltBytes: 4, ivBytes: 8, blockBytes: 4 },
+  "aes-ccm-16": { saltBytes: 3, ivBytes: 8, blockBytes: 4 },
+  "chacha20-poly1305": { saltBytes: 4, ivBytes: 8, blockBytes: 4 },
+  "aes-cbc": { saltBytes: 0, ivBytes: 16, blockBytes: 16 },
+  "aes-ctr": { saltBytes: 4, ivBytes: 8, blockBytes: 4 },
+  null: { saltBytes: 0, ivBytes: 0, blockBytes: 4 },
+};
+
+/** Lengths of one suite on the wire and in key material, in bytes. */
 export interface SuiteLengths {
-  /** Encryption key material, for GCM with its salt. */
+  /** Encryption key material, with its salt. */
   readonly encryptionKeyBytes: number;
+  /** What of it is salt, at its end. */
+  readonly saltBytes: number;
   /** Zero for an AEAD. */
   readonly integrityKeyBytes: number;
   readonly ivBytes: number;
@@ -39,17 +69,55 @@ export interface SuiteLengths {
 }
 
 export function suiteLengths(suite: EspSuite): SuiteLengths {
-  if (suite.kind === "aes-gcm-16") {
-    const encryptionKeyBytes = suite.keyBits / 8 + GCM_SALT_BYTES;
-    return { encryptionKeyBytes, integrityKeyBytes: 0, ivBytes: 8, icvBytes: 16, blockBytes: 4 };
-  }
-  const { keyBytes, icvBytes } = INTEGRITY[suite.integrity];
-  return { encryptionKeyBytes: suite.keyBits / 8, integrityKeyBytes: keyBytes, ivBytes: 16, icvBytes, blockBytes: 16 };
+  const { saltBytes, ivBytes, blockBytes } = CIPHERS[suite.kind];
+  const integrity = integrityOf(suite);
+  const { keyBytes, icvBytes } = integrity === null ? { keyBytes: 0, icvBytes: AEAD_ICV_BYTES } : INTEGRITY[integrity];
+  const encryptionKeyBytes = keyBitsOf(suite) / 8 + saltBytes;
+  return { encryptionKeyBytes, saltBytes, integrityKeyBytes: keyBytes, ivBytes, icvBytes, blockBytes };
 }
 
-/** `AES_GCM_16_128`, `AES_CBC_256/HMAC_SHA2_256_128`: as strongSwan prints them. */
-export function suiteName(suite: EspSuite): string {
-  if (suite.kind === "aes-gcm-16") return `AES_GCM_16_${suite.keyBits}`;
-  const bits = suite.integrity.slice(-3);
-  return `AES_CBC_${suite.keyBits}/HMAC_SHA2_${bits}_${Number(bits) / 2}`;
+function keyBitsOf(suite: EspSuite): number {
+  if (suite.kind === "chacha20-poly1305") return 256;
+  return suite.kind === "null" ? 0 : suite.keyBits;
 }
+
+/** Null for an AEAD. */
+function integrityOf(suite: EspSuite): EspIntegrity | null {
+  return "integrity" in suite ? suite.integrity : null;
+}
+
+/** True when both name the same algorithms with the same key length. */
+export function sameSuite(a: EspSuite, b: EspSuite): boolean {
+  return a.kind === b.kind && keyBitsOf(a) === keyBitsOf(b) && integrityOf(a) === integrityOf(b);
+}
+
+/** `AES_GCM_16_128`, `AES_CBC_256/HMAC_SHA2_256_128`, `CHACHA20_POLY1305`: as strongSwan prints them. */
+export function suiteName(suite: EspSuite): string {
+  const cipher = suite.kind.toUpperCase().replaceAll("-", "_");
+  const name = "keyBits" in suite ? `${cipher}_${suite.keyBits}` : cipher;
+  const integrity = integrityOf(suite);
+  if (integrity === null) return name;
+  const bits = integrity.slice(-3);
+  return `${name}/HMAC_SHA2_${bits}_${Number(bits) / 2}`;
+}
+
+const KEY_BITS = [128, 256] as const;
+const HMACS = ["hmac-sha2-256", "hmac-sha2-384", "hmac-sha2-512"] as const;
+
+/**
+ * What a peer may have whose configuration lists nothing. The peer's order decides among them, so nothing belongs here that one
+ * would not want to end up with.
+ */
+export const DEFAULT_ESP_SUITES: readonly EspSuite[] = [
+  ...KEY_BITS.map((keyBits): EspSuite => ({ kind: "aes-gcm-16", keyBits })),
+  { kind: "chacha20-poly1305" },
+  ...KEY_BITS.flatMap((keyBits) => HMACS.map((integrity): EspSuite => ({ kind: "aes-cbc", keyBits, integrity }))),
+];
+
+/** Every suite that esplex knows: the others are for peers whose configuration lists them. */
+export const ESP_SUITES: readonly EspSuite[] = [
+  ...DEFAULT_ESP_SUITES,
+  ...KEY_BITS.map((keyBits): EspSuite => ({ kind: "aes-ccm-16", keyBits })),
+  ...KEY_BITS.flatMap((keyBits) => HMACS.map((integrity): EspSuite => ({ kind: "aes-ctr", keyBits, integrity }))),
+  ...HMACS.map((integrity): EspSuite => ({ kind: "null", integrity })),
+];

@@ -1,26 +1,40 @@
 import { Secret } from "../core/secret.ts";
-import type { EspCbcSuite, EspSuite } from "../sa/suite.ts";
-import { suiteLengths } from "../sa/suite.ts";
+import {
+  ESP_SUITES,
+  sameSuite,
+  suiteLengths,
+  type EspAeadSuite,
+  type EspIntegrity,
+  type EspMacSuite,
+  type EspSuite,
+} from "../sa/suite.ts";
 import type { Attributes, MessageBuilder } from "../net/netlink-message.ts";
 import { XFRMA_ALG_AEAD, XFRMA_ALG_AUTH_TRUNC, XFRMA_ALG_CRYPT } from "./constants.ts";
 import { xfrmAlgo, xfrmAlgoAead, xfrmAlgoAuth } from "./structs.ts";
 
-const GCM = "rfc4106(gcm(aes))";
-const CBC = "cbc(aes)";
-/** The kernel's name of each integrity algorithm and the bits of its ICV (RFC 4868). */
-const HMACS: Readonly<Record<EspCbcSuite["integrity"], { readonly name: string; readonly truncBits: number }>> = {
-  "hmac-sha2-256": { name: "hmac(sha256)", truncBits: 128 },
-  "hmac-sha2-384": { name: "hmac(sha384)", truncBits: 192 },
-  "hmac-sha2-512": { name: "hmac(sha512)", truncBits: 256 },
+/** The kernel's names of the ciphers (`net/xfrm/xfrm_algo.c`). */
+const AEADS: Readonly<Record<EspAeadSuite["kind"], string>> = {
+  "aes-gcm-16": "rfc4106(gcm(aes))",
+  "aes-ccm-16": "rfc4309(ccm(aes))",
+  "chacha20-poly1305": "rfc7539esp(chacha20,poly1305)",
 };
-const GCM_ICV_BITS = 128;
+const CIPHERS: Readonly<Record<EspMacSuite["kind"], string>> = {
+  "aes-cbc": "cbc(aes)",
+  "aes-ctr": "rfc3686(ctr(aes))",
+  null: "ecb(cipher_null)",
+};
+const HMACS: Readonly<Record<EspIntegrity, string>> = {
+  "hmac-sha2-256": "hmac(sha256)",
+  "hmac-sha2-384": "hmac(sha384)",
+  "hmac-sha2-512": "hmac(sha512)",
+};
 const utf8Encoder = new TextEncoder();
 const utf8Decoder = new TextDecoder();
 
 /** A suite with the keys of one direction. */
 export interface KeyedSuite {
   readonly suite: EspSuite;
-  /** For AES-GCM followed by its salt. */
+  /** With its salt, if there is one, at the end; empty for null encryption. */
   readonly encryptionKey: Secret;
   readonly integrityKey: Secret | null;
 }
@@ -29,16 +43,17 @@ export interface KeyedSuite {
 export function appendAlgorithms(builder: MessageBuilder, { suite, encryptionKey, integrityKey }: KeyedSuite): void {
   checkKeyLengths(suite, encryptionKey, integrityKey);
   const keyBits = encryptionKey.lengthBytes * 8;
-  if (suite.kind === "aes-gcm-16") {
-    const head = { name: nameBytes(GCM), keyBits, icvBits: GCM_ICV_BITS };
+  const icvBits = suiteLengths(suite).icvBytes * 8;
+  if (!("integrity" in suite)) {
+    const head = { name: nameBytes(AEADS[suite.kind]), keyBits, icvBits };
     builder.attributeOf(XFRMA_ALG_AEAD, xfrmAlgoAead, head, encryptionKey.expose());
     return;
   }
-  const { name, truncBits } = HMACS[suite.integrity];
   const authKey = integrityKey?.expose() ?? new Uint8Array();
-  const authHead = { name: nameBytes(name), keyBits: authKey.length * 8, truncBits };
+  const authHead = { name: nameBytes(HMACS[suite.integrity]), keyBits: authKey.length * 8, truncBits: icvBits };
   builder.attributeOf(XFRMA_ALG_AUTH_TRUNC, xfrmAlgoAuth, authHead, authKey);
-  builder.attributeOf(XFRMA_ALG_CRYPT, xfrmAlgo, { name: nameBytes(CBC), keyBits }, encryptionKey.expose());
+  const cryptHead = { name: nameBytes(CIPHERS[suite.kind]), keyBits };
+  builder.attributeOf(XFRMA_ALG_CRYPT, xfrmAlgo, cryptHead, encryptionKey.expose());
 }
 
 /** Reads the algorithm attributes of a dumped state; null when they are not a suite of ours. */
@@ -60,34 +75,41 @@ export function sameKeys(a: KeyedSuite, b: KeyedSuite): boolean {
   return sameSuite(a.suite, b.suite) && sameEncryption && sameIntegrity;
 }
 
-function sameSuite(a: EspSuite, b: EspSuite): boolean {
-  if (a.kind !== b.kind || a.keyBits !== b.keyBits) return false;
-  return a.kind !== "aes-cbc" || b.kind !== "aes-cbc" || a.integrity === b.integrity;
+/** Every suite by what the kernel says of it: names, and lengths of keys and ICV in bits. */
+const SUITES: ReadonlyMap<string, EspSuite> = new Map(
+  ESP_SUITES.map((suite): [string, EspSuite] => {
+    const { encryptionKeyBytes, integrityKeyBytes, icvBytes } = suiteLengths(suite);
+    const [keyBits, authBits, icvBits] = [encryptionKeyBytes * 8, integrityKeyBytes * 8, icvBytes * 8];
+    if (!("integrity" in suite)) return [aeadKey(AEADS[suite.kind], keyBits, icvBits), suite];
+    return [macKey(CIPHERS[suite.kind], keyBits, HMACS[suite.integrity], authBits, icvBits), suite];
+  }),
+);
+
+function aeadKey(name: string, keyBits: number, icvBits: number): string {
+  return `${name} ${keyBits} ${icvBits}`;
+}
+
+function macKey(cipher: string, keyBits: number, hmac: string, authBits: number, icvBits: number): string {
+  return `${cipher} ${keyBits} ${hmac} ${authBits} ${icvBits}`;
 }
 
 function decodeAead(bytes: Uint8Array): KeyedSuite | null {
   const { name, keyBits, icvBits } = xfrmAlgoAead.decode(bytes);
-  if (nameOf(name) !== GCM || icvBits !== GCM_ICV_BITS) return null;
-  const aesBits = keyBits - 32;
-  if (aesBits !== 128 && aesBits !== 256) return null;
-  const encryptionKey = keyAfter(bytes, xfrmAlgoAead.size, keyBits);
-  return { suite: { kind: "aes-gcm-16", keyBits: aesBits }, encryptionKey, integrityKey: null };
+  const suite = SUITES.get(aeadKey(nameOf(name), keyBits, icvBits));
+  if (suite === undefined) return null;
+  return { suite, encryptionKey: keyAfter(bytes, xfrmAlgoAead.size, keyBits), integrityKey: null };
 }
 
 function decodeCryptAndAuth(crypt: Uint8Array, auth: Uint8Array): KeyedSuite | null {
   const { name: cryptName, keyBits } = xfrmAlgo.decode(crypt);
   const { name: authName, keyBits: authBits, truncBits } = xfrmAlgoAuth.decode(auth);
-  if (nameOf(cryptName) !== CBC || (keyBits !== 128 && keyBits !== 256)) return null;
-  for (const integrity of ["hmac-sha2-256", "hmac-sha2-384", "hmac-sha2-512"] as const) {
-    const hmac = HMACS[integrity];
-    if (hmac.name !== nameOf(authName) || hmac.truncBits !== truncBits) continue;
-    return {
-      suite: { kind: "aes-cbc", keyBits, integrity },
-      encryptionKey: keyAfter(crypt, xfrmAlgo.size, keyBits),
-      integrityKey: keyAfter(auth, xfrmAlgoAuth.size, authBits),
-    };
-  }
-  return null;
+  const suite = SUITES.get(macKey(nameOf(cryptName), keyBits, nameOf(authName), authBits, truncBits));
+  if (suite === undefined) return null;
+  return {
+    suite,
+    encryptionKey: keyAfter(crypt, xfrmAlgo.size, keyBits),
+    integrityKey: keyAfter(auth, xfrmAlgoAuth.size, authBits),
+  };
 }
 
 function keyAfter(bytes: Uint8Array, offset: number, keyBits: number): Secret {

@@ -241,5 +241,5 @@ test("a message sealed for another SA does not open", () => {
   const moved = bytes.with(8, 9);
   const sealed = findPayload(decodeMessage(moved).payloads, "encrypted");
   if (sealed === undefined) throw new Error("not sealed");
-  expect(() => openMessage(moved, sealed, key)).toThrow("wrong GCM tag");
+  expect(() => openMessage(moved, sealed, key)).toThrow("wrong AEAD tag");
 });

@@ -242,7 +242,8 @@ export class Initiator {
 
   #readChild(payloads: readonly Payload[], request: PreparedRequest, nonceR: Uint8Array): InitiatorChild {
     const group = request.pair === null ? null : request.wish.group;
-    const chosen = chooseEsp(requirePayload(payloads, "sa"), group, group !== null, { espSuites: null, esn: "allow" });
+    const policy = { espSuites: request.wish.suites, esn: "allow" } as const;
+    const chosen = chooseEsp(requirePayload(payloads, "sa"), group, group !== null, policy);
     const shared = request.pair?.agree(requirePayload(payloads, "ke").value) ?? null;
     const nonces = { nonceI: request.nonce, nonceR };
     const keys = deriveChildKeys({ suite: this.#suite(), d: this.keys.d }, chosen.suite, shared, nonces);

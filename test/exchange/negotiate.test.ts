@@ -1,28 +1,31 @@
 import { expect, test } from "vitest";
 import { DH_GROUPS } from "../../src/crypto/dh.ts";
 import { toHex } from "../../src/core/bytes.ts";
-import { suiteName, type EspSuite } from "../../src/sa/suite.ts";
+import { ESP_SUITES, suiteName, type EspSuite } from "../../src/sa/suite.ts";
 import { ikeSuiteName, type IkeSuite } from "../../src/ike/suite.ts";
 import type { EsnPolicy } from "../../src/ike/environment.ts";
 import { ESN, EXCHANGE, NOTIFY } from "../../src/ike/wire/constants.ts";
+import { decodeMessage, encodeMessage } from "../../src/ike/wire/message.ts";
 import { childWish, deleteChild } from "./initiator.ts";
-import { connect, CLIENT, DVIPA, Lab, PATH_4500, peerConfig } from "./lab.ts";
+import { connect, CLIENT, DVIPA, initiator, Lab, PATH_4500, peerConfig } from "./lab.ts";
 
 const HMACS = ["hmac-sha2-256", "hmac-sha2-384", "hmac-sha2-512"] as const;
 
-const IKE_SUITES: IkeSuite[] = DH_GROUPS.flatMap(({ id: group }) =>
-  ([128, 256] as const).flatMap((keyBits) =>
-    HMACS.flatMap((prf): IkeSuite[] => [
-      { cipher: { kind: "aes-gcm-16", keyBits }, prf, group },
-      { cipher: { kind: "aes-cbc", keyBits, integrity: prf }, prf, group },
-    ]),
-  ),
-);
-const ESP_SUITES: EspSuite[] = ([128, 256] as const).flatMap((keyBits): EspSuite[] => [
-  { kind: "aes-gcm-16", keyBits },
-  ...HMACS.map((integrity): EspSuite => ({ kind: "aes-cbc", keyBits, integrity })),
+const CIPHERS: IkeSuite[] = HMACS.flatMap((prf) => [
+  { cipher: { kind: "chacha20-poly1305" }, prf, group: 31 },
+  ...([128, 256] as const).flatMap((keyBits): IkeSuite[] => [
+    { cipher: { kind: "aes-gcm-16", keyBits }, prf, group: 31 },
+    { cipher: { kind: "aes-cbc", keyBits, integrity: prf }, prf, group: 31 },
+  ]),
 ]);
-
+const [firstCipher] = CIPHERS;
+const IKE_SUITES: IkeSuite[] = [
+  ...CIPHERS,
+  // A group's secret goes through every PRF: ECP-521 and MODP-4096 are longer than the block of SHA-2.
+  ...DH_GROUPS.filter(({ id }) => id !== 31).flatMap(({ id: group }) =>
+    HMACS.flatMap((prf) => (firstCipher === undefined ? [] : [{ ...firstCipher, prf, group }])),
+  ),
+];
 function expectAgreement(lab: Lab, child: ReturnType<typeof connect>["child"]): void {
   const [sa] = lab.installed;
   expect(sa).toBeDefined();
@@ -91,7 +94,7 @@ test("`esn: never`: a peer that takes extended numbers only gets N(NO_PROPOSAL_C
 for (const suite of ESP_SUITES) {
   for (const mode of ["transport", "tunnel"] as const) {
     test(`ESP ${suiteName(suite)} in ${mode} mode`, () => {
-      const lab = new Lab();
+      const lab = new Lab({ peers: [peerConfig({ espSuites: [suite] })] });
       const { child } = connect(lab, {}, { suites: [suite], transport: mode === "transport" });
       expectAgreement(lab, child);
       expect(child.transport).toBe(mode === "transport");
@@ -101,3 +104,33 @@ for (const suite of ESP_SUITES) {
     });
   }
 }
+
+test("null encryption that nobody allowed gets N(NO_PROPOSAL_CHOSEN), and a better proposal behind it is taken", () => {
+  const suites: readonly EspSuite[] = [{ kind: "null", integrity: "hmac-sha2-256" }, { kind: "chacha20-poly1305" }];
+  const lab = new Lab();
+  const { client, child } = connect(lab, {}, { suites });
+  expect(lab.installed.map((sa) => suiteName(sa.suite))).toEqual(["CHACHA20_POLY1305"]);
+  const request = client.createChildRequest(childWish(CLIENT, DVIPA, { suites: suites.slice(0, 1) }), child);
+  const answer = client.open(lab.answer(request.bytes, PATH_4500));
+  expect(answer).toMatchObject([{ kind: "notify", type: NOTIFY.NO_PROPOSAL_CHOSEN }]);
+  expect(lab.installed).toHaveLength(1);
+});
+
+test("downgrade: who takes the better proposal out of IKE_SA_INIT gets no IKE SA (RFC 7296 §2.15)", () => {
+  const lab = new Lab();
+  const [strong, weak]: IkeSuite[] = [
+    { cipher: { kind: "chacha20-poly1305" }, prf: "hmac-sha2-512", group: 31 },
+    { cipher: { kind: "aes-cbc", keyBits: 128, integrity: "hmac-sha2-256" }, prf: "hmac-sha2-256", group: 31 },
+  ];
+  if (strong === undefined || weak === undefined) throw new Error("no suites");
+  const client = initiator({ suites: [strong, weak] });
+  const { header, payloads } = decodeMessage(client.initRequest());
+  const changed = payloads.map((payload) =>
+    payload.kind === "sa" ? { ...payload, proposals: payload.proposals.slice(1) } : payload,
+  );
+  client.readInit(lab.answer(encodeMessage(header, changed)));
+  expect(client.suite).toEqual(weak);
+  const answer = client.open(lab.answer(client.authRequest(childWish(CLIENT, DVIPA)).bytes, PATH_4500));
+  expect(answer).toMatchObject([{ kind: "notify", type: NOTIFY.AUTHENTICATION_FAILED }]);
+  expect(lab.installed).toEqual([]);
+});

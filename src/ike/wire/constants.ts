@@ -48,7 +48,14 @@ export const TRANSFORM = { ENCRYPTION: 1, PRF: 2, INTEGRITY: 3, DH: 4, ESN: 5 } 
 /** The only transform attribute of RFC 7296 (§3.3.5), in bits. */
 export const ATTRIBUTE_KEY_LENGTH = 14;
 
-export const ENCRYPTION = { AES_CBC: 12, AES_GCM_16: 20 } as const;
+export const ENCRYPTION = {
+  NULL: 11,
+  AES_CBC: 12,
+  AES_CTR: 13,
+  AES_CCM_16: 16,
+  AES_GCM_16: 20,
+  CHACHA20_POLY1305: 28,
+} as const;
 export const PRF = { HMAC_SHA2_256: 5, HMAC_SHA2_384: 6, HMAC_SHA2_512: 7 } as const;
 export const INTEGRITY = {
   NONE: 0,

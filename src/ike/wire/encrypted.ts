@@ -1,4 +1,12 @@
-import { AES_BLOCK_BYTES, cbcDecrypt, cbcEncrypt, gcmOpen, gcmSeal, GCM_TAG_BYTES } from "../../crypto/aes.ts";
+import {
+  AEAD_TAG_BYTES,
+  aeadOpen,
+  aeadSeal,
+  AES_BLOCK_BYTES,
+  cbcDecrypt,
+  cbcEncrypt,
+  type AeadName,
+} from "../../crypto/ciphers.ts";
 import { integrityTag, integrityTagBytes, verifyIntegrityTag, type HmacName } from "../../crypto/prf.ts";
 import { concatBytes, u16be } from "../../core/bytes.ts";
 import { EsplexError, invariant } from "../../core/errors.ts";
@@ -10,9 +18,9 @@ import { decodePayloads, encodePayloads, type EncryptedPayload, type Payload } f
 /** Keys of one direction of an IKE SA. */
 export type SealingKey =
   | {
-      readonly kind: "aes-gcm-16";
+      readonly kind: AeadName;
       readonly key: Secret;
-      /** 4 bytes, RFC 5282 §4. */
+      /** 4 bytes, RFC 5282 §4, RFC 7634 §3. */
       readonly salt: Secret;
     }
   | {
@@ -22,12 +30,12 @@ export type SealingKey =
       readonly integrityKey: Secret;
     };
 
-/** Explicit IV of AES-GCM (RFC 5282 §3). */
-const GCM_IV_BYTES = 8;
+/** Explicit IV of an AEAD (RFC 5282 §3, RFC 7634 §3). */
+const AEAD_IV_BYTES = 8;
 
-/** Length of the IV that {@link sealMessage} wants: for GCM it must never repeat, for CBC nobody may foresee it. */
+/** Length of the IV that {@link sealMessage} wants: for an AEAD it must never repeat, for CBC nobody may foresee it. */
 export function ivBytes(kind: SealingKey["kind"]): number {
-  return kind === "aes-gcm-16" ? GCM_IV_BYTES : AES_BLOCK_BYTES;
+  return kind === "aes-cbc" ? AES_BLOCK_BYTES : AEAD_IV_BYTES;
 }
 
 /** Encodes a message whose payloads all stand inside one SK payload (RFC 7296 §3.14, RFC 5282 §3). */
@@ -39,16 +47,16 @@ export function sealMessage(
 ): Uint8Array {
   invariant(iv.length === ivBytes(keys.kind), "IV length");
   const { firstType, bytes } = encodePayloads(payloads);
-  const plaintext = pad(bytes, keys.kind === "aes-gcm-16" ? 1 : AES_BLOCK_BYTES);
-  const tagBytes = keys.kind === "aes-gcm-16" ? GCM_TAG_BYTES : integrityTagBytes(keys.integrity);
+  const plaintext = pad(bytes, keys.kind === "aes-cbc" ? AES_BLOCK_BYTES : 1);
+  const tagBytes = keys.kind === "aes-cbc" ? integrityTagBytes(keys.integrity) : AEAD_TAG_BYTES;
   const bodyBytes = iv.length + plaintext.length + tagBytes;
   const head = concatBytes(
     headerFor(fields, PAYLOAD.ENCRYPTED, IKE_HEADER_BYTES + PAYLOAD_HEADER_BYTES + bodyBytes),
     new Uint8Array([firstType, 0]),
     u16be(PAYLOAD_HEADER_BYTES + bodyBytes),
   );
-  if (keys.kind === "aes-gcm-16") {
-    return concatBytes(head, iv, gcmSeal(keys.key, concatBytes(keys.salt.expose(), iv), head, plaintext));
+  if (keys.kind !== "aes-cbc") {
+    return concatBytes(head, iv, aeadSeal(keys.kind, keys.key, concatBytes(keys.salt.expose(), iv), head, plaintext));
   }
   const authenticated = concatBytes(head, iv, cbcEncrypt(keys.key, iv, plaintext));
   return concatBytes(authenticated, integrityTag(keys.integrity, keys.integrityKey, authenticated));
@@ -67,7 +75,7 @@ function pad(bytes: Uint8Array, blockBytes: number): Uint8Array {
  * inside, not yet read. Throws `wire.integrity` when it is not authentic and `wire.short` when it is too short to be.
  */
 export function openMessage(message: Uint8Array, sealed: EncryptedPayload, keys: SealingKey): OpenedMessage {
-  const bytes = keys.kind === "aes-gcm-16" ? openGcm(message, sealed, keys) : openCbc(message, sealed, keys);
+  const bytes = keys.kind === "aes-cbc" ? openCbc(message, sealed, keys) : openAead(message, sealed, keys);
   return { firstType: sealed.innerType, bytes };
 }
 
@@ -86,13 +94,13 @@ export function openedPayloads(opened: OpenedMessage): Payload[] {
   return decodePayloads(opened.firstType, opened.bytes.subarray(0, opened.bytes.length - padBytes - 1));
 }
 
-function openGcm(message: Uint8Array, sealed: EncryptedPayload, keys: SealingKey & { kind: "aes-gcm-16" }): Uint8Array {
+function openAead(message: Uint8Array, sealed: EncryptedPayload, keys: SealingKey & { kind: AeadName }): Uint8Array {
   const { body } = sealed;
-  if (body.length < GCM_IV_BYTES + GCM_TAG_BYTES)
+  if (body.length < AEAD_IV_BYTES + AEAD_TAG_BYTES)
     throw new EsplexError("wire.short", "SK payload: no room for IV and tag");
   const aad = message.subarray(0, message.length - body.length);
-  const nonce = concatBytes(keys.salt.expose(), body.subarray(0, GCM_IV_BYTES));
-  return gcmOpen(keys.key, nonce, aad, body.subarray(GCM_IV_BYTES));
+  const nonce = concatBytes(keys.salt.expose(), body.subarray(0, AEAD_IV_BYTES));
+  return aeadOpen(keys.kind, keys.key, nonce, aad, body.subarray(AEAD_IV_BYTES));
 }
 
 function openCbc(message: Uint8Array, sealed: EncryptedPayload, keys: SealingKey & { kind: "aes-cbc" }): Uint8Array {

@@ -15,7 +15,8 @@ import {
 import { digestOfSas } from "../../../src/bus/sa-wire.ts";
 import { EsplexError } from "../../../src/core/errors.ts";
 import { Secret } from "../../../src/core/secret.ts";
-import type { SharedSa } from "../../../src/sa/spec.ts";
+import type { SaHalf, SharedSa } from "../../../src/sa/spec.ts";
+import { ESP_SUITES, suiteLengths, suiteName } from "../../../src/sa/suite.ts";
 
 const ID = "0123456789abcdef0123456789abcdef";
 const selector = { startAddress: "192.0.2.100", endAddress: "192.0.2.100", protocol: 6, startPort: 80, endPort: 80 };
@@ -50,6 +51,26 @@ test("an SA arrives as it was sent, its keys in Secret", () => {
   expect(inspect(decoded, { depth: 9 })).not.toContain("BwcH");
 });
 
+test.each(ESP_SUITES.map((suite) => [suiteName(suite), suite] as const))(
+  "an SA with %s arrives as it was sent",
+  (_, suite) => {
+    const { encryptionKeyBytes, integrityKeyBytes } = suiteLengths(suite);
+    const keys = {
+      encryptionKey: new Secret(new Uint8Array(encryptionKeyBytes).fill(7)),
+      integrityKey: integrityKeyBytes === 0 ? null : new Secret(new Uint8Array(integrityKeyBytes).fill(8)),
+    };
+    const half = (spi: number): SaHalf => ({ spi, ...keys });
+    const sa: SharedSa = { ...sharedSa(), suite, inbound: half(0x1000), outbound: half(0x2000) };
+    const sent = (changed: SharedSa): unknown =>
+      decodeRequest("saInstall", overTheWire(encodeRequest("saInstall", { sa: changed, epoch: 3n, outbound: "now" })));
+    expect(sent(sa)).toMatchObject({ sa: { suite, inbound: keys } });
+    const long = new Secret(new Uint8Array(encryptionKeyBytes + 1));
+    expect(sent({ ...sa, inbound: { ...sa.inbound, encryptionKey: long } })).toBeNull();
+    const otherKey = integrityKeyBytes === 0 ? new Secret(new Uint8Array(32)) : null;
+    expect(sent({ ...sa, outbound: { ...sa.outbound, integrityKey: otherKey } })).toBeNull();
+  },
+);
+
 test("a snapshot arrives as it was sent", () => {
   const body: RequestBody<"snapshot"> = {
     part: 0,
@@ -76,6 +97,9 @@ test("keys whose length does not fit the suite, and unknown keys, are refused", 
   const wrong: ((sa: Record<string, unknown>) => void)[] = [
     (sa) => (sa["suite"] = { kind: "aes-gcm-16", keyBits: 256 }),
     (sa) => (sa["suite"] = { kind: "null" }),
+    (sa) => (sa["suite"] = { kind: "chacha20-poly1305", keyBits: 256 }),
+    (sa) => (sa["suite"] = { kind: "aes-ctr", keyBits: 128 }),
+    (sa) => (sa["suite"] = { kind: "aes-gcm-16", keyBits: 192 }),
     (sa) => (sa["id"] = "../etc"),
     (sa) => (sa["dvipa"] = "192.0.2.256"),
     (sa) => (sa["dvipa"] = "fe80::1%eth0"),

@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { concatBytes, fromHex, toHex } from "../../../src/core/bytes.ts";
 import { isError } from "../../../src/core/errors.ts";
@@ -52,31 +53,71 @@ test("X25519: points of small order give all zeros and are refused (RFC 8031 §2
   for (const value of smallOrder) expectMalformed(() => pair.agree(fromHex(value)));
 });
 
-describe("ECP-256", () => {
-  const gi =
-    "DAD0B65394221CF9B051E1FECA5787D098DFE637FC90B9EF945D0C37725811805271A0461CDB8252D61F1C456FA3E59AB1F45B33ACCF5F58389E0577B8990BB3";
-  const gr =
-    "D12DFB5289C8D4F81208B70270398C342296970A0BCCB74C736FC7554494BF6356FBF3CA366CC23E8157854C13C58D6AAC23F046ADA30F8353E74F33039872AB";
-  const i = "C88F01F510D9AC3F70A292DAA2316DE544E9AAB8AFE84049C62A9C57862D1433";
-  const r = "C6EF9C5D78AE012A011164ACB397CE2088685D8F06BF9BE0B283AB46476BEE53";
+interface Rfc5903 {
+  readonly groups: readonly (Readonly<Record<"i" | "gi" | "r" | "gr" | "girx", string>> & { readonly group: number })[];
+}
+interface Rfc3526 {
+  readonly groups: readonly (Readonly<Record<"prime" | "a" | "publicA" | "b" | "publicB" | "shared", string>> & {
+    readonly group: number;
+  })[];
+}
 
-  test("RFC 5903 §8.1", () => {
-    const [initiator, responder] = [group(19).fromPrivate(fromHex(i)), group(19).fromPrivate(fromHex(r))];
-    expect(toHex(initiator.publicValue)).toBe(gi.toLowerCase());
-    expect(toHex(responder.publicValue)).toBe(gr.toLowerCase());
-    const girx = "D6840F6B42F6EDAFD13116E0E12565202FEF8E9ECE7DCE03812464D04B9442DE".toLowerCase();
+function vectors(name: string): unknown {
+  return JSON.parse(readFileSync(new URL(`../../vectors/dh/${name}.json`, import.meta.url), "utf8"));
+}
+
+describe.each((vectors("rfc5903") as Rfc5903).groups)("ECP group $group", ({ group: id, i, gi, r, gr, girx }) => {
+  test("RFC 5903 §8", () => {
+    const [initiator, responder] = [group(id).fromPrivate(fromHex(i)), group(id).fromPrivate(fromHex(r))];
+    expect(toHex(initiator.publicValue)).toBe(gi);
+    expect(toHex(responder.publicValue)).toBe(gr);
     expect(toHex(initiator.agree(responder.publicValue).expose())).toBe(girx);
     expect(toHex(responder.agree(initiator.publicValue).expose())).toBe(girx);
   });
 
   test("a point off the curve, and the point at infinity, are refused (RFC 6989 §2.3)", () => {
-    const pair = group(19).generate();
+    const pair = group(id).generate();
     const off = fromHex(gi);
-    off[63] = (off[63] ?? 0) ^ 1;
+    const last = off.length - 1;
+    off[last] = (off[last] ?? 0) ^ 1;
     expectMalformed(() => pair.agree(off));
-    expectMalformed(() => pair.agree(new Uint8Array(64)));
-    expectMalformed(() => pair.agree(new Uint8Array(64).fill(0xff)));
+    expectMalformed(() => pair.agree(new Uint8Array(off.length)));
+    expectMalformed(() => pair.agree(new Uint8Array(off.length).fill(0xff)));
   });
+});
+
+describe.each((vectors("rfc3526") as Rfc3526).groups)("MODP group $group", (vector) => {
+  test("known answer over the prime of RFC 3526", () => {
+    const [a, b] = [
+      group(vector.group).fromPrivate(fromHex(vector.a)),
+      group(vector.group).fromPrivate(fromHex(vector.b)),
+    ];
+    expect(toHex(a.publicValue)).toBe(vector.publicA);
+    expect(toHex(b.publicValue)).toBe(vector.publicB);
+    expect(toHex(a.agree(b.publicValue).expose())).toBe(vector.shared);
+    expect(toHex(b.agree(a.publicValue).expose())).toBe(vector.shared);
+  });
+
+  test("0, 1, p-1, p and above are refused (RFC 6989 §2.1)", () => {
+    const pair = group(vector.group).generate();
+    const p = BigInt(`0x${vector.prime}`);
+    const padded = (value: bigint) => fromHex(value.toString(16).padStart(vector.prime.length, "0"));
+    for (const value of [0n, 1n, p - 1n, p, p + 1n]) expectMalformed(() => pair.agree(padded(value)));
+    expectMalformed(() => pair.agree(new Uint8Array(vector.prime.length / 2).fill(0xff)));
+    expect(pair.agree(padded(2n)).lengthBytes).toBe(vector.prime.length / 2);
+  });
+});
+
+test("the groups are those of the IANA registry that peers know, by number", () => {
+  expect(DH_GROUPS.map(({ id, name }) => `${id} ${name}`).sort()).toEqual([
+    "14 MODP_2048",
+    "15 MODP_3072",
+    "16 MODP_4096",
+    "19 ECP_256",
+    "20 ECP_384",
+    "21 ECP_521",
+    "31 CURVE_25519",
+  ]);
 });
 
 describe("MODP-2048", () => {

@@ -1,7 +1,9 @@
+import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import { fromHex, toHex } from "../../../src/core/bytes.ts";
+import { concatBytes, fromHex, toHex, u32be } from "../../../src/core/bytes.ts";
 import { isError } from "../../../src/core/errors.ts";
 import { Secret } from "../../../src/core/secret.ts";
+import { prf, prfPlus } from "../../../src/crypto/prf.ts";
 import {
   deriveChildKeys,
   deriveIkeKeys,
@@ -15,6 +17,7 @@ import { EXCHANGE, NOTIFY, PROTOCOL } from "../../../src/ike/wire/constants.ts";
 import { openedPayloads, openMessage, sealMessage, type SealingKey } from "../../../src/ike/wire/encrypted.ts";
 import { encodeIdentification } from "../../../src/ike/wire/identification.ts";
 import { decodeMessage } from "../../../src/ike/wire/message.ts";
+import { notify } from "../../../src/ike/wire/notify.ts";
 import { findNotify, requirePayload, type Payload } from "../../../src/ike/wire/payload.ts";
 import { keyVector, type KeyVector } from "./vectors.ts";
 
@@ -28,7 +31,7 @@ const hexOf = (key: Secret | null): string => (key === null ? "" : toHex(key.exp
 
 /** SK_e as strongSwan logs it: with the salt behind it for GCM. */
 function encryptionHex(side: SealingKey): string {
-  return side.kind === "aes-gcm-16" ? hexOf(side.key) + hexOf(side.salt) : hexOf(side.key);
+  return side.kind === "aes-cbc" ? hexOf(side.key) : hexOf(side.key) + hexOf(side.salt);
 }
 
 function expectKeys(keys: IkeKeys, wanted: KeyVector["ikeSas"][number]): void {
@@ -161,6 +164,51 @@ describe("rekeying", () => {
     for (const key of [heir.d, heir.pi, heir.pr, heir.initiator.key, heir.responder.key]) {
       expect(hexOf(key)).toMatch(/^0+$/);
     }
+  });
+});
+
+describe("ChaCha20-Poly1305: RFC 7634 appendix B", () => {
+  const url = new URL("../../vectors/rfc7634.json", import.meta.url);
+  const vector = JSON.parse(readFileSync(url, "utf8")) as { keymat: string; ike: { message: string } };
+  const [keyHex, saltHex] = [vector.keymat.slice(0, 64), vector.keymat.slice(64)];
+  const key: SealingKey = { kind: "chacha20-poly1305", key: secret(keyHex), salt: secret(saltHex) };
+  const window = notify(NOTIFY.SET_WINDOW_SIZE, u32be(10));
+
+  test("its message is read", () => {
+    expect(open(fromHex(vector.ike.message), key)).toEqual([expect.objectContaining({ ...window })]);
+  });
+
+  test("we write the same message", () => {
+    const fields = {
+      spiI: fromHex("c0c1c2c3c4c5c6c7"),
+      spiR: fromHex("d0d1d2d3d4d5d6d7"),
+      exchange: EXCHANGE.INFORMATIONAL,
+      fromInitiator: false,
+      isResponse: false,
+      messageId: 9,
+    };
+    expect(toHex(sealMessage(fields, [window], key, fromHex("1011121314151617")))).toBe(vector.ike.message);
+  });
+
+  test("SK_e is 36 bytes, salt last, behind SK_d and without SK_a", () => {
+    const suite = { cipher: { kind: "chacha20-poly1305" }, prf: "hmac-sha2-256", group: 31 } as const;
+    const nonces = { nonceI: new Uint8Array(32).fill(1), nonceR: new Uint8Array(32).fill(2) };
+    const spis = { spiI: new Uint8Array(8).fill(3), spiR: new Uint8Array(8).fill(4) };
+    const keys = deriveIkeKeys(suite, new Secret(new Uint8Array(32).fill(5)), { ...nonces, ...spis });
+    const seed = prf("hmac-sha2-256", concatBytes(nonces.nonceI, nonces.nonceR), new Uint8Array(32).fill(5));
+    const salt = concatBytes(nonces.nonceI, nonces.nonceR, spis.spiI, spis.spiR);
+    const stream = toHex(prfPlus("hmac-sha2-256", new Secret(seed), salt, 3 * 32 + 2 * 36));
+    const all = [
+      hexOf(keys.d),
+      encryptionHex(keys.initiator),
+      encryptionHex(keys.responder),
+      hexOf(keys.pi),
+      hexOf(keys.pr),
+    ];
+    expect(all.join("")).toBe(stream);
+    expect(keys.responder.kind === "aes-cbc" ? 0 : keys.responder.salt.lengthBytes).toBe(4);
+    wipeIkeKeys(keys);
+    expect(encryptionHex(keys.initiator) + encryptionHex(keys.responder)).toMatch(/^0+$/);
   });
 });
 

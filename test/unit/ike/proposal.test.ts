@@ -1,6 +1,7 @@
+import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { EsplexError } from "../../../src/core/errors.ts";
-import { suiteName, type EspSuite } from "../../../src/sa/suite.ts";
+import { DEFAULT_ESP_SUITES, ESP_SUITES, suiteName, type EspSuite } from "../../../src/sa/suite.ts";
 import type { EsnPolicy } from "../../../src/ike/environment.ts";
 import {
   chooseEsp,
@@ -49,7 +50,7 @@ const esn = transform(TRANSFORM.ESN, ESN.YES);
 describe("ESP", () => {
   test("the peer's first acceptable proposal wins, and the answer repeats its number and one transform of each type", () => {
     const offer = espOffer(
-      [transform(TRANSFORM.ENCRYPTION, 28, 256), noEsn],
+      [transform(TRANSFORM.ENCRYPTION, 3), noEsn],
       espTransforms(CBC, null),
       espTransforms(GCM, null),
     );
@@ -125,6 +126,93 @@ describe("ESP", () => {
     }
   });
 
+  test.each(ESP_SUITES.map((suite) => [suiteName(suite), suite] as const))(
+    "%s is offered and chosen as it is",
+    (_, suite) => {
+      const transforms = espTransforms(suite, 19, [ESN.YES, ESN.NO]);
+      const chosen = chooseEsp(espOffer(transforms), 19, true, { ...ANY, espSuites: [suite] });
+      expect(chosen.suite).toEqual(suite);
+      expect(chosen.answer.transforms).toEqual(
+        transforms.filter(({ type, id }) => type !== TRANSFORM.ESN || id === ESN.YES),
+      );
+      for (const other of ESP_SUITES.filter((each) => each !== suite)) {
+        const choose = (): unknown => chooseEsp(espOffer(transforms), 19, true, { ...ANY, espSuites: [other] });
+        expect(failure(choose)).toBe("peer.noProposalChosen");
+      }
+    },
+  );
+
+  test("IANA's numbers, and the key length where a cipher has several", () => {
+    const shown = (suite: EspSuite): unknown[] =>
+      espTransforms(suite, null)
+        .filter(({ type }) => type !== TRANSFORM.ESN)
+        .map(({ type, id, attributes }) => [type, id, ...attributes.map(({ value }) => value)]);
+    expect(shown({ kind: "chacha20-poly1305" })).toEqual([[1, 28]]);
+    expect(shown({ kind: "aes-ccm-16", keyBits: 256 })).toEqual([[1, 16, 256]]);
+    expect(shown({ kind: "aes-ctr", keyBits: 128, integrity: "hmac-sha2-384" })).toEqual([
+      [1, 13, 128],
+      [3, 13],
+    ]);
+    expect(shown({ kind: "null", integrity: "hmac-sha2-256" })).toEqual([
+      [1, 11],
+      [3, 12],
+    ]);
+  });
+
+  test("a peer whose configuration lists nothing gets no null encryption, whatever it offers and in whatever order", () => {
+    const offers = fc.shuffledSubarray([...ESP_SUITES], { minLength: 1 });
+    fc.assert(
+      fc.property(offers, fc.boolean(), (suites, inOneProposal) => {
+        const lists = suites.map((suite) => espTransforms(suite, null));
+        const choose = (): ChosenEsp =>
+          chooseEsp(espOffer(...(inOneProposal ? [lists.flat()] : lists)), null, true, ANY);
+        const chosen = failure(choose);
+        if (chosen === "peer.noProposalChosen") {
+          // In one proposal an AEAD beside an integrity algorithm other than NONE is no offer of it (RFC 7296 §3.3).
+          if (!inOneProposal) expect(suites.filter((suite) => DEFAULT_ESP_SUITES.includes(suite))).toEqual([]);
+        } else {
+          const { suite } = chosen as ChosenEsp;
+          expect(DEFAULT_ESP_SUITES.map(suiteName)).toContain(suiteName(suite));
+          const first = suites.find((each) => DEFAULT_ESP_SUITES.includes(each));
+          if (!inOneProposal) expect(suiteName(suite)).toBe(first === undefined ? null : suiteName(first));
+        }
+      }),
+    );
+    expect(DEFAULT_ESP_SUITES.map(({ kind }) => kind)).not.toContain("null");
+  });
+
+  test("null encryption for a peer whose configuration lists it: never without integrity", () => {
+    const policy: EspPolicy = { ...ANY, espSuites: [{ kind: "null", integrity: "hmac-sha2-256" }] };
+    const nothing = transform(TRANSFORM.ENCRYPTION, ENCRYPTION.NULL);
+    const sha = transform(TRANSFORM.INTEGRITY, INTEGRITY.HMAC_SHA2_256_128);
+    const none = transform(TRANSFORM.INTEGRITY, INTEGRITY.NONE);
+    expect(chooseEsp(espOffer([nothing, sha, noEsn]), null, true, policy).answer.transforms).toEqual([
+      nothing,
+      sha,
+      noEsn,
+    ]);
+    for (const list of [
+      [nothing, noEsn],
+      [nothing, none, noEsn],
+      [transform(TRANSFORM.ENCRYPTION, ENCRYPTION.NULL, 128), sha, noEsn],
+    ]) {
+      expect(failure(() => chooseEsp(espOffer(list), null, true, policy))).toBe("peer.noProposalChosen");
+    }
+  });
+
+  test("a key length on ChaCha20-Poly1305 is refused (RFC 7634 §4), an integrity algorithm beside it too", () => {
+    const chacha = (keyBits: number | null): Transform =>
+      transform(TRANSFORM.ENCRYPTION, ENCRYPTION.CHACHA20_POLY1305, keyBits);
+    const sha = transform(TRANSFORM.INTEGRITY, INTEGRITY.HMAC_SHA2_256_128);
+    expect(chooseEsp(espOffer([chacha(null), noEsn]), null, true, ANY).suite).toEqual({ kind: "chacha20-poly1305" });
+    for (const list of [
+      [chacha(256), noEsn],
+      [chacha(null), sha, noEsn],
+    ]) {
+      expect(failure(() => chooseEsp(espOffer(list), null, true, ANY))).toBe("peer.noProposalChosen");
+    }
+  });
+
   test("192-bit keys, a missing key length and a key length twice are passed over", () => {
     const twice: Transform = { ...aes(128), attributes: [...aes(128).attributes, ...aes(128).attributes] };
     const odd: Transform = { ...aes(128), attributes: [{ type: 99, value: 1 }] };
@@ -178,9 +266,9 @@ describe("ESP", () => {
 
 describe("IKE", () => {
   test("the KE payload's group wins within a proposal; an unknown one leads to the first that we know", () => {
-    const list = [...ikeTransforms({ ...IKE, group: 14 }), dh(19), dh(20)];
+    const list = [...ikeTransforms({ ...IKE, group: 14 }), dh(19), dh(18)];
     expect(chooseIke(ikeOffer(list), 19, 0, null).suite.group).toBe(19);
-    expect(chooseIke(ikeOffer(list), 20, 0, null).suite.group).toBe(14);
+    expect(chooseIke(ikeOffer(list), 18, 0, null).suite.group).toBe(14);
   });
 
   test("a missing PRF or group, an unknown type, and an SPI of the wrong length are refused", () => {
@@ -195,6 +283,47 @@ describe("IKE", () => {
       expect(failure(() => chooseIke(ikeOffer(list), 31, 0, null))).toBe("peer.noProposalChosen");
     }
     expect(failure(() => chooseIke(ikeOffer([cipher, prf, group]), 31, 8, null))).toBe("peer.noProposalChosen");
+  });
+
+  test("ChaCha20-Poly1305, every PRF and every group", () => {
+    for (const group of [14, 15, 16, 19, 20, 21, 31]) {
+      for (const prf of ["hmac-sha2-256", "hmac-sha2-384", "hmac-sha2-512"] as const) {
+        const suite: IkeSuite = { cipher: { kind: "chacha20-poly1305" }, prf, group };
+        expect(chooseIke(ikeOffer(ikeTransforms(suite)), group, 0, null).suite).toEqual(suite);
+      }
+    }
+    expect(ikeSuiteName({ ...IKE, cipher: { kind: "chacha20-poly1305" } })).toBe("CHACHA20_POLY1305/PRF_HMAC_SHA2_256");
+  });
+
+  test("ciphers of ESP alone are passed over: CCM, CTR and null", () => {
+    const rest = ikeTransforms(IKE).slice(1);
+    const others = ESP_SUITES.filter(({ kind }) => kind === "aes-ccm-16" || kind === "aes-ctr" || kind === "null");
+    expect(others).toHaveLength(11);
+    for (const suite of others) {
+      const list = [...espTransforms(suite, null, []), ...rest];
+      expect(failure(() => chooseIke(ikeOffer(list), 31, 0, null))).toBe("peer.noProposalChosen");
+      expect(chooseIke(ikeOffer(list, ikeTransforms(IKE)), 31, 0, null).answer.number).toBe(2);
+    }
+  });
+
+  test("the peer's order of proposals and of ciphers within one decides, not ours", () => {
+    const suites: IkeSuite[] = [
+      { ...IKE, cipher: { kind: "aes-cbc", keyBits: 128, integrity: "hmac-sha2-256" } },
+      { ...IKE, cipher: { kind: "chacha20-poly1305" } },
+      IKE,
+    ];
+    for (const order of [suites, suites.toReversed()]) {
+      expect(chooseIke(ikeOffer(...order.map(ikeTransforms)), 31, 0, null).suite).toEqual(order[0]);
+    }
+    const [chacha] = ikeTransforms({ ...IKE, cipher: { kind: "chacha20-poly1305" } });
+    const [gcm, prf, group] = ikeTransforms(IKE);
+    if (!chacha || !gcm || !prf || !group) throw new Error("no transforms");
+    for (const order of [
+      [gcm, chacha],
+      [chacha, gcm],
+    ]) {
+      expect(chooseIke(ikeOffer([...order, prf, group]), 31, 0, null).answer.transforms[0]).toEqual(order[0]);
+    }
   });
 
   test("the configuration restricts whole suites", () => {

@@ -1,4 +1,4 @@
-import { createCipheriv, createHmac, randomBytes } from "node:crypto";
+import { createCipheriv, createHmac, randomBytes, type Cipheriv, type CipherGCM } from "node:crypto";
 import { concatBytes, u16be, u32be } from "../../../src/core/bytes.ts";
 import { ipToBytes } from "../../../src/core/ip.ts";
 import { Secret } from "../../../src/core/secret.ts";
@@ -84,20 +84,49 @@ export function espPayload(sa: SharedSa, inner: Uint8Array, nextHeader: number, 
   const plain = concatBytes(inner, padding, new Uint8Array([padBytes, nextHeader]));
   const header = concatBytes(u32be(sa.inbound.spi), u32be(sequence));
   const iv = new Uint8Array(randomBytes(ivBytes));
-  const key = sa.inbound.encryptionKey.expose();
-  if (sa.suite.kind === "aes-gcm-16") {
-    const nonce = concatBytes(key.subarray(-4), iv);
-    const cipher = createCipheriv(`aes-${sa.suite.keyBits}-gcm`, key.subarray(0, -4), nonce);
-    cipher.setAAD(header);
-    return concatBytes(header, iv, cipher.update(plain), cipher.final(), cipher.getAuthTag());
-  }
-  const cipher = createCipheriv(`aes-${sa.suite.keyBits}-cbc`, key, iv).setAutoPadding(false);
-  const encrypted = concatBytes(header, iv, cipher.update(plain), cipher.final());
+  const cipher = cipherOf(sa, iv, header, plain.length);
+  const encrypted = concatBytes(header, iv, cipher?.update(plain) ?? plain, cipher?.final() ?? new Uint8Array());
+  if (!("integrity" in sa.suite)) return concatBytes(encrypted, (cipher as CipherGCM).getAuthTag());
   const hash = `sha${sa.suite.integrity.slice(-3)}`;
   const mac = createHmac(hash, sa.inbound.integrityKey?.expose() ?? new Uint8Array())
     .update(encrypted)
     .digest();
   return concatBytes(encrypted, mac.subarray(0, icvBytes));
+}
+
+/** Null for null encryption. */
+function cipherOf(sa: SharedSa, iv: Uint8Array, aad: Uint8Array, plaintextLength: number): Cipheriv | null {
+  const { suite } = sa;
+  const key = sa.inbound.encryptionKey.expose();
+  const authTagLength = 16;
+  switch (suite.kind) {
+    case "aes-gcm-16":
+      return createCipheriv(`aes-${suite.keyBits}-gcm`, key.subarray(0, -4), concatBytes(key.subarray(-4), iv)).setAAD(
+        aad,
+      );
+    case "aes-ccm-16": {
+      const nonce = concatBytes(key.subarray(-3), iv);
+      return createCipheriv(`aes-${suite.keyBits}-ccm`, key.subarray(0, -3), nonce, { authTagLength }).setAAD(aad, {
+        plaintextLength,
+      });
+    }
+    case "chacha20-poly1305": {
+      const nonce = concatBytes(key.subarray(32), iv);
+      return createCipheriv("chacha20-poly1305", key.subarray(0, 32), nonce, { authTagLength }).setAAD(aad, {
+        plaintextLength,
+      });
+    }
+    case "aes-ctr":
+      return createCipheriv(
+        `aes-${suite.keyBits}-ctr`,
+        key.subarray(0, -4),
+        concatBytes(key.subarray(-4), iv, u32be(1)),
+      );
+    case "aes-cbc":
+      return createCipheriv(`aes-${suite.keyBits}-cbc`, key, iv).setAutoPadding(false);
+    case "null":
+      return null;
+  }
 }
 
 /** A whole ESP packet from the SA's peer to its DVIPA that carries `segment` as its mode demands. */
@@ -113,12 +142,3 @@ export function espPacket(
       : espPayload(sa, ipv4Packet(sa.peer, sa.dvipa, protocol, segment, { optionWords }), 4);
   return ipv4Packet(source, sa.dvipa, 50, payload, sa.mode === "transport" ? { optionWords } : {});
 }
-
-/** Every suite that esplex negotiates. */
-export const ALL_SUITES: readonly EspSuite[] = [
-  { kind: "aes-gcm-16", keyBits: 128 },
-  { kind: "aes-gcm-16", keyBits: 256 },
-  { kind: "aes-cbc", keyBits: 128, integrity: "hmac-sha2-256" },
-  { kind: "aes-cbc", keyBits: 256, integrity: "hmac-sha2-384" },
-  { kind: "aes-cbc", keyBits: 256, integrity: "hmac-sha2-512" },
-];

@@ -10,6 +10,7 @@ import {
   parseMessages,
   type NetlinkRequest,
 } from "../../../src/net/netlink-message.ts";
+import { ESP_SUITES, suiteLengths, suiteName } from "../../../src/sa/suite.ts";
 import { decodeAlgorithms, sameKeys } from "../../../src/xfrm/algorithms.ts";
 import { decodeEvent } from "../../../src/xfrm/events.ts";
 import { deletePolicyRequest, policyRequest, type PolicySpec } from "../../../src/xfrm/policies.ts";
@@ -47,6 +48,45 @@ const CBC_ESN: StateSpec = {
   replayWindowPackets: 64,
   allowance: { kind: "unlimited" },
 };
+
+/** Payloads of XFRMA_ALG_AEAD, _CRYPT and _AUTH_TRUNC: the kernel's names and lengths in bits, from its documentation. */
+describe("names and lengths are the kernel's", () => {
+  const head = (name: string, ...numbers: number[]): string => {
+    const bytes = new Uint8Array(64 + 4 * numbers.length);
+    bytes.set(new TextEncoder().encode(name));
+    numbers.forEach((value, i) => new DataView(bytes.buffer).setUint32(64 + 4 * i, value, true));
+    return toHex(bytes);
+  };
+  const cases: readonly [StateSpec["suite"], string | null, string | null, string | null][] = [
+    [{ kind: "aes-gcm-16", keyBits: 256 }, head("rfc4106(gcm(aes))", 288, 128), null, null],
+    [{ kind: "aes-ccm-16", keyBits: 128 }, head("rfc4309(ccm(aes))", 152, 128), null, null],
+    [{ kind: "chacha20-poly1305" }, head("rfc7539esp(chacha20,poly1305)", 288, 128), null, null],
+    [
+      { kind: "aes-ctr", keyBits: 128, integrity: "hmac-sha2-384" },
+      null,
+      head("rfc3686(ctr(aes))", 160),
+      head("hmac(sha384)", 384, 192),
+    ],
+    [{ kind: "null", integrity: "hmac-sha2-512" }, null, head("ecb(cipher_null)", 0), head("hmac(sha512)", 512, 256)],
+  ];
+  it.each(cases.map((each) => [suiteName(each[0]), ...each] as const))("%s", (_, suite, aead, crypt, auth) => {
+    const { encryptionKeyBytes, integrityKeyBytes } = suiteLengths(suite);
+    const integrityKey = integrityKeyBytes === 0 ? null : counting(0x80, integrityKeyBytes);
+    const encryptionKey = counting(0, encryptionKeyBytes);
+    const { attributes } = bodyOf(hexOf(newStateRequest({ ...GCM_TUNNEL, suite, encryptionKey, integrityKey })));
+    const shown = (type: number): string | null => {
+      const bytes = attributes.bytes(type);
+      return bytes === null ? null : toHex(bytes);
+    };
+    const withKey = (start: string | null, key: Secret | null): string | null =>
+      start === null ? null : start + toHex(key?.expose() ?? new Uint8Array());
+    expect([shown(18), shown(2), shown(20)]).toEqual([
+      withKey(aead, encryptionKey),
+      withKey(crypt, encryptionKey),
+      withKey(auth, integrityKey),
+    ]);
+  });
+});
 
 describe("messages are those of iproute2", () => {
   it("NEWSA with AES-GCM: fixed part and algorithm", () => {
@@ -124,6 +164,41 @@ describe("decoding", () => {
       expect(keyed !== null && sameKeys({ ...keyed, encryptionKey: counting(1, 20) }, spec)).toBe(false);
       expect(JSON.stringify(keyed)).toContain("[secret]");
     }
+  });
+
+  const keyed = (spec: StateSpec): Attributes =>
+    new Attributes(fromHex(hexOf(newStateRequest(spec))).subarray(HEADER_BYTES), xfrmUsersaInfo.size);
+  const specOf = (suite: StateSpec["suite"]): StateSpec => {
+    const { encryptionKeyBytes, integrityKeyBytes } = suiteLengths(suite);
+    const integrityKey = integrityKeyBytes === 0 ? null : counting(0x80, integrityKeyBytes);
+    return { ...GCM_TUNNEL, suite, encryptionKey: counting(0, encryptionKeyBytes), integrityKey };
+  };
+
+  it.each(ESP_SUITES.map((suite) => [suiteName(suite), suite] as const))(
+    "reads %s back, and as itself alone",
+    (_, suite) => {
+      const read = decodeAlgorithms(keyed(specOf(suite)));
+      expect(read?.suite).toEqual(suite);
+      for (const other of ESP_SUITES) {
+        expect(read !== null && sameKeys(read, specOf(other))).toBe(other === suite);
+      }
+    },
+  );
+
+  const strangers: readonly [string, number, string, number, number][] = [
+    ["a name we do not know", 18, "rfc4543(gcm(aes))", 160, 128],
+    ["a shorter ICV", 18, "rfc4106(gcm(aes))", 160, 64],
+    ["a key of 192 bits", 18, "rfc4106(gcm(aes))", 224, 128],
+    ["ChaCha20 with a key of 128 bits", 18, "rfc7539esp(chacha20,poly1305)", 160, 128],
+    ["the other cipher's salt", 18, "rfc4309(ccm(aes))", 160, 128],
+  ];
+  it.each(strangers)("is no suite of ours: %s", (_, type, name, keyBits, icvBits) => {
+    const head = new Uint8Array(72);
+    head.set(new TextEncoder().encode(name));
+    new DataView(head.buffer).setUint32(64, keyBits, true);
+    new DataView(head.buffer).setUint32(68, icvBits, true);
+    const builder = new MessageBuilder().attribute(type, head, new Uint8Array(keyBits / 8));
+    expect(decodeAlgorithms(new Attributes(frameOf(builder.request(0, 0, "")).subarray(HEADER_BYTES)))).toBeNull();
   });
 
   it("replay state: decode(encode(x)) = x, in the struct that the kernel chooses", () => {

@@ -1,0 +1,116 @@
+import { createCipheriv, createDecipheriv } from "node:crypto";
+import { invariant } from "../core/errors.ts";
+import { suiteLengths, type EspSuite, type SuiteLengths } from "./suite.ts";
+
+/**
+ * Reads plaintext bytes `[from, to)` out of IV + ciphertext + ICV, decrypting the blocks that hold them and no others. The
+ * caller has checked that `to` is not behind the plaintext's end. The result may be a view of `payload`.
+ */
+export type PlaintextReader = (payload: Uint8Array, from: number, to: number) => Uint8Array;
+
+/** AES works on 16 bytes whatever its key length (FIPS 197). */
+const AES_BLOCK_BYTES = 16;
+/** The counter stands in the last 4 bytes of the counter block, big-endian, in all three modes. */
+const COUNTER_BYTES = 4;
+/** RFC 4106 §3 and SP 800-38D: counter 1 makes the ICV, the plaintext starts at 2. */
+const GCM_FIRST_COUNTER = 2;
+/** RFC 4309 §5.2 (SP 800-38C A.3): counter 0 makes the ICV. RFC 3686 §4: counts from 1. */
+const CCM_FIRST_COUNTER = 1;
+const CTR_FIRST_COUNTER = 1;
+/** First byte of a counter block of CCM: the counter's length less one (SP 800-38C A.3, RFC 4309 §5.2). */
+const CCM_FLAGS = COUNTER_BYTES - 1;
+
+/** RFC 8439 §2.3, §2.8: blocks of 64 bytes; block 0 makes the key of Poly1305, the plaintext starts at 1. */
+const CHACHA_BLOCK_BYTES = 64;
+const CHACHA_FIRST_COUNTER = 1;
+
+/** A reader for packets of one SA. It holds a keyed context where the cipher allows: make one per SA and keep it. */
+export function createPlaintextReader(suite: EspSuite, keyAndSalt: Uint8Array): PlaintextReader {
+  const lengths = suiteLengths(suite);
+  const keyBytes = lengths.encryptionKeyBytes - lengths.saltBytes;
+  const key = keyAndSalt.subarray(0, keyBytes);
+  const salt = keyAndSalt.subarray(keyBytes);
+  switch (suite.kind) {
+    case "aes-gcm-16":
+      return counterReader(key, salt, GCM_FIRST_COUNTER, lengths);
+    case "aes-ctr":
+      return counterReader(key, salt, CTR_FIRST_COUNTER, lengths);
+    case "aes-ccm-16":
+      return counterReader(key, Uint8Array.of(CCM_FLAGS, ...salt), CCM_FIRST_COUNTER, lengths);
+    case "chacha20-poly1305":
+      return chachaReader(key, salt, lengths);
+    case "aes-cbc":
+      return cbcReader(key, lengths);
+    case "null":
+      return (payload, from, to) => payload.subarray(from, to);
+  }
+}
+
+/** The blocks `[first, first + count)` that cover plaintext bytes `[from, to)`. */
+function coveringBlocks(from: number, to: number): { first: number; count: number } {
+  const first = Math.floor(from / AES_BLOCK_BYTES);
+  return { first, count: Math.ceil(to / AES_BLOCK_BYTES) - first };
+}
+
+/** CTR, and what is CTR inside: the keystream of a block is AES(prefix ‖ IV ‖ counter), from ECB with one cached context. */
+function counterReader(
+  key: Uint8Array,
+  prefix: Uint8Array,
+  firstCounter: number,
+  { ivBytes }: SuiteLengths,
+): PlaintextReader {
+  invariant(prefix.length + ivBytes + COUNTER_BYTES === AES_BLOCK_BYTES, "a counter block is one block");
+  const ecb = createCipheriv(`aes-${key.length * 8}-ecb`, key, null).setAutoPadding(false);
+  return (payload, from, to) => {
+    const { first, count } = coveringBlocks(from, to);
+    const counters = Buffer.alloc(count * AES_BLOCK_BYTES);
+    for (let i = 0; i < count; i++) {
+      const at = i * AES_BLOCK_BYTES;
+      counters.set(prefix, at);
+      counters.set(payload.subarray(0, ivBytes), at + prefix.length);
+      counters.writeUInt32BE(firstCounter + first + i, at + AES_BLOCK_BYTES - COUNTER_BYTES);
+    }
+    const keystream = ecb.update(counters);
+    const offset = first * AES_BLOCK_BYTES;
+    const plain = new Uint8Array(to - from);
+    for (let i = 0; i < plain.length; i++) {
+      plain[i] = (payload[ivBytes + from + i] ?? 0) ^ (keystream[from + i - offset] ?? 0);
+    }
+    return plain;
+  };
+}
+
+/**
+ * ChaCha20 from the block that holds `from` on. Its context has the nonce in it, so each packet takes a new one. OpenSSL's
+ * 16-byte IV is the block counter, little-endian, before the nonce of RFC 8439 (salt ‖ IV, RFC 7634 §2).
+ */
+function chachaReader(key: Uint8Array, salt: Uint8Array, { ivBytes }: SuiteLengths): PlaintextReader {
+  return (payload, from, to) => {
+    const first = Math.floor(from / CHACHA_BLOCK_BYTES);
+    const offset = first * CHACHA_BLOCK_BYTES;
+    const counterAndNonce = Buffer.alloc(COUNTER_BYTES + salt.length + ivBytes);
+    counterAndNonce.writeUInt32LE(CHACHA_FIRST_COUNTER + first);
+    counterAndNonce.set(salt, COUNTER_BYTES);
+    counterAndNonce.set(payload.subarray(0, ivBytes), COUNTER_BYTES + salt.length);
+    const cipher = createCipheriv("chacha20", key, counterAndNonce);
+    return cipher.update(payload.subarray(ivBytes + offset, ivBytes + to)).subarray(from - offset);
+  };
+}
+
+/** CBC: plaintext block = AES⁻¹(ciphertext block) ⊕ the block before it, the IV before the first. */
+function cbcReader(key: Uint8Array, { ivBytes }: SuiteLengths): PlaintextReader {
+  invariant(ivBytes === AES_BLOCK_BYTES, "the IV of CBC is one block");
+  const ecb = createDecipheriv(`aes-${key.length * 8}-ecb`, key, null).setAutoPadding(false);
+  return (payload, from, to) => {
+    const { first, count } = coveringBlocks(from, to);
+    const offset = first * AES_BLOCK_BYTES;
+    // `payload` starts with the IV: the block before ciphertext block i lies at i, block i itself one further.
+    const before = payload.subarray(offset, offset + count * AES_BLOCK_BYTES);
+    const blocks = payload.subarray(offset + AES_BLOCK_BYTES, offset + (count + 1) * AES_BLOCK_BYTES);
+    const decrypted = ecb.update(blocks);
+    const plain = new Uint8Array(to - from);
+    for (let i = 0; i < plain.length; i++)
+      plain[i] = (decrypted[from + i - offset] ?? 0) ^ (before[from + i - offset] ?? 0);
+    return plain;
+  };
+}
