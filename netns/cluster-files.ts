@@ -14,6 +14,8 @@ export interface ClusterSettings {
   /** The cluster's own, packets. */
   readonly inboundWindowPackets: number;
   readonly esn: "prefer" | "allow" | "never";
+  /** ESP proposals that the client may have, in the cluster file's words; null: the default ones. */
+  readonly espProposals: readonly string[] | null;
 }
 
 /**
@@ -42,6 +44,7 @@ export async function writeClusterFiles(
     modes: ["transport", "tunnel"],
     replayWindow: settings.peerWindowPackets,
     inboundReplayWindow: settings.inboundWindowPackets,
+    espProposals: settings.espProposals,
     esn: settings.esn,
   };
   const files = {

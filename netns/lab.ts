@@ -19,7 +19,12 @@ import { until } from "./until.ts";
 const APPLICATION = fileURLToPath(new URL("app.ts", import.meta.url));
 
 /** The product's own defaults, but for the client's window, which is what `DEFAULT_CLIENT` has. */
-const DEFAULT_CLUSTER: ClusterSettings = { peerWindowPackets: 1024, inboundWindowPackets: 1024, esn: "allow" };
+const DEFAULT_CLUSTER: ClusterSettings = {
+  peerWindowPackets: 1024,
+  inboundWindowPackets: 1024,
+  esn: "allow",
+  espProposals: null,
+};
 
 /** What a lab may be asked for; the defaults are those of the demo. */
 export interface LabOptions {

@@ -2,6 +2,7 @@ import { isIP } from "node:net";
 import { z } from "zod";
 import { ipFromBytes, ipToBytes } from "../core/ip.ts";
 import { MAX_WINDOW_PACKETS } from "../sa/spec.ts";
+import { ESP_PROPOSALS, IKE_PROPOSALS, parseEspProposal, parseIkeProposal } from "./proposals.ts";
 import { isSubnet } from "./subnet.ts";
 
 /** The port on which distributors listen for targets when the file names none. Our choice. */
@@ -59,6 +60,29 @@ const window = (defaultPackets: number) =>
     .refine((n) => n >= MIN_WINDOW_PACKETS && n <= MAX_WINDOW_PACKETS && (n & (n - 1)) === 0, WINDOW)
     .default(defaultPackets);
 
+const MAX_PROPOSALS = 32;
+const MAX_PROPOSAL_LENGTH = 256;
+
+/** Suites in strongSwan's words; null when the file lists none. */
+const proposals = <S>(parse: (text: string) => S[] | null, allowed: string) => {
+  const proposal = z
+    .string(allowed)
+    .max(MAX_PROPOSAL_LENGTH, allowed)
+    .transform((text, context): S[] => {
+      const suites = parse(text);
+      if (suites !== null) return suites;
+      context.addIssue({ code: "custom", message: allowed });
+      return z.NEVER;
+    });
+  return z
+    .array(proposal, allowed)
+    .min(1, allowed)
+    .max(MAX_PROPOSALS, allowed)
+    .transform((lists) => lists.flat())
+    .nullable()
+    .default(null);
+};
+
 /** A section of the file: unknown keys are refused, and the message lists the known ones. */
 function section<S extends z.ZodRawShape>(shape: S) {
   const allowed = Object.keys(shape).join(", ");
@@ -98,6 +122,8 @@ export const peerSection = section({
   remoteSubnets: z.array(subnet, `a list of ${SUBNET}`).max(64, "at most 64 subnets").default([]),
   replayWindow: window(DEFAULT_REPLAY_WINDOW_PACKETS),
   inboundReplayWindow: window(DEFAULT_INBOUND_WINDOW_PACKETS),
+  ikeProposals: proposals(parseIkeProposal, IKE_PROPOSALS),
+  espProposals: proposals(parseEspProposal, ESP_PROPOSALS),
   esn: z.enum(["prefer", "allow", "never"], ESN).default("allow"),
 });
 

@@ -51,3 +51,25 @@ export async function requireEsp(xfrm: NetlinkSocket, suite: EspSuite): Promise<
     throw new EsplexError("kernel.missing", `${what}: ${messageOf(error)}`, { suite: suiteName(suite) }, error);
   }
 }
+
+/** A suite that this kernel cannot do, and why. */
+export interface MissingSuite {
+  readonly suite: EspSuite;
+  readonly reason: string;
+}
+
+/** Which of `suites` this kernel lacks, found by trying each. Throws `kernel.missing` when it lacks all of them. */
+export async function missingSuites(xfrm: NetlinkSocket, suites: readonly EspSuite[]): Promise<MissingSuite[]> {
+  const missing: MissingSuite[] = [];
+  for (const suite of suites) {
+    try {
+      await requireEsp(xfrm, suite);
+    } catch (error) {
+      missing.push({ suite, reason: messageOf(error) });
+    }
+  }
+  const [first] = missing;
+  if (first === undefined || missing.length < suites.length) return missing;
+  const message = `this kernel can do none of the ESP suites that are needed; the first: ${first.reason}`;
+  throw new EsplexError("kernel.missing", message, { suites: suites.map(suiteName) });
+}

@@ -16,7 +16,7 @@ const IKE_PROPOSALS = [
   "aes128-sha256-ecp256",
   "aes256gcm16-prfsha384-modp2048",
 ];
-const ESP_PROPOSALS = ["aes128gcm16", "aes256gcm16", "aes128-sha256", "aes256-sha512"];
+const ESP_PROPOSALS = ["aes128gcm16", "aes256gcm16", "chacha20poly1305", "aes128-sha256", "aes256-sha512"];
 const MODES = ["transport", "tunnel"] as const;
 const SETTLE_LIMIT_MS = 30_000;
 
@@ -107,5 +107,26 @@ describe("a live SA", () => {
       return texts.every((text) => !text.includes("tmpl"));
     });
     for (const daemon of lab().nodes) expect((await daemon.status()).sas).toEqual([]);
+  });
+});
+
+describe("ESP suites that the cluster file does not list", () => {
+  it.each(["null-sha256", "aes128ctr-sha256", "aes128ccm16"])(
+    "%s is refused, and nothing is installed",
+    async (esp) => {
+      await client.load(lab().clientSettings({ espProposals: esp }));
+      const { exitCode, stdout } = await client.initiate("transport");
+      expect(exitCode).not.toBe(0);
+      expect(stdout).toContain("N(NO_PROP)");
+      for (const node of ["d1", "t1"]) expect(await stateCount(lab(), node)).toBe(0);
+      await client.terminate();
+    },
+  );
+
+  it("is passed over where something better follows", async () => {
+    await negotiate(lab(), client, "transport", { espProposals: "null-sha256,chacha20poly1305" });
+    expect((await lab().distributor.status()).sas).toMatchObject([{ suite: "CHACHA20_POLY1305" }]);
+    expect(await requestName(lab())).toMatchObject({ ok: true });
+    await close(lab(), client);
   });
 });

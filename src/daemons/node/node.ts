@@ -16,12 +16,11 @@ import { createLog, type Log, type LogLevel } from "../../core/log.ts";
 import type { IkePeerConfig } from "../../ike/environment.ts";
 import { NETLINK_ROUTE, NetlinkSocket } from "../../net/netlink-socket.ts";
 import type { SharedSa } from "../../sa/spec.ts";
-import { openXfrm } from "../../xfrm/reconciler.ts";
-import { refuseEspOffload, requireEsp } from "../../xfrm/probe.ts";
 import { serveControl, type ControlServer } from "../control.ts";
 import { CouplingLink } from "./coupling-link.ts";
 import { Distributor, type OwnDvipa } from "./distributor.ts";
 import { HostNetwork, NO_NETWORK_STATE, type HostDvipa, type HostNetworkState } from "./host-network.ts";
+import { probeKernel, withoutSuites } from "./kernel-suites.ts";
 import { SaKeeper } from "./sa-keeper.ts";
 import { OWN_IKE, type SaSource } from "./sa-table.ts";
 import { ShadowLink, type ShadowDvipa } from "./shadow-link.ts";
@@ -46,9 +45,9 @@ export async function runNode(options: NodeOptions): Promise<void> {
   const log = createLog("node", options.name, options.logLevel, counters);
   const config = await readClusterFile(options.clusterFile);
   const own = ownDvipas(config, options.name);
-  const peers = own.length === 0 ? [] : await loadPeers(config, options.clusterFile);
+  const loaded = own.length === 0 ? [] : await loadPeers(config, options.clusterFile);
   const credentials = await loadCredentials(options);
-  await probeKernel();
+  const peers = withoutSuites(loaded, await probeKernel(loaded, log));
   const bus: BusOptions = {
     cluster: config.cluster,
     self: options.name,
@@ -322,20 +321,9 @@ async function loadPeers(config: ClusterConfig, clusterFile: string): Promise<Ik
       remoteSubnets: peer.remoteSubnets,
       replayWindowPackets: peer.replayWindow,
       inboundWindowPackets: peer.inboundReplayWindow,
-      ikeSuites: null,
-      espSuites: null,
+      ikeSuites: peer.ikeProposals,
+      espSuites: peer.espProposals,
       esn: peer.esn,
     })),
   );
-}
-
-/** Says at once, and in words, what would fail at the first SA. */
-async function probeKernel(): Promise<void> {
-  refuseEspOffload();
-  const xfrm = openXfrm();
-  try {
-    await requireEsp(xfrm, { kind: "aes-gcm-16", keyBits: 128 });
-  } finally {
-    xfrm.close();
-  }
 }

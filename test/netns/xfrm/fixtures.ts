@@ -6,12 +6,6 @@ import { IPPROTO_ESP } from "../../../src/xfrm/constants.ts";
 import type { PlainSa, PlainState } from "./xfrm-worker.ts";
 
 export const GCM_128: EspSuite = { kind: "aes-gcm-16", keyBits: 128 };
-const GCM_256: EspSuite = { kind: "aes-gcm-16", keyBits: 256 };
-const CBC_SUITES: readonly EspSuite[] = (["hmac-sha2-256", "hmac-sha2-384", "hmac-sha2-512"] as const).flatMap(
-  (integrity) => ([128, 256] as const).map((keyBits) => ({ kind: "aes-cbc" as const, keyBits, integrity })),
-);
-export const ALL_SUITES = [GCM_128, GCM_256, ...CBC_SUITES];
-
 /** Keys for tests: derived from a name, used nowhere else. */
 function testKeys(name: string, suite: EspSuite): { encryptionKey: Uint8Array; integrityKey: Uint8Array | null } {
   const { encryptionKeyBytes, integrityKeyBytes } = suiteLengths(suite);

@@ -37,6 +37,8 @@ peers:
     remoteSubnets: [10.0.0.0/8, 2001:db8:1::/48]
     replayWindow: 4096
     inboundReplayWindow: 2048
+    ikeProposals: [aes256gcm16-prfsha384-ecp384]
+    espProposals: [chacha20poly1305, null-sha256]
     esn: never
 `;
 
@@ -75,6 +77,8 @@ test("a good file, with defaults filled in and addresses canonical", () => {
         remoteSubnets: [],
         replayWindow: 32,
         inboundReplayWindow: 1024,
+        ikeProposals: null,
+        espProposals: null,
         esn: "allow",
       },
       {
@@ -87,6 +91,8 @@ test("a good file, with defaults filled in and addresses canonical", () => {
         remoteSubnets: ["10.0.0.0/8", "2001:db8:1::/48"],
         replayWindow: 4096,
         inboundReplayWindow: 2048,
+        ikeProposals: [{ cipher: { kind: "aes-gcm-16", keyBits: 256 }, prf: "hmac-sha2-384", group: 20 }],
+        espProposals: [{ kind: "chacha20-poly1305" }, { kind: "null", integrity: "hmac-sha2-256" }],
         esn: "never",
       },
     ],
@@ -143,6 +149,12 @@ test.each([
   ["4096", "33", "peers[1].replayWindow: found 33; allowed: a power of two from 32 to 4096"],
   ["4096", "8192", "peers[1].replayWindow: found 8192"],
   ["2048", "8192", "peers[1].inboundReplayWindow: found 8192; allowed: a power of two from 32 to 4096"],
+  ["null-sha256", "null", "peers[1].espProposals[1]: found an empty value; allowed: a list of 1 to 32 of strongSwan"],
+  ["null-sha256", "null-null", 'peers[1].espProposals[1]: found "null-null"; allowed: a list'],
+  ["null-sha256", "aes128gcm16-x25519", 'peers[1].espProposals[1]: found "aes128gcm16-x25519"; allowed: a list'],
+  ["[chacha20poly1305, null-sha256]", "[]", "peers[1].espProposals: found a list of 0; allowed: a list of 1 to 32"],
+  ["[chacha20poly1305, null-sha256]", "aes128gcm16", 'peers[1].espProposals: found "aes128gcm16"; allowed: a list'],
+  ["prfsha384-ecp384", "prfsha384-ecp192", 'peers[1].ikeProposals[0]: found "aes256gcm16-prfsha384-ecp192"; allowed:'],
   ["esn: never", "esn: yes", 'peers[1].esn: found "yes"; allowed: prefer, allow or never'],
   ["cluster: lab", "cluster: lab\ncluster: lab", "lab.yaml:2:1: not YAML: Map keys must be unique"],
   ["[80, 443]", "[80, 443", "not YAML"],
@@ -199,6 +211,8 @@ const peer = (file: string): PeerConfig => ({
   remoteSubnets: [],
   replayWindow: 32,
   inboundReplayWindow: 1024,
+  ikeProposals: null,
+  espProposals: null,
   esn: "allow",
 });
 
