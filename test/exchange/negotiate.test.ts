@@ -134,3 +134,18 @@ test("downgrade: who takes the better proposal out of IKE_SA_INIT gets no IKE SA
   expect(answer).toMatchObject([{ kind: "notify", type: NOTIFY.AUTHENTICATION_FAILED }]);
   expect(lab.installed).toEqual([]);
 });
+
+// RFC 5282 §3, RFC 7634 §3: a nonce that comes twice under one key gives the key stream away. A counter cannot repeat.
+test.each([{ kind: "aes-gcm-16", keyBits: 128 }, { kind: "chacha20-poly1305" }] as const)(
+  "the IVs that we send under $kind count",
+  (cipher) => {
+    const lab = new Lab();
+    const { client } = connect(lab, { suites: [{ cipher, prf: "hmac-sha2-256", group: 31 }] });
+    for (let i = 0; i < 3; i++) lab.answer(client.request(EXCHANGE.INFORMATIONAL, []), PATH_4500);
+    const sealed = lab.effects.flatMap((effect) => (effect.kind === "send" ? [decodeMessage(effect.bytes)] : []));
+    const ivs = sealed.flatMap(({ payloads }) =>
+      payloads.flatMap((payload) => (payload.kind === "encrypted" ? [toHex(payload.body.subarray(0, 8))] : [])),
+    );
+    expect(ivs).toEqual([1, 2, 3, 4].map((n) => n.toString(16).padStart(16, "0")));
+  },
+);
