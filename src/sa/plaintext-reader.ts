@@ -1,5 +1,6 @@
 import { createCipheriv, createDecipheriv } from "node:crypto";
 import { invariant } from "../core/errors.ts";
+import { CHACHA20_BLOCK_BYTES, chacha20Blocks } from "../crypto/chacha20.ts";
 import { suiteLengths, type EspSuite, type SuiteLengths } from "./suite.ts";
 
 /**
@@ -20,8 +21,7 @@ const CTR_FIRST_COUNTER = 1;
 /** First byte of a counter block of CCM: the counter's length less one (SP 800-38C A.3, RFC 4309 §5.2). */
 const CCM_FLAGS = COUNTER_BYTES - 1;
 
-/** RFC 8439 §2.3, §2.8: blocks of 64 bytes; block 0 makes the key of Poly1305, the plaintext starts at 1. */
-const CHACHA_BLOCK_BYTES = 64;
+/** RFC 8439 §2.8: block 0 makes the key of Poly1305, the plaintext starts at 1. */
 const CHACHA_FIRST_COUNTER = 1;
 
 /** A reader for packets of one SA. It holds a keyed context where the cipher allows: make one per SA and keep it. */
@@ -80,20 +80,22 @@ function counterReader(
   };
 }
 
-/**
- * ChaCha20 from the block that holds `from` on. Its context has the nonce in it, so each packet takes a new one. OpenSSL's
- * 16-byte IV is the block counter, little-endian, before the nonce of RFC 8439 (salt ‖ IV, RFC 7634 §2).
- */
+/** The nonce is salt ‖ IV (RFC 7634 §2). */
 function chachaReader(key: Uint8Array, salt: Uint8Array, { ivBytes }: SuiteLengths): PlaintextReader {
+  const keystream = chacha20Blocks(key);
+  const nonce = new Uint8Array(salt.length + ivBytes);
+  nonce.set(salt);
   return (payload, from, to) => {
-    const first = Math.floor(from / CHACHA_BLOCK_BYTES);
-    const offset = first * CHACHA_BLOCK_BYTES;
-    const counterAndNonce = Buffer.alloc(COUNTER_BYTES + salt.length + ivBytes);
-    counterAndNonce.writeUInt32LE(CHACHA_FIRST_COUNTER + first);
-    counterAndNonce.set(salt, COUNTER_BYTES);
-    counterAndNonce.set(payload.subarray(0, ivBytes), COUNTER_BYTES + salt.length);
-    const cipher = createCipheriv("chacha20", key, counterAndNonce);
-    return cipher.update(payload.subarray(ivBytes + offset, ivBytes + to)).subarray(from - offset);
+    nonce.set(payload.subarray(0, ivBytes), salt.length);
+    const plain = new Uint8Array(to - from);
+    for (let at = from; at < to;) {
+      const first = Math.floor(at / CHACHA20_BLOCK_BYTES);
+      const offset = first * CHACHA20_BLOCK_BYTES;
+      const block = keystream(nonce, CHACHA_FIRST_COUNTER + first);
+      const end = Math.min(to, offset + CHACHA20_BLOCK_BYTES);
+      for (; at < end; at++) plain[at - from] = (payload[ivBytes + at] ?? 0) ^ (block[at - offset] ?? 0);
+    }
+    return plain;
   };
 }
 
