@@ -3,14 +3,15 @@ const layers = [
   ["core", []],
   ["crypto", ["core"]],
   ["sa", ["core", "crypto"]],
-  ["ike", ["core", "crypto", "sa"]],
+  ["x509", ["core", "crypto"]],
+  ["ike", ["core", "crypto", "sa", "x509"]],
   ["xfrm", ["core", "sa", "net"]],
   ["net", ["core"]],
   ["sequence", ["core", "sa"]],
   ["steer", ["core", "crypto", "sa"]],
   ["bus", ["core", "sa"]],
-  ["config", ["core", "sa"]],
-  ["daemons", ["core", "crypto", "sa", "ike", "xfrm", "net", "sequence", "steer", "bus", "config"]],
+  ["config", ["core", "crypto", "sa", "x509"]],
+  ["daemons", ["core", "crypto", "sa", "x509", "ike", "xfrm", "net", "sequence", "steer", "bus", "config"]],
   ["cli", ["core", "config", "bus", "daemons"]],
 ];
 const inside = (name) => `^src/${name}/`;

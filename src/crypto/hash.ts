@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { toHex } from "../core/bytes.ts";
 
-/** SHA-1 of the parts joined: for NAT detection alone (RFC 7296 §2.23). */
+/** SHA-1 of the parts joined: for NAT detection and CERTREQ alone (RFC 7296 §2.23, §3.7). */
 export function sha1(...parts: readonly Uint8Array[]): Uint8Array {
   const hash = createHash("sha1");
   for (const part of parts) hash.update(part);
