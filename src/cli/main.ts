@@ -6,6 +6,7 @@ import { couplingCommand } from "./coupling.ts";
 import { ledgerCommand } from "./ledger.ts";
 import { nodeCommand } from "./node.ts";
 import { pkiCommand } from "./pki.ts";
+import { reloadCommand } from "./reload.ts";
 import { statusCommand } from "./status.ts";
 
 /** Exit status of a command used wrongly, or with a cluster file that is. */
@@ -30,6 +31,7 @@ await yargs(hideBin(process.argv))
   .command(ledgerCommand)
   .command(nodeCommand)
   .command(pkiCommand)
+  .command(reloadCommand)
   .command(statusCommand)
   .demandCommand(1, "a command is missing")
   .strict()

@@ -93,7 +93,8 @@ function valueAt(raw: unknown, path: readonly (string | number)[]): unknown {
 function foundText(path: readonly (string | number)[], value: unknown): string {
   if (value === undefined) return "nothing";
   if (value === null) return "an empty value";
-  if (path.includes("psk")) return `a ${Array.isArray(value) ? "list" : typeof value} (not shown)`;
+  if (path.includes("psk") || path.includes("key"))
+    return `a ${Array.isArray(value) ? "list" : typeof value} (not shown)`;
   if (Array.isArray(value)) return `a list of ${value.length}`;
   if (typeof value === "object") return "a section";
   const text = JSON.stringify(value) ?? "something else";

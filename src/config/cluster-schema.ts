@@ -42,8 +42,9 @@ const SUBNET = "ADDRESS/PREFIX with no bits set behind the prefix";
 const subnet = z.string(SUBNET).refine(isSubnet, SUBNET);
 
 const INTERFACE = "an interface name of 1 to 15 characters";
-const IDENTITY = "a name, address or user@name of 1 to 255 printable characters";
-const identity = z.string(IDENTITY).regex(/^[!-~]{1,255}$/, IDENTITY);
+const IDENTITY = "a name, address, user@name or distinguished name (C=CH, CN=x) of 1 to 255 printable characters";
+/** Only a distinguished name may have blanks and letters beyond ASCII. */
+const identity = z.string(IDENTITY).regex(/^(?:[!-~]{1,255}|(?=.{1,255}$)[A-Za-z0-9.]+ *=[^\p{Cc}]*\S)$/u, IDENTITY);
 
 const TARGETS = "ALL, or a list of 1 to 256 node names";
 const PORTS = "ALL, or a list of 1 to 1024 TCP ports";
@@ -51,6 +52,9 @@ const WINDOW = `a power of two from ${MIN_WINDOW_PACKETS} to ${MAX_WINDOW_PACKET
 const ESN = "prefer, allow or never";
 const MODES = "a list of transport and tunnel, at least one";
 const FILE = "a path, relative to the cluster file";
+const FILES = "a list of 1 to 64 paths, relative to the cluster file";
+const REVOCATION = "relaxed or strict";
+const USAGE = "a list of serverAuth, clientAuth and ikeIntermediate";
 const PEER_NAME = "a name of 1 to 64 characters of A-Z, a-z, 0-9, ., _ and -";
 
 const window = (defaultPackets: number) =>
@@ -94,6 +98,22 @@ function section<S extends z.ZodRawShape>(shape: S) {
 const listOrAll = <S extends z.ZodType>(item: S, max: number, text: string) =>
   z.union([z.literal("ALL", text), z.array(item, text).min(1, text).max(max, text)], text);
 
+const file = z.string(FILE).min(1, FILE).max(4096, FILE);
+const MAX_FILES = 64;
+const files = z.array(file, FILES).max(MAX_FILES, FILES);
+
+const MAX_CREDENTIALS = 8;
+const CREDENTIALS = `a list of at most ${MAX_CREDENTIALS} sections with chain and key`;
+const credentialSection = section({ chain: file, key: file });
+
+/** Whom we believe when a peer shows a certificate. */
+export const certificatesSection = section({
+  authorities: files.default([]),
+  revocationLists: files.default([]),
+  revocation: z.enum(["relaxed", "strict"], REVOCATION).default("relaxed"),
+  extendedKeyUsages: z.array(z.enum(["serverAuth", "clientAuth", "ikeIntermediate"], USAGE), USAGE).default([]),
+});
+
 export const busSection = section({ coupling: endpoint, port: port.default(DEFAULT_BUS_PORT) });
 
 export const dvipaSection = section({
@@ -106,6 +126,7 @@ export const dvipaSection = section({
   distributor: name,
   targets: listOrAll(name, 256, TARGETS),
   ports: listOrAll(port, 1024, PORTS),
+  certificates: z.array(credentialSection, CREDENTIALS).max(MAX_CREDENTIALS, CREDENTIALS).default([]),
 });
 
 export const peerSection = section({
@@ -113,7 +134,10 @@ export const peerSection = section({
   address: z.union([z.literal("ANY"), address], `ANY, or ${ADDRESS}`),
   identity,
   localIdentity: identity,
-  psk: section({ file: z.string(FILE).min(1, FILE).max(4096, FILE) }),
+  psk: section({ file }).nullable().default(null),
+  certificate: section({ authorities: files.default([]) })
+    .nullable()
+    .default(null),
   modes: z
     .array(z.enum(["transport", "tunnel"], MODES), MODES)
     .min(1, MODES)
@@ -138,6 +162,7 @@ const list = <S extends z.ZodType>(item: S, max: number) => {
 export const clusterFile = section({
   cluster: name,
   bus: busSection,
+  certificates: certificatesSection.prefault({}),
   dvipas: list(dvipaSection, MAX_DVIPAS),
   peers: list(peerSection, MAX_PEERS),
 });
@@ -146,5 +171,9 @@ export const clusterFile = section({
 export type ClusterConfig = z.output<typeof clusterFile>;
 /** A virtual address: who distributes it, to which targets, for which TCP ports. */
 export type DvipaConfig = z.output<typeof dvipaSection>;
-/** An IKE peer. Its pre-shared key stays in its file: `readPsk`. */
+/** Authorities and revocation lists, as paths. */
+export type CertificatesConfig = z.output<typeof certificatesSection>;
+/** One of a DVIPA's certificates, as paths. */
+export type CredentialConfig = z.output<typeof credentialSection>;
+/** An IKE peer, with either a pre-shared key (it stays in its file: `readPsk`) or certificates. */
 export type PeerConfig = z.output<typeof peerSection>;

@@ -1,5 +1,12 @@
 import { ipFromBytes, ipToBytes } from "../core/ip.ts";
-import { type DvipaConfig, type PeerConfig, busSection, dvipaSection, peerSection } from "./cluster-schema.ts";
+import {
+  type DvipaConfig,
+  type PeerConfig,
+  busSection,
+  certificatesSection,
+  dvipaSection,
+  peerSection,
+} from "./cluster-schema.ts";
 import { overlaps, rangeOf } from "./subnet.ts";
 
 /** One thing that is wrong with the file: where, what was found, what is allowed. */
@@ -36,6 +43,7 @@ export function inconsistencies(raw: unknown): Problem[] {
     ...duplicates(peers, "peers", "name", ({ name }) => name),
     ...duplicates(peers, "peers", "identity", ({ address, identity }) => `${address} ${identity}`),
     ...peers.flatMap((peer) => [
+      ...authProblems(peer, dvipas, file["certificates"]),
       ...peerProblems(peer, dvipas, dvipaCount),
       ...repeated(["peers", peer.index, "modes"], peer.value.modes),
     ]),
@@ -76,6 +84,39 @@ function sameAsCoupling(index: number, { address }: DvipaConfig, host: string): 
   if (address !== ipFromBytes(ipToBytes(host))) return [];
   const found = `${address}, the address of bus.coupling`;
   return [{ path: ["dvipas", index, "address"], found, allowed: "an address that nothing else uses" }];
+}
+
+/** A shared key or certificates, and what each of them needs. */
+function authProblems(
+  { index, value: peer }: Placed<PeerConfig>,
+  dvipas: readonly Placed<DvipaConfig>[],
+  certificates: unknown,
+): Problem[] {
+  const at = (key: string, found: string, allowed: string): Problem => ({
+    path: ["peers", index, key],
+    found,
+    allowed,
+  });
+  const { psk, certificate, identity } = peer;
+  if ((psk === null) === (certificate === null)) {
+    return [
+      at("psk", psk === null ? "neither psk nor certificate" : "psk and certificate", "one of psk and certificate"),
+    ];
+  }
+  if (certificate === null) {
+    const isPattern = identity.includes("*") || identity === "%any";
+    return isPattern ? [at("identity", `${identity} with a psk`, "wildcards only for peers with certificate")] : [];
+  }
+  const problems: Problem[] = [];
+  if (identity.startsWith("keyid:")) problems.push(at("identity", identity, "key IDs only for peers with psk"));
+  const common = certificatesSection.safeParse(certificates ?? {});
+  if (certificate.authorities.length === 0 && common.success && common.data.authorities.length === 0) {
+    problems.push(at("certificate", "no authorities", "authorities here or in the section certificates"));
+  }
+  if (dvipas.length > 0 && dvipas.every(({ value }) => value.certificates.length === 0)) {
+    problems.push(at("certificate", "a certificate peer, but no DVIPA has certificates", "certificates of a DVIPA"));
+  }
+  return problems;
 }
 
 function peerProblems(

@@ -1,4 +1,7 @@
 import type { Secret } from "../core/secret.ts";
+import type { SigningKey } from "../crypto/signature.ts";
+import type { Certificate } from "../x509/certificate.ts";
+import type { TrustStore } from "../x509/chain.ts";
 import type { EspSuite } from "../sa/suite.ts";
 import type { IkeSuite } from "./suite.ts";
 
@@ -10,16 +13,29 @@ export type ChildMode = "transport" | "tunnel";
  */
 export type EsnPolicy = "prefer" | "allow" | "never";
 
+/** How a peer and we prove to each other who we are; the same in both directions. */
+export type PeerAuth =
+  | { readonly kind: "psk"; readonly psk: Secret }
+  /** `trust`: whom we believe about this peer. */
+  | { readonly kind: "certificate"; readonly trust: TrustStore };
+
+/** A certificate that we can prove to be ours. */
+export interface IkeCredential {
+  /** Our own certificate first, then those that lead to its authority; the peer gets all of them. */
+  readonly chain: readonly [Certificate, ...Certificate[]];
+  readonly key: SigningKey;
+}
+
 /** A peer of the cluster file that may negotiate with our DVIPAs. */
 export interface IkePeerConfig {
   readonly name: string;
   /** Its address, or `any`. */
   readonly address: string;
-  /** In text, see `identityPayload`. */
+  /** In text, see `identityPattern`: for certificates it may hold wildcards. */
   readonly remoteIdentity: string;
   /** Who we are towards this peer. */
   readonly localIdentity: string;
-  readonly psk: Secret;
+  readonly auth: PeerAuth;
   readonly modes: readonly ChildMode[];
   /** Networks behind the peer, allowed in tunnel mode besides its own address. */
   readonly remoteSubnets: readonly string[];
@@ -44,4 +60,8 @@ export interface IkeEnvironment {
   /** Addresses that this node answers for now. */
   dvipas(): readonly string[];
   peers(): readonly IkePeerConfig[];
+  /** What we can show as this DVIPA, the preferred one first. */
+  credentials(dvipa: string): readonly IkeCredential[];
+  /** Time of day in milliseconds since 1970: certificates and CRLs have dates. */
+  wallClockMs(): number;
 }

@@ -142,11 +142,15 @@ export interface SignedOctets {
   readonly identity: Uint8Array;
 }
 
+/** The octets that one side signs, RFC 7296 §2.15: its message, the other's nonce, prf(SK_p, its ID). `macKey` is SK_pi or SK_pr. */
+export function signedOctets(suite: IkeSuite, macKey: Secret, octets: SignedOctets): Uint8Array {
+  return concatBytes(octets.message, octets.nonce, prf(suite.prf, macKey.expose(), octets.identity));
+}
+
 /** AUTH with a shared key: prf(prf(psk, "Key Pad for IKEv2"), octets), RFC 7296 §2.15. `macKey` is SK_pi or SK_pr. */
 export function pskAuth(suite: IkeSuite, psk: Secret, macKey: Secret, octets: SignedOctets): Uint8Array {
   const padded = prf(suite.prf, psk.expose(), KEY_PAD);
-  const macedIdentity = prf(suite.prf, macKey.expose(), octets.identity);
-  const auth = prf(suite.prf, padded, octets.message, octets.nonce, macedIdentity);
+  const auth = prf(suite.prf, padded, signedOctets(suite, macKey, octets));
   padded.fill(0);
   return auth;
 }

@@ -1,6 +1,7 @@
 import { ipFromBytes, ipToBytes } from "../core/ip.ts";
+import type { Certificate } from "../x509/certificate.ts";
 import type { IkePeerConfig } from "./environment.ts";
-import { identityKey, identityPayload } from "./identity.ts";
+import { identityKey, identityPattern, identityPayload, type IdentityPattern } from "./identity.ts";
 import type { IkeSuite } from "./suite.ts";
 import type { IdentificationPayload } from "./wire/identification.ts";
 
@@ -25,17 +26,41 @@ export function ikeSuitesFor(peers: readonly IkePeerConfig[], address: string): 
   return found.length === 0 || suites.includes(null) ? null : suites.flatMap((list) => list ?? []);
 }
 
-/** The peer with this address and identity, and (when it asks for one) this identity of ours. */
+/**
+ * The authorities that a peer at this address may come with: those of the peers that may speak from there, of all for an
+ * unknown address. Empty when nobody uses certificates.
+ */
+export function anchorsFor(peers: readonly IkePeerConfig[], address: string): readonly Certificate[] {
+  const found = peersAt(peers, address);
+  const anchors = (found.length === 0 ? peers : found).flatMap(({ auth }) =>
+    auth.kind === "certificate" ? auth.trust.anchors : [],
+  );
+  return [...new Map(anchors.map((anchor) => [anchor.fingerprint, anchor])).values()];
+}
+
+/**
+ * The peer with this address and identity, and (when it asks for one) this identity of ours. One that is named exactly goes
+ * before a pattern; among patterns, the order of the cluster file decides.
+ */
 export function findPeer(
   peers: readonly IkePeerConfig[],
   address: string,
   idI: IdentificationPayload,
   idR: IdentificationPayload | undefined,
 ): IkePeerConfig | undefined {
-  const wanted = identityKey(idI);
-  return peersAt(peers, address).find(
+  const found = peersAt(peers, address).filter(
     (peer) =>
-      identityKey(identityPayload("idi", peer.remoteIdentity)) === wanted &&
+      patternOf(peer).matches(idI) &&
       (idR === undefined || identityKey(identityPayload("idr", peer.localIdentity)) === identityKey(idR)),
   );
+  return found.find((peer) => patternOf(peer).wildcard === null) ?? found[0];
+}
+
+/** Reading a pattern costs; the configuration of a peer never changes. */
+const patterns = new WeakMap<IkePeerConfig, IdentityPattern>();
+
+function patternOf(peer: IkePeerConfig): IdentityPattern {
+  let pattern = patterns.get(peer);
+  if (pattern === undefined) patterns.set(peer, (pattern = identityPattern(peer.remoteIdentity)));
+  return pattern;
 }

@@ -8,15 +8,16 @@ import { respond, respondAndClose, type Outcome } from "./exchange/outcome.ts";
 import type { Path } from "./events.ts";
 import { finishDelete, startInstall } from "./installation.ts";
 import { closeSession, dropSession } from "./lifecycle.ts";
-import { sendOwn, sendResponse } from "./sending.ts";
+import type { Reassembly } from "./reassembly.ts";
+import { emitDatagrams, sendOwn, sendResponse } from "./sending.ts";
 import type { IkeSession, ResponseDraft } from "./session.ts";
 import { isEstablished, type SessionTable } from "./session-table.ts";
 import type { Step } from "./step.ts";
 import { EXCHANGE, NOTIFY } from "./wire/constants.ts";
-import { openedPayloads, openMessage, type OpenedMessage } from "./wire/encrypted.ts";
+import { openedContent, openedPayloads, openMessage, type OpenedMessage } from "./wire/encrypted.ts";
 import type { IkeMessage } from "./wire/message.ts";
 import { notify } from "./wire/notify.ts";
-import type { Payload } from "./wire/payload.ts";
+import type { EncryptedFragmentPayload, EncryptedPayload, Payload } from "./wire/payload.ts";
 
 /** A datagram that names one of our sessions. */
 export interface SessionDatagram {
@@ -48,13 +49,15 @@ function misfitOf(session: IkeSession, { message, path }: SessionDatagram): stri
 }
 
 function receiveRequest(step: Step, table: SessionTable, session: IkeSession, datagram: SessionDatagram): void {
-  const { header } = datagram.message;
-  const place = session.requests.classify(header.messageId, datagram.bytes);
+  const { header, payloads } = datagram.message;
+  const fragment = payloads[0]?.kind === "encryptedFragment" ? payloads[0] : null;
+  const place = session.requests.classify(header.messageId, fragment === null ? datagram.bytes : null);
   switch (place.kind) {
     case "repeated":
+      if (fragment !== null && !repeatsRequest(step, session, datagram, fragment)) return;
       step.count("requestRepeated");
       {
-        step.emit({ kind: "send", ...datagram.path, bytes: place.response });
+        emitDatagrams(step, datagram.path, place.response);
         return;
       }
     case "inProgress": {
@@ -78,13 +81,28 @@ function receiveRequest(step: Step, table: SessionTable, session: IkeSession, da
   }
 }
 
+/** RFC 7383 §2.6.1: only the first fragment asks for the answer again; the set may be cut otherwise than before. */
+function repeatsRequest(
+  step: Step,
+  session: IkeSession,
+  datagram: SessionDatagram,
+  fragment: EncryptedFragmentPayload,
+): boolean {
+  if (fragment.number !== 1) {
+    step.count("fragmentRepeated");
+    return false;
+  }
+  // A closed session has no keys any more; what it repeats is a short refusal.
+  return session.state.kind === "closed" || openSealed(step, session, datagram, fragment) !== null;
+}
+
 function receiveNew(step: Step, table: SessionTable, session: IkeSession, datagram: SessionDatagram): void {
   const { exchange, messageId } = datagram.message.header;
   if (!expectedExchanges(session).includes(exchange)) {
     step.count("unexpectedExchange");
     return;
   }
-  const opened = open(step, session, datagram);
+  const opened = open(step, session, datagram, session.requestFragments);
   if (opened === null) return;
   session.path = datagram.path;
   session.requests.begin(messageId, datagram.bytes);
@@ -122,13 +140,54 @@ function expectedExchanges(session: IkeSession): readonly number[] {
   }
 }
 
-/** The authentic content, or null (counted). */
-function open(step: Step, session: IkeSession, { bytes, message }: SessionDatagram): OpenedMessage | null {
-  const [sealed, ...others] = message.payloads;
-  if (sealed?.kind !== "encrypted" || others.length > 0) {
-    step.count(sealed?.kind === "encryptedFragment" ? "fragment" : "unprotected");
+/** The authentic content, or null (counted): also while fragments are missing. */
+function open(step: Step, session: IkeSession, datagram: SessionDatagram, fragments: Reassembly): OpenedMessage | null {
+  const [sealed, ...others] = datagram.message.payloads;
+  if (others.length > 0 || (sealed?.kind !== "encrypted" && sealed?.kind !== "encryptedFragment")) {
+    step.count("unprotected");
     return null;
   }
+  if (sealed.kind === "encryptedFragment") return collect(step, session, datagram, sealed, fragments);
+  const opened = openSealed(step, session, datagram, sealed);
+  if (opened !== null) fragments.clear();
+  return opened;
+}
+
+/** Takes a fragment (RFC 7383 §2.6); returns the message when it is the last one missing. */
+function collect(
+  step: Step,
+  session: IkeSession,
+  datagram: SessionDatagram,
+  sealed: EncryptedFragmentPayload,
+  fragments: Reassembly,
+): OpenedMessage | null {
+  const { messageId } = datagram.message.header;
+  const refusal = session.fragmentation ? fragments.refusal(messageId, sealed) : "fragmentNotNegotiated";
+  if (refusal !== null) {
+    step.count(refusal);
+    return null;
+  }
+  const opened = openSealed(step, session, datagram, sealed);
+  if (opened === null) return null;
+  try {
+    const part = { innerType: sealed.innerType, content: openedContent(opened) };
+    const added = fragments.add(step.nowMs, messageId, sealed, part);
+    if (typeof added === "object") return added;
+    step.count(added === "tooLong" ? "fragmentTooLong" : "fragmentTaken");
+  } catch (error) {
+    if (!(error instanceof EsplexError)) throw error;
+    step.count(reasonOf(error));
+  }
+  return null;
+}
+
+/** What is inside of one SK or SKF payload, or null when it is not authentic (counted). */
+function openSealed(
+  step: Step,
+  session: IkeSession,
+  { bytes }: SessionDatagram,
+  sealed: EncryptedPayload | EncryptedFragmentPayload,
+): OpenedMessage | null {
   try {
     return openMessage(bytes, sealed, session.keys.initiator);
   } catch (error) {
@@ -178,7 +237,7 @@ function receiveResponse(step: Step, table: SessionTable, session: IkeSession, d
     step.count("unexpectedResponse");
     return;
   }
-  const opened = open(step, session, datagram);
+  const opened = open(step, session, datagram, session.responseFragments);
   if (opened === null) return;
   if (isEstablished(session)) session.state.lastHeardMs = step.nowMs;
   const request = session.own.answered();

@@ -1,8 +1,9 @@
 import { u32be } from "../core/bytes.ts";
 import { unreachable } from "../core/errors.ts";
+import type { Path } from "./events.ts";
 import type { IkeSession, ResponseDraft } from "./session.ts";
 import type { Step } from "./step.ts";
-import type { OwnRequest } from "./window.ts";
+import type { Datagrams, OwnRequest } from "./window.ts";
 import { EXCHANGE, PROTOCOL } from "./wire/constants.ts";
 import type { Payload } from "./wire/payload.ts";
 
@@ -14,21 +15,26 @@ export function sendResponse(
   payloads: readonly Payload[],
 ): void {
   const { exchange, messageId } = draft;
-  const bytes = session.seal(step, { exchange, messageId, isResponse: true }, payloads);
-  session.requests.finish(bytes);
-  step.emit({ kind: "send", ...draft.path, bytes });
+  const datagrams = session.seal(step, { exchange, messageId, isResponse: true }, payloads);
+  session.requests.finish(datagrams);
+  emitDatagrams(step, draft.path, datagrams);
+}
+
+/** Sends a message: all of its fragments. */
+export function emitDatagrams(step: Step, path: Path, datagrams: Datagrams): void {
+  for (const bytes of datagrams) step.emit({ kind: "send", ...path, bytes });
 }
 
 /** Puts the next request of our own on the wire, when none is there and one waits. */
 export function sendOwn(step: Step, session: IkeSession): void {
-  const bytes = session.own.start(step.nowMs, step.settings.timing, (messageId, request) =>
+  const datagrams = session.own.start(step.nowMs, step.settings.timing, (messageId, request) =>
     session.seal(
       step,
       { exchange: EXCHANGE.INFORMATIONAL, messageId, isResponse: false },
       ownPayloads(session, request),
     ),
   );
-  if (bytes !== null) step.emit({ kind: "send", ...session.path, bytes });
+  if (datagrams !== null) emitDatagrams(step, session.path, datagrams);
 }
 
 function ownPayloads(session: IkeSession, request: OwnRequest): Payload[] {

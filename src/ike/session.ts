@@ -5,10 +5,12 @@ import type { SharedSa } from "../sa/spec.ts";
 import type { IkePeerConfig } from "./environment.ts";
 import type { ChildSaSummary, IkeSaSummary, Path } from "./events.ts";
 import { wipeIkeKeys, type IkeKeys } from "./keys.ts";
+import { Reassembly } from "./reassembly.ts";
 import type { Step } from "./step.ts";
 import { ikeSuiteName, type IkeSuite } from "./suite.ts";
-import { OwnRequests, RequestWindow } from "./window.ts";
-import { ivBytes, sealMessage } from "./wire/encrypted.ts";
+import { OwnRequests, RequestWindow, type Datagrams } from "./window.ts";
+import { ivBytes, sealFragments, sealMessage, type SealingKey } from "./wire/encrypted.ts";
+import { WIRE_LIMITS } from "./wire/limits.ts";
 import type { Payload } from "./wire/payload.ts";
 
 /*
@@ -58,6 +60,8 @@ export interface InitRecord {
   readonly response: Uint8Array;
   readonly nonceI: Uint8Array;
   readonly nonceR: Uint8Array;
+  /** The peer's SIGNATURE_HASH_ALGORITHMS (RFC 7427 §4), null when it sent none; ours went back to it if it did. */
+  readonly peerHashes: readonly number[] | null;
 }
 
 export interface HalfOpen {
@@ -92,6 +96,8 @@ interface SessionOptions {
   readonly suite: IkeSuite;
   readonly keys: IkeKeys;
   readonly natDetected: boolean;
+  /** Both sides take fragments (RFC 7383 §2.3). */
+  readonly fragmentation: boolean;
   readonly state: SessionState;
   /** ID of the peer's next request. */
   readonly nextRequestId: number;
@@ -104,6 +110,9 @@ export class IkeSession {
   readonly suite: IkeSuite;
   readonly keys: IkeKeys;
   readonly natDetected: boolean;
+  readonly fragmentation: boolean;
+  readonly requestFragments = new Reassembly();
+  readonly responseFragments = new Reassembly();
   readonly requests: RequestWindow;
   readonly own = new OwnRequests();
   /** Where the last authentic request came from: our own requests go there. */
@@ -118,22 +127,30 @@ export class IkeSession {
     this.suite = options.suite;
     this.keys = options.keys;
     this.natDetected = options.natDetected;
+    this.fragmentation = options.fragmentation;
     this.path = options.path;
     this.state = options.state;
     this.requests = new RequestWindow(options.nextRequestId);
   }
 
-  /** Encrypts a message of ours. An AEAD's IV is a counter, so no nonce repeats under one key (RFC 5282 §3). */
+  /** Encrypts a message of ours, in fragments when it is long and the peer takes them. */
   seal(
     step: Step,
     what: { exchange: number; messageId: number; isResponse: boolean },
     payloads: readonly Payload[],
-  ): Uint8Array {
+  ): Datagrams {
     const fields = { spiI: this.spiI, spiR: this.spiR, fromInitiator: false, ...what };
-    this.#sealed += 1n;
     const sealing = this.keys.responder;
-    const iv = sealing.kind === "aes-cbc" ? step.environment.randomBytes(ivBytes(sealing.kind)) : u64be(this.#sealed);
-    return sealMessage(fields, payloads, sealing, iv);
+    const nextIv = (): Uint8Array => this.#nextIv(step, sealing.kind);
+    const whole = sealMessage(fields, payloads, sealing, nextIv());
+    if (!this.fragmentation || whole.length <= WIRE_LIMITS.unfragmentedBytes) return [whole];
+    return sealFragments(fields, payloads, sealing, nextIv, WIRE_LIMITS.unfragmentedBytes);
+  }
+
+  /** An AEAD's is a counter, so no nonce repeats under one key (RFC 5282 §3). */
+  #nextIv(step: Step, kind: SealingKey["kind"]): Uint8Array {
+    this.#sealed += 1n;
+    return kind === "aes-cbc" ? step.environment.randomBytes(ivBytes(kind)) : u64be(this.#sealed);
   }
 
   /** Facts for log lines. */

@@ -6,6 +6,7 @@ export interface IkeLimits {
   readonly cookieThresholdPerSource: number;
   readonly halfOpen: number;
   readonly halfOpenPerSource: number;
+  /** Per peer of the cluster file and identity that it has proved. */
   readonly ikeSasPerPeer: number;
   readonly childSasPerIkeSa: number;
   /** Closed IKE SAs that still repeat their last answer. */
@@ -28,6 +29,8 @@ export interface IkeTiming {
   /** Sent so often without answer, the peer is dead: six make about a minute. */
   readonly attempts: number;
   readonly cookieSecretMs: number;
+  /** How long fragments of an unfinished message are kept at least (RFC 7383 §2.6). */
+  readonly reassemblyMs: number;
   /** How long a closed IKE SA repeats its last answer. */
   readonly closedMs: number;
   /** How long a rekeyed IKE SA waits for the peer's DELETE. */
@@ -58,6 +61,7 @@ export const DEFAULT_IKE_SETTINGS: IkeSettings = {
     retransmitMs: 1_000,
     attempts: 6,
     cookieSecretMs: 60_000,
+    reassemblyMs: 30_000,
     closedMs: 30_000,
     rekeyedMs: 60_000,
   },

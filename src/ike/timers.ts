@@ -1,6 +1,6 @@
 import { dropSession } from "./lifecycle.ts";
 import { failInstall, releaseHeld } from "./installation.ts";
-import { sendOwn } from "./sending.ts";
+import { emitDatagrams, sendOwn } from "./sending.ts";
 import type { IkeSession } from "./session.ts";
 import { isEstablished, type EstablishedSession, type SessionTable } from "./session-table.ts";
 import type { IkeTiming } from "./settings.ts";
@@ -19,6 +19,10 @@ function runSession(step: Step, table: SessionTable, session: IkeSession): void 
     dropSession(step, table, session, "expired");
     return;
   }
+  // RFC 7383 §2.6: not at a moment of its own; a DPD comes by often enough for 16 kB.
+  for (const fragments of [session.requestFragments, session.responseFragments]) {
+    fragments.expire(step.nowMs, step.settings.timing.reassemblyMs);
+  }
   const due = session.own.due(step.nowMs, step.settings.timing);
   if (due === "giveUp") {
     step.count("peerDead");
@@ -28,7 +32,7 @@ function runSession(step: Step, table: SessionTable, session: IkeSession): void 
   }
   if (due !== null) {
     step.count("requestRetransmitted");
-    step.emit({ kind: "send", ...session.path, bytes: due });
+    emitDatagrams(step, session.path, due);
   }
   if (isEstablished(session)) runEstablished(step, session);
 }

@@ -7,17 +7,20 @@ export type RequestClass =
   /** The next one: process it. */
   | { readonly kind: "new" }
   /** The last one again, byte by byte: send the answer again. */
-  | { readonly kind: "repeated"; readonly response: Uint8Array }
+  | { readonly kind: "repeated"; readonly response: Datagrams }
   /** The last one again while we still work on it: the answer will come. */
   | { readonly kind: "inProgress" }
   /** The last one's ID on other bytes. */
   | { readonly kind: "altered" }
   | { readonly kind: "outside" };
 
+/** One message of ours as it goes on the wire: several datagrams when it is fragmented (RFC 7383), repeated together. */
+export type Datagrams = readonly Uint8Array[];
+
 interface LastRequest {
   readonly messageId: number;
   readonly digest: string;
-  response: Uint8Array | null;
+  response: Datagrams | null;
 }
 
 /** The peer's requests: one at a time, each answered once, the answer kept for retransmissions. */
@@ -30,11 +33,12 @@ export class RequestWindow {
     this.#nextId = nextId;
   }
 
-  classify(messageId: number, bytes: Uint8Array): RequestClass {
+  /** `bytes` null: a fragment, which may repeat a request without its very bytes (RFC 7383 §2.6.1). */
+  classify(messageId: number, bytes: Uint8Array | null): RequestClass {
     if (messageId === this.#nextId) return this.#last?.response === null ? { kind: "outside" } : { kind: "new" };
     const last = this.#last;
     if (last?.messageId !== messageId) return { kind: "outside" };
-    if (last.digest !== sha256Hex(bytes)) return { kind: "altered" };
+    if (bytes !== null && last.digest !== sha256Hex(bytes)) return { kind: "altered" };
     return last.response === null ? { kind: "inProgress" } : { kind: "repeated", response: last.response };
   }
 
@@ -46,7 +50,7 @@ export class RequestWindow {
   }
 
   /** The answer to the request that was begun. */
-  finish(response: Uint8Array): void {
+  finish(response: Datagrams): void {
     invariant(this.#last?.response === null, "only a begun request is answered, and once");
     this.#last.response = response;
   }
@@ -59,7 +63,7 @@ export type OwnRequest =
 interface Outstanding {
   readonly messageId: number;
   readonly request: OwnRequest;
-  readonly bytes: Uint8Array;
+  readonly datagrams: Datagrams;
   sent: number;
   nextAtMs: number;
 }
@@ -95,20 +99,20 @@ export class OwnRequests {
     this.#outstanding = null;
   }
 
-  /** Puts the next request on the wire when it is free; returns the bytes to send. */
+  /** Puts the next request on the wire when it is free; returns what to send. */
   start(
     nowMs: number,
     timing: IkeTiming,
-    seal: (messageId: number, request: OwnRequest) => Uint8Array,
-  ): Uint8Array | null {
+    seal: (messageId: number, request: OwnRequest) => Datagrams,
+  ): Datagrams | null {
     if (this.#outstanding !== null) return null;
     const request = this.#waiting.shift();
     if (request === undefined) return null;
     const messageId = this.#nextId;
     this.#nextId += 1;
-    const bytes = seal(messageId, request);
-    this.#outstanding = { messageId, request, bytes, sent: 1, nextAtMs: nowMs + timing.retransmitMs };
-    return bytes;
+    const datagrams = seal(messageId, request);
+    this.#outstanding = { messageId, request, datagrams, sent: 1, nextAtMs: nowMs + timing.retransmitMs };
+    return datagrams;
   }
 
   /** True when a response with this ID is waited for. */
@@ -123,13 +127,13 @@ export class OwnRequests {
     return request;
   }
 
-  /** The bytes to send again now, `giveUp` when it was sent often enough, null when it is not yet time. */
-  due(nowMs: number, timing: IkeTiming): Uint8Array | "giveUp" | null {
+  /** What to send again now, `giveUp` when it was sent often enough, null when it is not yet time. */
+  due(nowMs: number, timing: IkeTiming): Datagrams | "giveUp" | null {
     const outstanding = this.#outstanding;
     if (outstanding === null || nowMs < outstanding.nextAtMs) return null;
     if (outstanding.sent >= timing.attempts) return "giveUp";
     outstanding.nextAtMs = nowMs + timing.retransmitMs * 2 ** outstanding.sent;
     outstanding.sent += 1;
-    return outstanding.bytes;
+    return outstanding.datagrams;
   }
 }

@@ -120,7 +120,7 @@ describe("authentication fails", () => {
       "signature",
       {},
       { method: AUTH_METHOD.DIGITAL_SIGNATURE },
-      "authentication method DIGITAL_SIGNATURE is not supported",
+      "a signature without an X.509 certificate in a CERT payload",
     ],
     ["NULL authentication", {}, { method: AUTH_METHOD.NULL }, "authentication method NULL is not supported"],
   ];

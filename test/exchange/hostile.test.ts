@@ -150,7 +150,7 @@ describe("messages for an IKE SA", () => {
     expect(lab.deliver(bare)).toEqual([]);
     expect(lab.count("unprotected")).toBe(1);
     expect(lab.deliver(good.with(16, 53))).toEqual([]);
-    expect(lab.count("fragment")).toBe(1);
+    expect(lab.count("fragmentNotNegotiated")).toBe(1);
     expect(lab.deliver(good.with(0, (good[0] ?? 0) ^ 1))).toEqual([]);
     expect(lab.deliver(good.with(19, 0x00))).toEqual([]);
     expect(lab.count("wrongSpi")).toBe(2);

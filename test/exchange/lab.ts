@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import { Secret } from "../../src/core/secret.ts";
 import type { SharedSa } from "../../src/sa/spec.ts";
 import type { EspSuite } from "../../src/sa/suite.ts";
-import type { IkeEnvironment, IkePeerConfig } from "../../src/ike/environment.ts";
+import type { IkeCredential, IkeEnvironment, IkePeerConfig } from "../../src/ike/environment.ts";
 import type { IkeCommand, IkeEffect, IkeEvent, Path } from "../../src/ike/events.ts";
 import { IkeResponder } from "../../src/ike/responder.ts";
 import { DEFAULT_IKE_SETTINGS, type IkeLimits, type IkeSettings } from "../../src/ike/settings.ts";
@@ -39,7 +39,7 @@ export function peerConfig(changes: Partial<IkePeerConfig> = {}): IkePeerConfig 
     address: CLIENT,
     remoteIdentity: "moon.lab",
     localIdentity: "sun.lab",
-    psk: psk(),
+    auth: { kind: "psk", psk: psk() },
     modes: ["transport", "tunnel"],
     remoteSubnets: [],
     replayWindowPackets: 32,
@@ -54,6 +54,8 @@ export function peerConfig(changes: Partial<IkePeerConfig> = {}): IkePeerConfig 
 interface LabOptions {
   readonly peers?: readonly IkePeerConfig[];
   readonly limits?: Partial<IkeLimits>;
+  readonly credentials?: readonly IkeCredential[];
+  readonly wallClockMs?: number;
   /** Reports installations by itself: `ok` by default; `silent` reports nothing. */
   readonly install?: "ok" | "fail" | "silent";
 }
@@ -77,6 +79,8 @@ export class Lab {
       newReqid: () => this.#nextReqid++,
       dvipas: () => [DVIPA],
       peers: () => peers,
+      credentials: () => options.credentials ?? [],
+      wallClockMs: () => options.wallClockMs ?? Date.now(),
     };
     const settings: IkeSettings = {
       ...DEFAULT_IKE_SETTINGS,

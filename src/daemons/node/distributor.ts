@@ -4,7 +4,6 @@ import type { Clock, Timer } from "../../core/clock.ts";
 import type { Counters } from "../../core/counters.ts";
 import { EsplexError, messageOf } from "../../core/errors.ts";
 import type { Log } from "../../core/log.ts";
-import type { IkePeerConfig } from "../../ike/environment.ts";
 import { IkeResponder } from "../../ike/responder.ts";
 import { tunnelReqid } from "../../net/ids.ts";
 import { wipeSaKeys, type SharedSa } from "../../sa/spec.ts";
@@ -16,6 +15,7 @@ import { LeaseGate } from "../../steer/lease-gate.ts";
 import { InboundSas } from "../../steer/verdict.ts";
 import type { CouplingLink } from "./coupling-link.ts";
 import type { HostDvipa, HostNetworkState } from "./host-network.ts";
+import type { IkeConfiguration } from "./ike-configuration.ts";
 import { IkeRunner } from "./ike-runner.ts";
 import type { SaKeeper } from "./sa-keeper.ts";
 import { OWN_IKE } from "./sa-table.ts";
@@ -42,7 +42,8 @@ export interface OwnDvipa {
 export interface DistributorContext {
   readonly nodeName: string;
   readonly dvipas: readonly OwnDvipa[];
-  readonly peers: readonly IkePeerConfig[];
+  /** Peers and keys as they are now: asked for each negotiation. */
+  readonly ike: () => IkeConfiguration;
   readonly keeper: SaKeeper;
   readonly coupling: CouplingLink;
   /** Makes the host's network what this role needs. */
@@ -74,7 +75,7 @@ export class Distributor {
 
   constructor(context: DistributorContext) {
     this.#context = context;
-    const { clock, counters, log, nodeName, peers, dvipas } = context;
+    const { clock, counters, log, nodeName, ike, dvipas } = context;
     this.#gate = new LeaseGate((node, tunnel) => this.#wantLease(node, tunnel), counters);
     this.#targets = new Targets({
       dvipas: () => this.#distributed(),
@@ -93,7 +94,9 @@ export class Distributor {
       // Every SA gets the reqid of its tunnel when it is installed.
       newReqid: () => tunnelReqid(1),
       dvipas: () => dvipas.map(({ address }) => address),
-      peers: () => peers,
+      peers: () => ike().peers,
+      credentials: (dvipa) => ike().credentials.get(dvipa) ?? [],
+      wallClockMs: () => Date.now(),
     });
     const actions = {
       install: (sa: SharedSa, outbound: "now" | "hold") => this.#install(sa, outbound),

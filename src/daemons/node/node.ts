@@ -5,21 +5,20 @@ import type { Member } from "../../bus/messages.ts";
 import { loadCredentials } from "../../bus/credentials.ts";
 import { listenBus, type BusOptions, type BusServer } from "../../bus/server.ts";
 import type { ClusterConfig } from "../../config/cluster-schema.ts";
-import { readPsk } from "../../config/psk.ts";
 import { readClusterFile } from "../../config/cluster-file.ts";
 import { systemClock } from "../../core/clock.ts";
 import { runUntilSignal, type Part } from "../parts.ts";
 import { Counters } from "../../core/counters.ts";
-import { EsplexError } from "../../core/errors.ts";
+import { EsplexError, messageOf } from "../../core/errors.ts";
 import { ipVersion } from "../../core/ip.ts";
 import { createLog, type Log, type LogLevel } from "../../core/log.ts";
-import type { IkePeerConfig } from "../../ike/environment.ts";
 import { NETLINK_ROUTE, NetlinkSocket } from "../../net/netlink-socket.ts";
 import type { SharedSa } from "../../sa/spec.ts";
 import { serveControl, type ControlServer } from "../control.ts";
 import { CouplingLink } from "./coupling-link.ts";
 import { Distributor, type OwnDvipa } from "./distributor.ts";
 import { HostNetwork, NO_NETWORK_STATE, type HostDvipa, type HostNetworkState } from "./host-network.ts";
+import { loadIkeConfiguration, type IkeConfiguration } from "./ike-configuration.ts";
 import { probeKernel, withoutSuites } from "./kernel-suites.ts";
 import { SaKeeper } from "./sa-keeper.ts";
 import { OWN_IKE, type SaSource } from "./sa-table.ts";
@@ -45,9 +44,8 @@ export async function runNode(options: NodeOptions): Promise<void> {
   const log = createLog("node", options.name, options.logLevel, counters);
   const config = await readClusterFile(options.clusterFile);
   const own = ownDvipas(config, options.name);
-  const loaded = own.length === 0 ? [] : await loadPeers(config, options.clusterFile);
+  const ike = await loadIke(options, config, log);
   const credentials = await loadCredentials(options);
-  const peers = withoutSuites(loaded, await probeKernel(loaded, log));
   const bus: BusOptions = {
     cluster: config.cluster,
     self: options.name,
@@ -59,7 +57,7 @@ export async function runNode(options: NodeOptions): Promise<void> {
   mkdirSync(options.run, { recursive: true, mode: 0o700 });
   const { host, port } = config.bus.coupling;
   const trustedAddress = await addressTowards(host, port);
-  const node = new Node({ options, config, own, peers, bus, trustedAddress });
+  const node = new Node({ options, config, own, ike, bus, trustedAddress });
   await runUntilSignal(node.parts(), log, node.failed);
 }
 
@@ -67,7 +65,7 @@ interface NodeContext {
   readonly options: NodeOptions;
   readonly config: ClusterConfig;
   readonly own: readonly OwnDvipa[];
-  readonly peers: readonly IkePeerConfig[];
+  readonly ike: IkeConfiguration;
   readonly bus: BusOptions;
   readonly trustedAddress: string;
 }
@@ -84,6 +82,7 @@ class Node {
   readonly #shadows = new Map<string, ShadowLink>();
   readonly #shadowDvipas = new Map<string, readonly ShadowDvipa[]>();
   #ownNetwork: HostNetworkState = NO_NETWORK_STATE;
+  #ike: IkeConfiguration;
   #networkTail: Promise<unknown> = Promise.resolve();
   #server: BusServer | null = null;
   /** The start of the distributor's role, under way or done. */
@@ -94,8 +93,9 @@ class Node {
   #fail: (reason: string) => void = () => {};
 
   constructor(context: NodeContext) {
-    const { options, config, own, peers, bus, trustedAddress } = context;
+    const { options, config, own, bus, trustedAddress } = context;
     this.#context = context;
+    this.#ike = context.ike;
     this.#log = bus.log;
     this.failed = new Promise((resolve) => (this.#fail = resolve));
     this.#keeper = new SaKeeper({
@@ -128,7 +128,7 @@ class Node {
         : new Distributor({
             nodeName: options.name,
             dvipas: own,
-            peers,
+            ike: () => this.#ike,
             keeper: this.#keeper,
             coupling: this.#coupling,
             setNetwork: (wanted) => this.#setOwnNetwork(wanted),
@@ -142,6 +142,9 @@ class Node {
   parts(): Part[] {
     const started = (): Promise<void> => Promise.resolve();
     let control: ControlServer | null = null;
+    const onHangup = (): void => {
+      this.#reload().catch(() => {});
+    };
     return [
       { name: "coupling link", start: started, stop: synchronous(() => this.#coupling.close()) },
       { name: "routing socket", start: started, stop: synchronous(() => this.#route.close()) },
@@ -156,11 +159,34 @@ class Node {
         name: "control socket",
         start: async () => {
           const path = join(this.#context.options.run, "control.sock");
-          control = await serveControl(path, { status: () => this.#status() }, this.#log);
+          const handlers = { status: () => this.#status(), reload: () => this.#reload() };
+          control = await serveControl(path, handlers, this.#log);
         },
         stop: async () => control?.close(),
       },
+      {
+        name: "reload on SIGHUP",
+        start: () => Promise.resolve(void process.on("SIGHUP", onHangup)),
+        stop: synchronous(() => process.off("SIGHUP", onHangup)),
+      },
     ];
+  }
+
+  /**
+   * Reads peers, keys, certificates and revocation lists anew, for the negotiations from now on; SAs stay. When anything is
+   * wrong, all of the old ones stay. DVIPAs, bus and roles want a restart.
+   */
+  async #reload(): Promise<{ readonly peers: number; readonly warnings: readonly string[] }> {
+    const { options } = this.#context;
+    try {
+      this.#ike = await loadIke(options, await readClusterFile(options.clusterFile), this.#log);
+    } catch (error) {
+      this.#log.error("reload failed, everything stays as it was", { reason: messageOf(error) });
+      throw error;
+    }
+    const { peers, warnings } = this.#ike;
+    this.#log.info("peers and credentials read anew", { peers: peers.length });
+    return { peers: peers.length, warnings };
   }
 
   async #stopRoles(): Promise<void> {
@@ -286,6 +312,17 @@ class Node {
   }
 }
 
+/** A node that distributes nothing speaks with no peer. Nobody gets a suite that this kernel lacks. */
+async function loadIke(options: NodeOptions, config: ClusterConfig, log: Log): Promise<IkeConfiguration> {
+  if (ownDvipas(config, options.name).length === 0) {
+    await probeKernel([], log);
+    return { peers: [], credentials: new Map(), warnings: [] };
+  }
+  const loaded = await loadIkeConfiguration(config, options.clusterFile, options.name, Date.now());
+  for (const warning of loaded.warnings) log.warn(warning);
+  return { ...loaded, peers: withoutSuites(loaded.peers, await probeKernel(loaded.peers, log)) };
+}
+
 /** A stop that has nothing to wait for. */
 function synchronous(work: () => void): () => Promise<void> {
   return () => {
@@ -307,23 +344,4 @@ function ownDvipas(config: ClusterConfig, name: string): OwnDvipa[] {
     targets,
     ports,
   }));
-}
-
-async function loadPeers(config: ClusterConfig, clusterFile: string): Promise<IkePeerConfig[]> {
-  return Promise.all(
-    config.peers.map(async (peer) => ({
-      name: peer.name,
-      address: peer.address === "ANY" ? "any" : peer.address,
-      remoteIdentity: peer.identity,
-      localIdentity: peer.localIdentity,
-      psk: await readPsk(peer, clusterFile),
-      modes: peer.modes,
-      remoteSubnets: peer.remoteSubnets,
-      replayWindowPackets: peer.replayWindow,
-      inboundWindowPackets: peer.inboundReplayWindow,
-      ikeSuites: peer.ikeProposals,
-      espSuites: peer.espProposals,
-      esn: peer.esn,
-    })),
-  );
 }

@@ -1,17 +1,19 @@
 import { EsplexError, invariant } from "../../core/errors.ts";
 import { Secret } from "../../core/secret.ts";
+import type { AuthContext } from "../auth/octets.ts";
+import { proveOurselves, type OwnProof } from "../auth/prove.ts";
+import { verifyPeer, type Decoy } from "../auth/verify.ts";
 import type { IkePeerConfig } from "../environment.ts";
-import { identityKey, identityPayload } from "../identity.ts";
-import { pskAuth } from "../keys.ts";
+import { identityKey, identityText } from "../identity.ts";
 import { dropSession } from "../lifecycle.ts";
-import { findPeer } from "../peers.ts";
+import { anchorsFor, findPeer } from "../peers.ts";
 import { sameIkeSuite } from "../proposal.ts";
 import type { Established, HalfOpen, IkeSession, ResponseDraft } from "../session.ts";
 import { isEstablished, type EstablishedSession, type SessionTable } from "../session-table.ts";
 import type { Step } from "../step.ts";
 import { ikeSuiteName } from "../suite.ts";
-import { AUTH_METHOD, authMethodName, NOTIFY, notifyName } from "../wire/constants.ts";
-import { encodeIdentification, type IdentificationPayload } from "../wire/identification.ts";
+import { NOTIFY, notifyName } from "../wire/constants.ts";
+import type { IdentificationPayload } from "../wire/identification.ts";
 import { notify } from "../wire/notify.ts";
 import { findNotify, findPayload, requirePayload, type Payload } from "../wire/payload.ts";
 import { negotiateChild } from "./child.ts";
@@ -22,7 +24,7 @@ import { respond, respondAndClose, type Outcome } from "./outcome.ts";
 const DECOY_PSK_BYTES = 32;
 
 /**
- * Answers IKE_AUTH (RFC 7296 §1.2, §2.15): authenticates both sides with the shared key and negotiates the first Child SA.
+ * Answers IKE_AUTH (RFC 7296 §1.2, §2.15): authenticates both sides and negotiates the first Child SA.
  * When only the Child SA fails, the IKE SA is up all the same (§1.2, §2.21.2). Throws `peer.invalidSyntax`.
  */
 export function handleAuth(
@@ -35,17 +37,17 @@ export function handleAuth(
   const { payloads } = request;
   const idI = requirePayload(payloads, "idi");
   for (const kind of ["sa", "tsi", "tsr"] as const) requirePayload(payloads, kind);
-  const peer = authenticate(step, session, state, payloads, idI);
-  if (peer === null) return respondAndClose([notify(NOTIFY.AUTHENTICATION_FAILED)], "authentication failed");
+  const proven = authenticate(step, session, state, payloads, idI);
+  if (proven === null) return respondAndClose([notify(NOTIFY.AUTHENTICATION_FAILED)], "authentication failed");
+  const { peer, own } = proven;
   const remoteIdentity = identityKey(idI);
   table.prove(session);
   if (findNotify(payloads, NOTIFY.INITIAL_CONTACT) !== undefined)
     dropOthers(step, table, session, peer, remoteIdentity);
-  const refused = refusal(step, table, session, peer);
+  const refused = refusal(step, table, session, peer, remoteIdentity);
   if (refused !== null) return respondAndClose([notify(refused)], `refused with ${notifyName(refused)}`);
 
-  const idR = identityPayload("idr", peer.localIdentity);
-  const always: Payload[] = [idR, ownAuth(session, state, peer, idR)];
+  const always: Payload[] = [own.identity, ...own.payloads];
   const established = establish(step, session, peer, remoteIdentity);
   const { nonceI, nonceR } = state.init;
   try {
@@ -70,42 +72,51 @@ export function handleAuth(
   }
 }
 
-/** The peer, when its AUTH is good; else null, and the log alone says why. */
+/** The peer and our own proof, when both sides can show who they are; else null, and the log alone says why. */
 function authenticate(
   step: Step,
   session: IkeSession,
-  state: HalfOpen,
+  { init }: HalfOpen,
   payloads: readonly Payload[],
-  idI: IdentificationPayload,
-): IkePeerConfig | null {
+  identity: IdentificationPayload,
+): { readonly peer: IkePeerConfig; readonly own: OwnProof } | null {
+  const { environment } = step;
+  const { remote, local } = session.path;
   const idR = findPayload(payloads, "idr");
-  const auth = findPayload(payloads, "auth");
-  const peer = findPeer(step.environment.peers(), session.path.remote.address, idI, idR);
-  const psk = peer?.psk ?? new Secret(step.environment.randomBytes(DECOY_PSK_BYTES));
-  const { init } = state;
-  const expected = pskAuth(session.suite, psk, session.keys.pi, {
-    message: init.request,
-    nonce: init.nonceR,
-    identity: encodeIdentification(idI),
-  });
-  const matches = new Secret(expected).equals(new Secret(auth?.data ?? new Uint8Array(expected.length)));
-  const reason = authFailure(peer, auth?.method, matches);
-  if (reason === null && peer !== undefined) return peer;
-  step.count("authenticationFailed");
-  step.log("warn", "peer is not authenticated", {
-    ...session.facts(),
-    identity: identityKey(idI),
-    wantedIdentity: idR === undefined ? null : identityKey(idR),
-    reason,
-  });
-  return null;
+  const peers = environment.peers();
+  const peer = findPeer(peers, remote.address, identity, idR);
+  const context: AuthContext = { suite: session.suite, keys: session.keys, init };
+  const decoy: Decoy = {
+    psk: new Secret(environment.randomBytes(DECOY_PSK_BYTES)),
+    trust: { anchors: anchorsFor(peers, remote.address), revocationLists: [], revocation: "relaxed", otherUsages: [] },
+  };
+  try {
+    const claim = { side: "initiator", identity, payloads } as const;
+    const { scheme, method } = verifyPeer(context, claim, peer?.auth, decoy, environment.wallClockMs());
+    invariant(peer !== undefined, "only a known peer is authenticated");
+    const credentials = environment.credentials(local.address);
+    const own = proveOurselves(context, { side: "responder", peer, credentials, requests: payloads, likePeer: scheme });
+    step.log("debug", "peer authenticated", { ...session.facts(), identity: identityText(identity), method });
+    return { peer, own };
+  } catch (error) {
+    if (!(error instanceof EsplexError)) throw error;
+    step.count("authenticationFailed");
+    step.count(`auth.${problemOf(error)}`);
+    step.log("warn", "peer is not authenticated", {
+      ...session.facts(),
+      identity: identityText(identity),
+      wantedIdentity: idR === undefined ? null : identityText(idR),
+      problem: problemOf(error),
+      reason: error.message,
+    });
+    return null;
+  }
 }
 
-function authFailure(peer: IkePeerConfig | undefined, method: number | undefined, matches: boolean): string | null {
-  if (method === undefined) return "no AUTH payload: the peer wants EAP";
-  if (method !== AUTH_METHOD.SHARED_KEY) return `authentication method ${authMethodName(method)} is not supported`;
-  if (peer === undefined) return "no peer in the cluster file has this address and identity";
-  return matches ? null : "wrong pre-shared key";
+/** The counter of a refusal; what could not be read is `malformed`. */
+function problemOf(error: EsplexError): string {
+  const { reason } = error.details;
+  return error.code === "peer.authenticationFailed" && typeof reason === "string" ? reason : reasonOf(error);
 }
 
 /** INITIAL_CONTACT: the peer remembers no other IKE SA, so neither do we (RFC 7296 §2.4). */
@@ -125,24 +136,23 @@ function dropOthers(
 }
 
 /** Why an authenticated peer gets no IKE SA all the same. */
-function refusal(step: Step, table: SessionTable, session: IkeSession, peer: IkePeerConfig): number | null {
+function refusal(
+  step: Step,
+  table: SessionTable,
+  session: IkeSession,
+  peer: IkePeerConfig,
+  remoteIdentity: string,
+): number | null {
   if (peer.ikeSuites !== null && !peer.ikeSuites.some((suite) => sameIkeSuite(suite, session.suite))) {
     step.count("noProposalChosen");
     return NOTIFY.NO_PROPOSAL_CHOSEN;
   }
-  const others = [...table.established()].filter((other) => other.state.peer.name === peer.name).length;
-  if (others < step.settings.limits.ikeSasPerPeer) return null;
+  const others = [...table.established()].filter(
+    ({ state }) => state.peer.name === peer.name && state.remoteIdentity === remoteIdentity,
+  );
+  if (others.length < step.settings.limits.ikeSasPerPeer) return null;
   step.count("ikeSasPerPeerLimit");
   return NOTIFY.NO_ADDITIONAL_SAS;
-}
-
-function ownAuth(session: IkeSession, state: HalfOpen, peer: IkePeerConfig, idR: IdentificationPayload): Payload {
-  const data = pskAuth(session.suite, peer.psk, session.keys.pr, {
-    message: state.init.response,
-    nonce: state.init.nonceI,
-    identity: encodeIdentification(idR),
-  });
-  return { kind: "auth", method: AUTH_METHOD.SHARED_KEY, data };
 }
 
 function establish(step: Step, session: IkeSession, peer: IkePeerConfig, remoteIdentity: string): EstablishedSession {

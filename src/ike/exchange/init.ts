@@ -1,10 +1,12 @@
 import { dhGroup } from "../../crypto/dh.ts";
 import { EsplexError, invariant, isError } from "../../core/errors.ts";
+import { certRequests } from "../auth/cert-requests.ts";
+import { hashNotify, readHashNotify } from "../auth/signature-hashes.ts";
 import type { CookieJar } from "../cookie.ts";
 import type { Path } from "../events.ts";
 import { deriveIkeKeys } from "../keys.ts";
 import { detectNat, natDetectionNotifies } from "../nat.ts";
-import { ikeSuitesFor } from "../peers.ts";
+import { anchorsFor, ikeSuitesFor } from "../peers.ts";
 import { checkKeGroup, chooseIke } from "../proposal.ts";
 import { IkeSession } from "../session.ts";
 import type { SessionTable } from "../session-table.ts";
@@ -117,7 +119,10 @@ function createSession(step: Step, table: SessionTable, request: InitRequest, ag
   const shared = pair.agree(agreed.keValue);
   const nonceR = step.environment.randomBytes(NONCE_BYTES);
   const spiR = newIkeSpi(step, table);
-  const nat = detectNat(request.message.payloads, { spiI, spiR: new Uint8Array(IKE_SPI_BYTES) }, request.path);
+  const { payloads } = request.message;
+  const peerHashes = readHashNotify(payloads);
+  const fragmentation = findNotify(payloads, NOTIFY.IKEV2_FRAGMENTATION_SUPPORTED) !== undefined;
+  const nat = detectNat(payloads, { spiI, spiR: new Uint8Array(IKE_SPI_BYTES) }, request.path);
   const { local, remote } = request.path;
   const fields = { exchange: EXCHANGE.IKE_SA_INIT, fromInitiator: false, isResponse: true, messageId: 0 };
   const response = encodeMessage({ spiI, spiR, ...fields }, [
@@ -125,6 +130,9 @@ function createSession(step: Step, table: SessionTable, request: InitRequest, ag
     { kind: "ke", group: suite.group, value: pair.publicValue },
     { kind: "nonce", nonce: nonceR },
     ...(nat === "none" ? [] : natDetectionNotifies({ spiI, spiR }, local, remote)),
+    ...certRequests(anchorsFor(step.environment.peers(), remote.address)),
+    ...(fragmentation ? [notify(NOTIFY.IKEV2_FRAGMENTATION_SUPPORTED)] : []),
+    ...(peerHashes === null ? [] : [hashNotify()]),
   ]);
   const session = new IkeSession({
     spiI,
@@ -133,10 +141,11 @@ function createSession(step: Step, table: SessionTable, request: InitRequest, ag
     suite,
     keys: deriveIkeKeys(suite, shared, { nonceI, nonceR, spiI, spiR }),
     natDetected: nat === "nat",
+    fragmentation,
     nextRequestId: 1,
     state: {
       kind: "halfOpen",
-      init: { request: request.bytes.slice(), response, nonceI, nonceR },
+      init: { request: request.bytes.slice(), response, nonceI, nonceR, peerHashes },
       expiresAtMs: step.nowMs + step.settings.timing.halfOpenMs,
     },
   });

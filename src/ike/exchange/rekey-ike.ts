@@ -48,6 +48,7 @@ export function rekeyIke(
     suite,
     keys: deriveRekeyedIkeKeys(old, suite, shared, { nonceI, nonceR, spiI, spiR }),
     natDetected: session.natDetected,
+    fragmentation: session.fragmentation,
     nextRequestId: 0,
     state: { ...state, sinceMs: step.nowMs, lastHeardMs: step.nowMs } satisfies Established,
   });

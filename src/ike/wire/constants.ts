@@ -88,6 +88,12 @@ export const AUTH_METHOD = {
   DIGITAL_SIGNATURE: 14,
 } as const;
 
+/** Certificate encodings, RFC 7296 §3.6: the one that we read and send. */
+export const CERT_ENCODING = { X509_SIGNATURE: 4 } as const;
+
+/** Hashes of SIGNATURE_HASH_ALGORITHMS, RFC 7427 §7; `IDENTITY` stands for Ed25519 (RFC 8420 §2). */
+export const HASH_ALGORITHM = { SHA1: 1, SHA2_256: 2, SHA2_384: 3, SHA2_512: 4, IDENTITY: 5 } as const;
+
 /** Traffic selector types, RFC 7296 §3.13.1. */
 export const TS_TYPE = { IPV4_RANGE: 7, IPV6_RANGE: 8 } as const;
 

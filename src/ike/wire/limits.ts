@@ -21,6 +21,14 @@ export const WIRE_LIMITS = {
   identityBytes: 512,
   /** A COOKIE notify carries 1 to 64 bytes (RFC 7296 §2.6). */
   cookieMaxBytes: 64,
+  /** Fragments that one message may come in; strongSwan's default size makes 14 of the largest. Our choice. */
+  fragments: 64,
+  /** An IKE message that we send goes in fragments above this: 1280 bytes of IPv6 without its header, UDP's and the marker (RFC 7383 §2.5.1). */
+  unfragmentedBytes: 1228,
+  /** Certificates of one peer that we look at; our choice, chains have 1 to 3. */
+  certificates: 8,
+  /** Authorities in all CERTREQ payloads of a message that we look at; our choice. */
+  certificateAuthorities: 256,
   /** SPI field of a proposal or notify; IKE has 8, ESP 4. */
   spiBytes: 16,
 } as const;

@@ -33,10 +33,13 @@ export interface EncryptedPayload {
   readonly body: Uint8Array;
 }
 
-/** SKF (RFC 7383 §2.5): a part of an encrypted message; also the last payload. */
+/** SKF (RFC 7383 §2.5): a part of an encrypted message; also the last payload. `body` begins with the IV. */
 export interface EncryptedFragmentPayload {
   readonly kind: "encryptedFragment";
   readonly innerType: number;
+  /** From 1. */
+  readonly number: number;
+  readonly total: number;
   readonly body: Uint8Array;
 }
 
@@ -91,8 +94,12 @@ export function decodePayloads(firstType: number, bytes: Uint8Array): Payload[] 
     const next = reader.u8();
     const critical = (reader.u8() & CRITICAL) !== 0;
     const body = reader.bytes(reader.u16() - PAYLOAD_HEADER_BYTES);
-    if (type === PAYLOAD.ENCRYPTED || type === PAYLOAD.ENCRYPTED_FRAGMENT) {
-      payloads.push({ kind: type === PAYLOAD.ENCRYPTED ? "encrypted" : "encryptedFragment", innerType: next, body });
+    if (type === PAYLOAD.ENCRYPTED) {
+      payloads.push({ kind: "encrypted", innerType: next, body });
+      break;
+    }
+    if (type === PAYLOAD.ENCRYPTED_FRAGMENT) {
+      payloads.push(decodeFragment(next, body));
       break;
     }
     payloads.push(decodeBody(type, critical, body));
@@ -100,6 +107,11 @@ export function decodePayloads(firstType: number, bytes: Uint8Array): Payload[] 
   }
   reader.end();
   return payloads;
+}
+
+function decodeFragment(innerType: number, body: Uint8Array): EncryptedFragmentPayload {
+  const reader = new ByteReader(body, "SKF payload");
+  return { kind: "encryptedFragment", innerType, number: reader.u16(), total: reader.u16(), body: reader.rest() };
 }
 
 function decodeBody(type: number, critical: boolean, body: Uint8Array): Payload {
@@ -176,8 +188,9 @@ function encodeBody(payload: Payload): Uint8Array {
     case "tsi":
     case "tsr":
       return encodeTrafficSelectors(payload);
-    case "encrypted":
     case "encryptedFragment":
+      return concatBytes(u16be(payload.number), u16be(payload.total), payload.body);
+    case "encrypted":
     case "unknown":
       return payload.body;
     default:

@@ -5,7 +5,7 @@ import { execa } from "execa";
 import fc from "fast-check";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { parseCluster, readClusterFile } from "../../../src/config/cluster-file.ts";
-import type { PeerConfig } from "../../../src/config/cluster-schema.ts";
+
 import { readPsk } from "../../../src/config/psk.ts";
 import { EsplexError } from "../../../src/core/errors.ts";
 
@@ -62,9 +62,24 @@ test("a good file, with defaults filled in and addresses canonical", () => {
   expect(parseCluster(GOOD, "lab.yaml")).toEqual({
     cluster: "lab",
     bus: { coupling: { host: "198.51.100.9", port: 7700 }, port: 7701 },
+    certificates: { authorities: [], revocationLists: [], revocation: "relaxed", extendedKeyUsages: [] },
     dvipas: [
-      { address: "2001:db8::100", interface: "cli0", distributor: "d1", targets: "ALL", ports: "ALL" },
-      { address: "192.0.2.100", interface: null, distributor: "d1", targets: ["t1", "t2"], ports: [80, 443] },
+      {
+        address: "2001:db8::100",
+        interface: "cli0",
+        distributor: "d1",
+        targets: "ALL",
+        ports: "ALL",
+        certificates: [],
+      },
+      {
+        address: "192.0.2.100",
+        interface: null,
+        distributor: "d1",
+        targets: ["t1", "t2"],
+        ports: [80, 443],
+        certificates: [],
+      },
     ],
     peers: [
       {
@@ -73,6 +88,7 @@ test("a good file, with defaults filled in and addresses canonical", () => {
         identity: "client.lab",
         localIdentity: "dvipa.lab",
         psk: { file: "client.psk" },
+        certificate: null,
         modes: ["transport", "tunnel"],
         remoteSubnets: [],
         replayWindow: 32,
@@ -87,6 +103,7 @@ test("a good file, with defaults filled in and addresses canonical", () => {
         identity: "user@lab",
         localIdentity: "dvipa.lab",
         psk: { file: "any.psk" },
+        certificate: null,
         modes: ["tunnel"],
         remoteSubnets: ["10.0.0.0/8", "2001:db8:1::/48"],
         replayWindow: 4096,
@@ -182,6 +199,58 @@ test("peers need a DVIPA, of their IP version", () => {
   );
 });
 
+/** A file whose one peer authenticates as `auth` says. */
+function withAuth(auth: string, identity = "moon.lab", certificates = "", dvipa = ""): string {
+  return `cluster: lab
+bus: { coupling: 198.51.100.9:7700 }
+${certificates}
+dvipas: [{ address: 192.0.2.100, distributor: d1, targets: ALL, ports: ALL ${dvipa} }]
+peers: [{ name: a, address: ANY, identity: "${identity}", localIdentity: sun.lab ${auth} }]
+`;
+}
+
+const AUTHORITIES = "certificates: { authorities: [ca.pem] }";
+const CREDENTIAL = ", certificates: [{ chain: sun.pem, key: sun.key }]";
+const CERTIFICATE = ", certificate: {}";
+
+test("a peer with certificates, wildcards in its identity and a distinguished name", () => {
+  for (const identity of ["moon.lab", "*@example.com", "*.example.com", "*", "C=CH, O=Ex ample, CN=*", "CN=Bärn"]) {
+    const { peers } = parseCluster(withAuth(CERTIFICATE, identity, AUTHORITIES, CREDENTIAL), "lab.yaml");
+    expect(peers).toMatchObject([{ identity, psk: null, certificate: { authorities: [] } }]);
+  }
+  const own = ", certificate: { authorities: [a.pem, b.pem] }";
+  expect(parseCluster(withAuth(own, "moon.lab", "", CREDENTIAL), "lab.yaml").certificates.authorities).toEqual([]);
+});
+
+const WRONG_AUTH: readonly [string, string, string][] = [
+  ["neither", withAuth(""), "peers[0].psk: found neither psk nor certificate; allowed: one of psk and certificate"],
+  ["both", withAuth(`, psk: { file: x }${CERTIFICATE}`), "found psk and certificate"],
+  [
+    "a wildcard with a psk",
+    withAuth(", psk: { file: x }", "*@example.com"),
+    "wildcards only for peers with certificate",
+  ],
+  ["any with a psk", withAuth(", psk: { file: x }", "%any"), "wildcards only"],
+  ["no authorities", withAuth(CERTIFICATE, "moon.lab", "", CREDENTIAL), "peers[0].certificate: found no authorities"],
+  ["no certificate of ours", withAuth(CERTIFICATE, "moon.lab", AUTHORITIES), "but no DVIPA has certificates"],
+  ["a key ID", withAuth(CERTIFICATE, "keyid:00ff", AUTHORITIES, CREDENTIAL), "key IDs only for peers with psk"],
+  ["a blank in a domain", withAuth(CERTIFICATE, "moon lab", AUTHORITIES, CREDENTIAL), 'identity: found "moon lab"'],
+  ["a line break", withAuth(CERTIFICATE, "CN=a\\nb", AUTHORITIES, CREDENTIAL), "peers[0].identity: found"],
+  [
+    "the key itself",
+    withAuth(CERTIFICATE, "moon.lab", AUTHORITIES, ", certificates: [{ chain: a, key: [s3cret] }]"),
+    "key: found a list (not shown)",
+  ],
+  ["another policy", withAuth(CERTIFICATE, "a", "certificates: { revocation: maybe }"), "allowed: relaxed or strict"],
+];
+for (const [what, text, expected] of WRONG_AUTH) {
+  test(`authentication of a peer: ${what}`, () => {
+    const message = problem(text);
+    expect(message).toContain(expected);
+    expect(message).not.toContain("s3cret");
+  });
+}
+
 test("the content of a wrongly placed key is never shown", () => {
   for (const psk of ["s3cret", "[s3cret]", "{ file: 5, key: s3cret }", "{ s3cret: x }"]) {
     const message = replaced("{ file: client.psk }", psk);
@@ -201,20 +270,7 @@ let directory = "";
 beforeAll(async () => void (directory = await mkdtemp(join(tmpdir(), "esplex-config-"))));
 afterAll(() => rm(directory, { recursive: true, force: true }));
 
-const peer = (file: string): PeerConfig => ({
-  name: "client",
-  address: "ANY",
-  identity: "a",
-  localIdentity: "b",
-  psk: { file },
-  modes: ["tunnel"],
-  remoteSubnets: [],
-  replayWindow: 32,
-  inboundReplayWindow: 1024,
-  ikeProposals: null,
-  espProposals: null,
-  esn: "allow",
-});
+const peer = (file: string) => ({ name: "client", psk: { file } });
 
 async function psk(name: string, content: string, mode = 0o600): Promise<string> {
   await writeFile(join(directory, name), content, { mode });
@@ -240,7 +296,7 @@ test("a key that others may read, that is no file, empty or too long is refused,
   const wrong = [
     [await psk("readable", "s3cret", 0o640), "chmod 600"],
     [await psk("empty", "\n"), "1 to 1024 bytes"],
-    [await psk("huge", "s3cret".repeat(1000)), "1 to 1024 bytes"],
+    [await psk("huge", "s3cret".repeat(1000)), "more than"],
     ["missing", "ENOENT"],
     [".", "not a regular file"],
   ] as const;

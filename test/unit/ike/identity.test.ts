@@ -44,7 +44,12 @@ describe("identities", () => {
 
 describe("peers", () => {
   const named = peerConfig({ name: "named", address: "192.0.2.1", ikeSuites: [CBC_SUITE] });
-  const roaming = peerConfig({ name: "roaming", address: "any", psk: psk("other"), ikeSuites: [GCM_SUITE] });
+  const roaming = peerConfig({
+    name: "roaming",
+    address: "any",
+    auth: { kind: "psk", psk: psk("other") },
+    ikeSuites: [GCM_SUITE],
+  });
   const moon = identityPayload("idi", "moon.lab");
 
   test("one that names the address is found before one that takes any", () => {

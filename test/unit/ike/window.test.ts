@@ -14,8 +14,8 @@ describe("the peer's requests", () => {
     window.begin(1, bytes(1));
     expect(window.classify(1, bytes(1)).kind).toBe("inProgress");
     expect(window.classify(2, bytes(2)).kind).toBe("outside");
-    window.finish(bytes(9));
-    expect(window.classify(1, bytes(1))).toEqual({ kind: "repeated", response: bytes(9) });
+    window.finish([bytes(9)]);
+    expect(window.classify(1, bytes(1))).toEqual({ kind: "repeated", response: [bytes(9)] });
     expect(window.classify(1, bytes(2)).kind).toBe("altered");
     expect(window.classify(2, bytes(2)).kind).toBe("new");
     window.begin(2, bytes(2));
@@ -24,10 +24,10 @@ describe("the peer's requests", () => {
 
   test("an answer without a request, or twice, is our bug", () => {
     const window = new RequestWindow(0);
-    expect(() => window.finish(bytes(1))).toThrow("invariant");
+    expect(() => window.finish([bytes(1)])).toThrow("invariant");
     window.begin(0, bytes(1));
-    window.finish(bytes(1));
-    expect(() => window.finish(bytes(1))).toThrow("invariant");
+    window.finish([bytes(1)]);
+    expect(() => window.finish([bytes(1)])).toThrow("invariant");
     expect(() => window.begin(0, bytes(1))).toThrow("invariant");
   });
 });
@@ -37,14 +37,14 @@ describe("our requests", () => {
     const own = new OwnRequests();
     own.enqueue({ kind: "dpd" });
     own.enqueue({ kind: "deleteIke" });
-    const seal = (messageId: number) => bytes(messageId);
-    expect(own.start(0, timing, seal)).toEqual(bytes(0));
+    const seal = (messageId: number) => [bytes(messageId)];
+    expect(own.start(0, timing, seal)).toEqual([bytes(0)]);
     expect(own.start(0, timing, seal)).toBeNull();
     const sentAtMs: number[] = [];
     for (let i = 1; i < timing.attempts; i++) {
       const nowMs = own.nextAtMs ?? 0;
       expect(own.due(nowMs - 1, timing)).toBeNull();
-      expect(own.due(nowMs, timing)).toEqual(bytes(0));
+      expect(own.due(nowMs, timing)).toEqual([bytes(0)]);
       sentAtMs.push(nowMs);
     }
     expect(sentAtMs).toEqual([1000, 3000, 7000, 15_000, 31_000]);
@@ -56,12 +56,12 @@ describe("our requests", () => {
     const own = new OwnRequests();
     own.enqueue({ kind: "dpd" });
     own.enqueue({ kind: "deleteChild", saId: "x" });
-    own.start(0, timing, (messageId) => bytes(messageId));
+    own.start(0, timing, (messageId) => [bytes(messageId)]);
     expect(own.expects(0)).toBe(true);
     expect(own.expects(1)).toBe(false);
     expect(own.answered()).toEqual({ kind: "dpd" });
     expect(own.expects(0)).toBe(false);
-    expect(own.start(0, timing, (messageId) => bytes(messageId))).toEqual(bytes(1));
+    expect(own.start(0, timing, (messageId) => [bytes(messageId)])).toEqual([bytes(1)]);
     expect(own.idle).toBe(false);
     own.clear();
     expect(own.idle).toBe(true);
