@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { dhGroup, type DhKeyPair } from "../../src/crypto/dh.ts";
-import { equalBytes, u32be } from "../../src/core/bytes.ts";
+import { prf } from "../../src/crypto/prf.ts";
+import { concatBytes, equalBytes, u32be } from "../../src/core/bytes.ts";
 import type { Secret } from "../../src/core/secret.ts";
 import type { TrafficSelector } from "../../src/sa/spec.ts";
 import type { EspSuite } from "../../src/sa/suite.ts";
@@ -12,11 +13,18 @@ import { chooseEsp, espTransforms, ikeTransforms } from "../../src/ike/proposal.
 import { hostSelector, selectorPayload } from "../../src/ike/selectors.ts";
 import type { IkeSuite } from "../../src/ike/suite.ts";
 import { AUTH_METHOD, ESN, EXCHANGE, NOTIFY, PROTOCOL } from "../../src/ike/wire/constants.ts";
-import { ivBytes, openedPayloads, openMessage, sealMessage } from "../../src/ike/wire/encrypted.ts";
-import { encodeIdentification } from "../../src/ike/wire/identification.ts";
+import {
+  ivBytes,
+  openedContent,
+  openedPayloads,
+  openMessage,
+  sealFragments,
+  sealMessage,
+} from "../../src/ike/wire/encrypted.ts";
+import { encodeIdentification, type IdentificationPayload } from "../../src/ike/wire/identification.ts";
 import { decodeMessage, encodeMessage } from "../../src/ike/wire/message.ts";
 import { notify } from "../../src/ike/wire/notify.ts";
-import { findNotify, requirePayload, type Payload } from "../../src/ike/wire/payload.ts";
+import { decodePayloads, findNotify, requirePayload, type Payload } from "../../src/ike/wire/payload.ts";
 import type { Proposal } from "../../src/ike/wire/security-association.ts";
 
 /** What the initiator wants; everything has a default that the responder of `lab.ts` accepts. */
@@ -117,7 +125,14 @@ export class Initiator {
   }
 
   /** IKE_AUTH request: SK{IDi, [IDr], AUTH, [N(USE_TRANSPORT_MODE)], SAi2, TSi, TSr}. */
-  authRequest(wish: ChildWish, extra: { payloads?: readonly Payload[]; method?: number } = {}): PreparedRequest {
+  authRequest(wish: ChildWish, extra: AuthExtra = {}): PreparedRequest {
+    const { payloads, spi } = this.authPayloads(wish, extra);
+    const bytes = this.request(EXCHANGE.IKE_AUTH, payloads);
+    return { bytes, spi, nonce: this.#nonceI, pair: null, wish };
+  }
+
+  /** What IKE_AUTH carries; `extra.proof` stands for AUTH (and CERT) when it is not made with the shared key. */
+  authPayloads(wish: ChildWish, extra: AuthExtra = {}): { payloads: Payload[]; spi: number } {
     const idI = identityPayload("idi", this.options.identity);
     const { peerIdentity } = this.options;
     const data = pskAuth(this.#suite(), this.options.psk, this.keys.pi, {
@@ -126,14 +141,25 @@ export class Initiator {
       identity: encodeIdentification(idI),
     });
     const child = this.#childPayloads(wish, false);
-    const bytes = this.request(EXCHANGE.IKE_AUTH, [
+    const payloads: Payload[] = [
       idI,
       ...(peerIdentity === null ? [] : [identityPayload("idr", peerIdentity)]),
-      { kind: "auth", method: extra.method ?? AUTH_METHOD.SHARED_KEY, data },
+      ...(extra.proof?.(this.octets("initiator", idI)) ?? [
+        { kind: "auth", method: extra.method ?? AUTH_METHOD.SHARED_KEY, data },
+      ]),
       ...(extra.payloads ?? []),
       ...child.payloads,
-    ]);
-    return { bytes, spi: child.spi, nonce: this.#nonceI, pair: null, wish };
+    ];
+    return { payloads, spi: child.spi };
+  }
+
+  /** What this side signs (RFC 7296 §2.15): message | nonce of the other | prf(SK_p, ID). */
+  octets(side: "initiator" | "responder", identity: IdentificationPayload): Uint8Array {
+    const own = side === "initiator";
+    const maced = prf(this.#suite().prf, (own ? this.keys.pi : this.keys.pr).expose(), encodeIdentification(identity));
+    return own
+      ? concatBytes(this.#initRequest, this.#nonceR, maced)
+      : concatBytes(this.#initResponse, this.#nonceI, maced);
   }
 
   /** Checks the responder's AUTH; returns the first Child SA. */
@@ -211,6 +237,29 @@ export class Initiator {
     return sealMessage(fields, payloads, this.keys.initiator, random(ivBytes(this.keys.initiator.kind)));
   }
 
+  /** A sealed request with the next message ID, in fragments of at most this size. */
+  fragments(exchange: number, payloads: readonly Payload[], maxBytes: number): Uint8Array[] {
+    const { spiI, spiR, nextId } = this;
+    const fields = { spiI, spiR, exchange, messageId: nextId, isResponse: false, fromInitiator: true };
+    this.nextId += 1;
+    const nextIv = (): Uint8Array => random(ivBytes(this.keys.initiator.kind));
+    return sealFragments(fields, payloads, this.keys.initiator, nextIv, maxBytes);
+  }
+
+  /** The payloads of a message from the responder that came in fragments, in their order. */
+  openFragments(datagrams: readonly Uint8Array[]): Payload[] {
+    let firstType = 0;
+    const contents = datagrams.map((bytes, i) => {
+      const [sealed] = decodeMessage(bytes).payloads;
+      if (sealed?.kind !== "encryptedFragment") throw new Error("not a fragment");
+      if (sealed.number !== i + 1 || sealed.total !== datagrams.length) throw new Error("fragments out of order");
+      if (i === 0) firstType = sealed.innerType;
+      else if (sealed.innerType !== 0) throw new Error("next payload in a later fragment");
+      return openedContent(openMessage(bytes, sealed, this.keys.responder));
+    });
+    return decodePayloads(firstType, concatBytes(...contents));
+  }
+
   /** The payloads of a message from the responder. */
   open(bytes: Uint8Array): Payload[] {
     const [sealed] = decodeMessage(bytes).payloads;
@@ -258,6 +307,14 @@ export class Initiator {
       payloads,
     };
   }
+}
+
+/** What of IKE_AUTH may be otherwise than usual. */
+interface AuthExtra {
+  readonly payloads?: readonly Payload[];
+  readonly method?: number;
+  /** CERT and AUTH for what must be signed. */
+  readonly proof?: (octets: Uint8Array) => readonly Payload[];
 }
 
 /** A request with what is needed to read its answer. */

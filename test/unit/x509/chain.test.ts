@@ -287,6 +287,18 @@ describe("revocation", () => {
   });
 });
 
+/** One element in another, in another…, about this long. */
+function nestedDer(tag: number, lengthBytes: number): Uint8Array {
+  const heads: number[][] = [];
+  let inside = 0;
+  while (inside < lengthBytes) {
+    const head = inside < 128 ? [tag, inside] : [tag, 0x82, inside >>> 8, inside & 0xff];
+    heads.push(head);
+    inside += head.length;
+  }
+  return Uint8Array.from(heads.reverse().flat());
+}
+
 describe("hostile bytes", () => {
   const onlyOurError = (run: () => unknown): void => {
     try {
@@ -311,7 +323,7 @@ describe("hostile bytes", () => {
           onlyOurError(() => read(bytes));
         }
       }),
-      { numRuns: 2000 },
+      { numRuns: 300 },
     );
   });
 
@@ -324,12 +336,7 @@ describe("hostile bytes", () => {
       }),
     );
     for (const tag of [0x30, 0x31, 0x24, 0xa0, 0x04]) {
-      let nested = new Uint8Array(0);
-      while (nested.length < 16_000) {
-        const { length } = nested;
-        const head = length < 128 ? [tag, length] : [tag, 0x82, length >>> 8, length & 0xff];
-        nested = Uint8Array.from([...head, ...nested]);
-      }
+      const nested = nestedDer(tag, 16_000);
       for (const read of [parseCertificate, parseRevocationList, (der: Uint8Array) => DistinguishedName.fromDer(der)]) {
         expect(() => read(nested)).toThrow(EsplexError);
       }
