@@ -16,17 +16,26 @@ export interface ClusterSettings {
   readonly esn: "prefer" | "allow" | "never";
   /** ESP proposals that the client may have, in the cluster file's words; null: the default ones. */
   readonly espProposals: readonly string[] | null;
+  /** How the client and the DVIPA prove who they are. */
+  readonly authentication: "psk" | "certificate";
 }
+
+/** The DVIPA's certificates in the lab's IKE PKI with their kinds of keys, the preferred one first. */
+export const DVIPA_CERTIFICATES = { "dvipa-ecdsa": "ecdsa", "dvipa-rsa": "rsa", "dvipa-ed25519": "ed25519" } as const;
+/** Where the lab's IKE PKI is, relative to the cluster file. */
+export const IKE_PKI_DIRECTORY = "ike-pki";
 
 /**
  * Writes `cluster.yaml` for d1 and the coupling service and `cluster-target.yaml`, which names only the bus, for the
- * targets. The key is in `psk` beside them.
+ * targets. The key is in `psk` beside them, certificates for IKE in {@link IKE_PKI_DIRECTORY}.
  */
 export async function writeClusterFiles(
   directory: string,
   network: LabNetwork,
   settings: ClusterSettings,
 ): Promise<void> {
+  const withCertificates = settings.authentication === "certificate";
+  const inPki = (file: string): string => `${IKE_PKI_DIRECTORY}/${file}`;
   const bus = { coupling: `${network.interfaceOf("cf", "trust").address}:${BUS_PORT}` };
   const dvipa = {
     address: DVIPA,
@@ -34,13 +43,21 @@ export async function writeClusterFiles(
     distributor: "d1",
     targets: network.nodes.filter(({ role }) => role === "target").map(({ name }) => name),
     ports: [APPLICATION_PORT],
+    ...(withCertificates
+      ? {
+          certificates: Object.keys(DVIPA_CERTIFICATES).map((name) => ({
+            chain: inPki(`${name}.pem`),
+            key: inPki(`${name}.key`),
+          })),
+        }
+      : {}),
   };
   const peer = {
     name: "client",
     address: CLIENT_ADDRESS,
     identity: CLIENT_IDENTITY,
     localIdentity: DVIPA_IDENTITY,
-    psk: { file: "psk" },
+    ...(withCertificates ? { certificate: {} } : { psk: { file: "psk" } }),
     modes: ["transport", "tunnel"],
     replayWindow: settings.peerWindowPackets,
     inboundReplayWindow: settings.inboundWindowPackets,
@@ -48,7 +65,21 @@ export async function writeClusterFiles(
     esn: settings.esn,
   };
   const files = {
-    "cluster.yaml": { cluster: CLUSTER_NAME, bus, dvipas: [dvipa], peers: [peer] },
+    "cluster.yaml": {
+      cluster: CLUSTER_NAME,
+      bus,
+      ...(withCertificates
+        ? {
+            certificates: {
+              authorities: [inPki("ca.pem")],
+              revocationLists: [inPki("ca.crl"), inPki("intermediate.crl")],
+              revocation: "strict",
+            },
+          }
+        : {}),
+      dvipas: [dvipa],
+      peers: [peer],
+    },
     "cluster-target.yaml": { cluster: CLUSTER_NAME, bus },
   };
   await Promise.all(

@@ -6,10 +6,11 @@ import type { CouplingStatus } from "../src/daemons/coupling/status.ts";
 import type { NodeStatus } from "../src/daemons/node/status.ts";
 import { Capture } from "./capture.ts";
 import { createCertificates, credentialArguments } from "./certificates.ts";
-import { writeClusterFiles, type ClusterSettings } from "./cluster-files.ts";
+import { DVIPA_CERTIFICATES, IKE_PKI_DIRECTORY, writeClusterFiles, type ClusterSettings } from "./cluster-files.ts";
+import { IkePki } from "./ike-pki.ts";
 import { countCleartext, countDecapsulatedTcp } from "./counters.ts";
 import { LabDaemon, START_LIMIT_MS } from "./daemon.ts";
-import { APPLICATION_PORT, planNodes, type LabNode } from "./layout.ts";
+import { APPLICATION_PORT, DVIPA, DVIPA_IDENTITY, planNodes, type LabNode } from "./layout.ts";
 import { LabNetwork } from "./network.ts";
 import { Program } from "./program.ts";
 import { createPsk } from "./secrets.ts";
@@ -24,6 +25,7 @@ const DEFAULT_CLUSTER: ClusterSettings = {
   inboundWindowPackets: 1024,
   esn: "allow",
   espProposals: null,
+  authentication: "psk",
 };
 
 /** What a lab may be asked for; the defaults are those of the demo. */
@@ -52,6 +54,7 @@ export class Lab implements AsyncDisposable {
   readonly #psk: string;
   readonly #ownsDirectory: boolean;
   #captures = 0;
+  #ikePki: IkePki | null = null;
 
   private constructor(network: LabNetwork, directory: string, psk: string, ownsDirectory: boolean) {
     this.network = network;
@@ -74,6 +77,7 @@ export class Lab implements AsyncDisposable {
     const network = await LabNetwork.create(options.prefix ?? `esplex${process.pid}`, nodes);
     const lab = new Lab(network, directory, psk, options.directory === undefined);
     try {
+      if (options.cluster?.authentication === "certificate") lab.#ikePki = await createIkePki(directory);
       await Promise.all([
         writeClusterFiles(directory, network, { ...DEFAULT_CLUSTER, ...options.cluster }),
         createCertificates(join(directory, "pki"), nodes),
@@ -85,6 +89,12 @@ export class Lab implements AsyncDisposable {
       throw error;
     }
     return lab;
+  }
+
+  /** The authority that peers and DVIPA have their certificates from; only in a lab with certificates. */
+  get ikePki(): IkePki {
+    if (this.#ikePki === null) throw new Error("this lab has no IKE certificates");
+    return this.#ikePki;
   }
 
   /** Every node daemon: d1 first, then the targets. */
@@ -203,6 +213,17 @@ export class Lab implements AsyncDisposable {
     const cluster = join(this.directory, name === "d1" ? "cluster.yaml" : "cluster-target.yaml");
     return ["node", "--name", name, "--cluster", cluster, ...credentialArguments(join(this.directory, "pki"), name)];
   }
+}
+
+async function createIkePki(directory: string): Promise<IkePki> {
+  const pki = await IkePki.create(join(directory, IKE_PKI_DIRECTORY));
+  await pki.authority("intermediate", "/C=CH/O=Lab/CN=IKE intermediate");
+  const wish = { subject: "/C=CH/O=Lab/CN=dvipa", names: `DNS:${DVIPA_IDENTITY},IP:${DVIPA}` };
+  for (const [name, key] of Object.entries(DVIPA_CERTIFICATES)) {
+    // The long one: its chain makes IKE_AUTH go in fragments.
+    await pki.issue(name, { ...wish, key, ...(key === "rsa" ? { issuer: "intermediate" } : {}) });
+  }
+  return pki;
 }
 
 function nodesOf(network: LabNetwork, role: LabNode["role"]): readonly LabNode[] {

@@ -1,4 +1,4 @@
-import { chmod, mkdir, writeFile } from "node:fs/promises";
+import { chmod, copyFile, mkdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { CommandResult } from "./command.ts";
 import { CLIENT_ADDRESS, CLIENT_IDENTITY, DVIPA, DVIPA_IDENTITY } from "./layout.ts";
@@ -31,10 +31,24 @@ export interface ClientSettings {
   /** Traffic selectors in swanctl's words; `dynamic` is the own address. */
   readonly localSelectors: string;
   readonly remoteSelectors: string;
+  /** A certificate that the client shows instead of the key, with the authority that it believes; null: the key. */
+  readonly certificate: ClientCertificate | null;
+}
+
+/** Files of a certificate in PEM. */
+export interface ClientCertificate {
+  readonly certificate: string;
+  readonly key: string;
+  readonly authority: string;
+  /** Sent along with the certificate. */
+  readonly intermediate?: string;
+  /** In swanctl's words: `pubkey` leaves the choice to strongSwan, `rsa/pss-sha256` does not. */
+  readonly method: string;
 }
 
 /** Everything but the key. Lifetimes are off: a lab rekeys when a test asks for it. */
 export const DEFAULT_CLIENT: Omit<ClientSettings, "psk"> = {
+  certificate: null,
   proposals: "aes128gcm16-prfsha256-x25519,aes256-sha256-ecp256,aes256-sha256-modp2048",
   espProposals: "aes256gcm16,aes128gcm16,aes256-sha512,aes128-sha256",
   replayWindowPackets: 1024,
@@ -98,8 +112,21 @@ export class StrongSwan {
     const path = StrongSwan.settingsFile(this.#directory);
     await writeFile(path, connectionConfiguration(settings), { mode: 0o600 });
     await chmod(path, 0o600);
+    await this.#copyCertificate(settings.certificate);
     const { exitCode, stdout, stderr } = await this.swanctl(["--load-all", "--clear"]);
     if (exitCode !== 0) throw new Error(`swanctl refused the lab's configuration:\n${stdout}${stderr}`);
+  }
+
+  /** Puts the files where swanctl looks for them, always under the same names. */
+  async #copyCertificate(files: ClientCertificate | null): Promise<void> {
+    if (files === null) return;
+    const at = (...parts: string[]): string => join(this.#directory, "swanctl", ...parts);
+    for (const folder of ["x509", "x509ca", "private"]) await mkdir(at(folder), { recursive: true, mode: 0o700 });
+    await copyFile(files.certificate, at("x509", "client.pem"));
+    await copyFile(files.authority, at("x509ca", "ca.pem"));
+    await rm(at("x509ca", "intermediate.pem"), { force: true });
+    if (files.intermediate !== undefined) await copyFile(files.intermediate, at("x509ca", "intermediate.pem"));
+    await copyFile(files.key, at("private", "client.key"));
   }
 
   /** Negotiates the child `name`; a failure is a result, with the exchange's log in `stdout`. */
@@ -164,6 +191,10 @@ function daemonConfiguration(directory: string): string {
 `;
 }
 
+function localAuth({ certificate }: ClientSettings): string {
+  return certificate === null ? "auth = psk" : `auth = ${certificate.method}\n      certs = client.pem`;
+}
+
 function connectionConfiguration(settings: ClientSettings): string {
   const child = (mode: ChildName): string => `      ${mode} {
         mode = ${mode}
@@ -185,9 +216,9 @@ function connectionConfiguration(settings: ClientSettings): string {
     proposals = ${settings.proposals}
     rekey_time = 0
     dpd_delay = ${settings.dpdDelaySeconds}s
-    local { auth = psk
+    local { ${localAuth(settings)}
       id = ${settings.localIdentity} }
-    remote { auth = psk
+    remote { auth = ${settings.certificate === null ? "psk" : "pubkey"}
       id = ${settings.remoteIdentity} }
     children {
 ${child("transport")}${child("tunnel")}    }
