@@ -31,7 +31,10 @@ const pkcs1 = (arc: number): Uint8Array => tlv(OID, fromHex("2a864886f70d0101"),
 const MGF1 = pkcs1(8);
 const RSASSA_PSS = pkcs1(10);
 
-/** RFC 7427 appendix A.4.3: hash, MGF1 with the same hash, salt as long as the hash; the trailer field is 1 and may be left out. */
+/**
+ * RFC 7427 appendix A.4.3: hash, MGF1 with the same hash, salt as long as the hash. The RFC prints the trailer field of 1 as
+ * well; that is its default, which DER leaves out, and libreswan knows it without alone (measured, 4.10).
+ */
 function pssAlgorithm(hash: SignatureHash, parameters: Uint8Array, withTrailer: boolean): Uint8Array {
   const oid = tlv(OID, fromHex("6086480165030402"), new Uint8Array([HASH_ARC[hash]]));
   const digest = tlv(SEQUENCE, oid, parameters);
@@ -64,7 +67,7 @@ const KNOWN: readonly Known[] = [
   ...HASHES.map((hash): Known => ({
     scheme: { kind: "rsa-pss", hash },
     encodings: [NULL, EMPTY].flatMap((parameters) =>
-      [true, false].map((trailer) => pssAlgorithm(hash, parameters, trailer)),
+      [false, true].map((trailer) => pssAlgorithm(hash, parameters, trailer)),
     ),
   })),
   ...HASHES.map((hash): Known => ({
@@ -85,7 +88,7 @@ export function schemeOfAlgorithm(der: Uint8Array): SignatureScheme | undefined 
   return BY_ENCODING.get(toHex(der));
 }
 
-/** The AlgorithmIdentifier of a scheme, as RFC 7427 appendix A prints it. */
+/** The AlgorithmIdentifier of a scheme in DER. */
 export function algorithmOfScheme(scheme: SignatureScheme): Uint8Array {
   const known = KNOWN.find(
     ({ scheme: other }) =>
