@@ -1,6 +1,7 @@
 import { dirname, resolve } from "node:path";
 import { EsplexError, messageOf } from "../core/errors.ts";
 import { SigningKey } from "../crypto/signature.ts";
+import { CertificateCache } from "../x509/certificate-cache.ts";
 import { parseCertificate, type Certificate } from "../x509/certificate.ts";
 import type { TrustStore } from "../x509/chain.ts";
 import { pemBlocks } from "../x509/pem.ts";
@@ -69,6 +70,7 @@ export async function readTrust(
     revocationLists,
     revocation: section.revocation,
     otherUsages: section.extendedKeyUsages.map((name) => USAGE_OIDS[name]),
+    known: new CertificateCache(),
   };
 }
 

@@ -1,6 +1,5 @@
 import { X509Certificate, type KeyObject } from "node:crypto";
 import {
-  AuthorityKeyIdentifier,
   BasicConstraints,
   Certificate as AsnCertificate,
   ExtendedKeyUsage,
@@ -15,7 +14,6 @@ import {
   KeyUsageFlags,
   NameConstraints,
   SubjectAlternativeName,
-  SubjectKeyIdentifier,
   type Extension,
   type GeneralName,
 } from "@peculiar/asn1-x509";
@@ -55,8 +53,6 @@ export interface Certificate {
   readonly publicKey: KeyObject;
   /** Null: a key that we do not take. */
   readonly keyKind: KeyKind | null;
-  /** SHA-1 of the SubjectPublicKeyInfo: names a certification authority in CERTREQ (RFC 7296 §3.7). */
-  readonly keyHash: Uint8Array;
   /** How it is signed; undefined for a signature that we do not take (SHA-1). */
   readonly signedWith: SignatureScheme | undefined;
   readonly names: AlternativeNames;
@@ -67,9 +63,6 @@ export interface Certificate {
   /** OIDs; null without the extension. */
   readonly extendedKeyUsage: readonly string[] | null;
   readonly nameConstraints: NameConstraints | null;
-  /** Hex; null without. */
-  readonly subjectKeyId: string | null;
-  readonly authorityKeyId: string | null;
   /** OIDs of critical extensions that nobody here understands (RFC 5280 §4.2: refuse). */
   readonly unknownCritical: readonly string[];
   /** True when `issuer` has signed it. Says nothing about the issuer. */
@@ -90,8 +83,6 @@ export function parseCertificate(der: Uint8Array): Certificate {
   };
   const basic = read(id_ce_basicConstraints, BasicConstraints);
   const altNames = read(id_ce_subjectAltName, SubjectAlternativeName);
-  const subjectKeyId = read(id_ce_subjectKeyIdentifier, SubjectKeyIdentifier);
-  const authorityKeyId = read(id_ce_authorityKeyIdentifier, AuthorityKeyIdentifier)?.keyIdentifier;
   const usages = read(id_ce_extKeyUsage, ExtendedKeyUsage);
   return {
     der,
@@ -103,15 +94,12 @@ export function parseCertificate(der: Uint8Array): Certificate {
     notAfterMs: tbs.validity.notAfter.getTime().getTime(),
     publicKey,
     keyKind: keyKind(publicKey),
-    keyHash: sha1(new Uint8Array(publicKey.export({ type: "spki", format: "der" }))),
     signedWith: schemeOfAlgorithm(writeAsn(signatureAlgorithm)),
     names: alternativeNames(altNames === null ? [] : [...altNames]),
     authority: basic === null ? null : { isAuthority: basic.cA, maxIntermediates: basic.pathLenConstraint ?? null },
     keyUsage: read(id_ce_keyUsage, KeyUsage)?.toNumber() ?? null,
     extendedKeyUsage: usages === null ? null : [...usages],
     nameConstraints: read(id_ce_nameConstraints, NameConstraints),
-    subjectKeyId: subjectKeyId === null ? null : toHex(new Uint8Array(subjectKeyId.buffer)),
-    authorityKeyId: authorityKeyId === undefined ? null : toHex(new Uint8Array(authorityKeyId.buffer)),
     unknownCritical: [...extensions.values()]
       .filter(({ critical, extnID }) => critical && !UNDERSTOOD.has(extnID))
       .map(({ extnID }) => extnID),
@@ -119,6 +107,7 @@ export function parseCertificate(der: Uint8Array): Certificate {
   };
 }
 
+/** Both key identifiers are hints for finding an issuer; names and signatures find it here. */
 const UNDERSTOOD: ReadonlySet<string> = new Set([
   id_ce_basicConstraints,
   id_ce_keyUsage,
@@ -128,6 +117,19 @@ const UNDERSTOOD: ReadonlySet<string> = new Set([
   id_ce_subjectKeyIdentifier,
   id_ce_authorityKeyIdentifier,
 ]);
+
+/** By key: the same few authorities are asked for in each IKE_SA_INIT. */
+const keyHashes = new WeakMap<KeyObject, Uint8Array>();
+
+/** SHA-1 of the SubjectPublicKeyInfo: names a certification authority in CERTREQ (RFC 7296 §3.7). */
+export function keyHash({ publicKey }: Certificate): Uint8Array {
+  let hash = keyHashes.get(publicKey);
+  if (hash === undefined) {
+    hash = sha1(new Uint8Array(publicKey.export({ type: "spki", format: "der" })));
+    keyHashes.set(publicKey, hash);
+  }
+  return hash;
+}
 
 /** OpenSSL reads it first: its limits on depth stand before the library's. */
 function readWithOpenssl(der: Uint8Array): { x509: X509Certificate; publicKey: KeyObject } {

@@ -1,4 +1,5 @@
 import { allowsUsage, type Certificate } from "./certificate.ts";
+import type { CertificateCache } from "./certificate-cache.ts";
 import { constraintBroken } from "./name-constraints.ts";
 import { refusedCertificate, type CertificateProblem } from "./problem.ts";
 import type { RevocationList } from "./revocation-list.ts";
@@ -12,6 +13,8 @@ export interface TrustStore {
   readonly revocation: "relaxed" | "strict";
   /** OIDs that extendedKeyUsage may name instead of ipsecIKE: for certificates that were made for TLS. */
   readonly otherUsages: readonly string[];
+  /** What of peers was read before. */
+  readonly known: CertificateCache;
 }
 
 /** Certificates of one path, the anchor included; strongSwan takes 7. Our choice. */

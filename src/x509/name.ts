@@ -41,24 +41,30 @@ export interface NameAttribute {
 
 /** A distinguished name: what an identity of type DER_ASN1_DN and a certificate's subject are. */
 export class DistinguishedName {
-  readonly der: Uint8Array;
   readonly attributes: readonly NameAttribute[];
   /** Two names with the same key are the same name. */
   readonly key: string;
 
-  private constructor(der: Uint8Array, attributes: readonly NameAttribute[]) {
-    this.der = der;
+  readonly #encode: () => Uint8Array;
+
+  private constructor(encode: () => Uint8Array, attributes: readonly NameAttribute[]) {
+    this.#encode = encode;
     this.attributes = attributes;
     this.key = attributes.map(attributeKey).join(",");
   }
 
+  /** Made when it is asked for: most names are only compared. */
+  get der(): Uint8Array {
+    return this.#encode();
+  }
+
   /** Throws `wire.malformed`. */
   static fromDer(der: Uint8Array): DistinguishedName {
-    return DistinguishedName.of(readAsn(der, Name, "distinguished name"), der);
+    return DistinguishedName.of(readAsn(der, Name, "distinguished name"), () => der);
   }
 
   /** A name that was read already. */
-  static of(name: Name, der: Uint8Array = writeAsn(name)): DistinguishedName {
+  static of(name: Name, encode: () => Uint8Array = () => writeAsn(name)): DistinguishedName {
     const attributes: NameAttribute[] = [];
     for (const set of name) {
       for (const [i, { type, value }] of [...set].entries()) {
@@ -66,7 +72,7 @@ export class DistinguishedName {
       }
     }
     if (attributes.length > MAX_ATTRIBUTES) throw new EsplexError("wire.malformed", "distinguished name: too long");
-    return new DistinguishedName(der, attributes);
+    return new DistinguishedName(encode, attributes);
   }
 
   /** `C=CH, O=Example, CN=moon`, in the order of the certificate. A comma in a value is written `\,`. Throws `config.invalid`. */
@@ -76,7 +82,8 @@ export class DistinguishedName {
       ({ oid, value }) =>
         new RelativeDistinguishedName([new AttributeTypeAndValue({ type: oid, value: attributeValue(oid, value) })]),
     );
-    return new DistinguishedName(writeAsn(new Name(sets)), attributes);
+    const der = writeAsn(new Name(sets));
+    return new DistinguishedName(() => der, attributes);
   }
 
   get isEmpty(): boolean {

@@ -9,6 +9,8 @@ import { AUTH_METHOD, NOTIFY, notifyName } from "../../src/ike/wire/constants.ts
 import { decodeMessage } from "../../src/ike/wire/message.ts";
 import { notify } from "../../src/ike/wire/notify.ts";
 import { findNotify, findPayload, requirePayload, type Payload } from "../../src/ike/wire/payload.ts";
+import { CertificateCache } from "../../src/x509/certificate-cache.ts";
+import { keyHash } from "../../src/x509/certificate.ts";
 import type { TrustStore } from "../../src/x509/chain.ts";
 import { NOW_MS, TestCertificate, trustIn, type CertificateWish } from "../support/certificates.ts";
 import { childWish, type Initiator, type InitiatorOptions } from "./initiator.ts";
@@ -239,7 +241,7 @@ describe("which certificate we show", () => {
   const certreq = (...authorities: readonly TestCertificate[]): Payload => ({
     kind: "certreq",
     encoding: 4,
-    authorities: concatBytes(...authorities.map(({ certificate }) => certificate.keyHash)),
+    authorities: concatBytes(...authorities.map(({ certificate }) => keyHash(certificate))),
   });
   const otherRoot = TestCertificate.root("CN=Other");
   const otherSun = otherRoot.leaf("CN=sun", { dns: ["sun.lab"] });
@@ -412,6 +414,23 @@ describe("refused with AUTHENTICATION_FAILED and nothing else", () => {
     });
     expect(new Set(lengths).size).toBe(1);
   });
+});
+
+test("only certificates of a valid chain are remembered, and a remembered one is checked again", () => {
+  const moon = root.leaf("CN=moon", MOON);
+  const known = new CertificateCache();
+  const stranger = TestCertificate.root("CN=Stranger").leaf("CN=moon", MOON);
+  expect(authenticate(certificateLab({ trust: { known } }), showing(stranger)).said).toBe("AUTHENTICATION_FAILED");
+  expect(known.size).toBe(0);
+  expect(authenticate(certificateLab({ trust: { known } }), showing(moon)).said).toBe(GOOD);
+  expect(known.size).toBe(2);
+  expect(authenticate(certificateLab({ trust: { known } }), showing(moon)).said).toBe(GOOD);
+  const revocationLists = [root.revocationList([moon])];
+  const revoked = certificateLab({ trust: { known, revocationLists } });
+  expect(authenticate(revoked, showing(moon)).said).toBe("AUTHENTICATION_FAILED");
+  const forged = certificateLab({ trust: { known } });
+  const wrong = (octets: Uint8Array): Payload[] => [cert(moon), ecdsaAuth(keyOf(sun), octets)];
+  expect(authenticate(forged, wrong).said).toBe("AUTHENTICATION_FAILED");
 });
 
 describe("hostile CERT, CERTREQ and AUTH", () => {

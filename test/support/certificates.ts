@@ -31,6 +31,7 @@ import {
 } from "@peculiar/asn1-x509";
 import { algorithmOfScheme } from "../../src/crypto/signature-algorithm.ts";
 import { SigningKey, type SignatureScheme } from "../../src/crypto/signature.ts";
+import { CertificateCache } from "../../src/x509/certificate-cache.ts";
 import { parseCertificate, type Certificate } from "../../src/x509/certificate.ts";
 import type { TrustStore } from "../../src/x509/chain.ts";
 import { DistinguishedName } from "../../src/x509/name.ts";
@@ -268,6 +269,7 @@ export function trustIn(anchors: readonly TestCertificate[], changes: Partial<Tr
     revocationLists: [],
     revocation: "relaxed",
     otherUsages: [],
+    known: new CertificateCache(),
     ...changes,
   };
 }

@@ -1,5 +1,5 @@
 import { concatBytes, toHex } from "../../core/bytes.ts";
-import type { Certificate } from "../../x509/certificate.ts";
+import { keyHash, type Certificate } from "../../x509/certificate.ts";
 import { CERT_ENCODING } from "../wire/constants.ts";
 import type { CertRequestPayload } from "../wire/authentication.ts";
 import { WIRE_LIMITS } from "../wire/limits.ts";
@@ -11,7 +11,7 @@ const AUTHORITY_BYTES = 20;
 /** CERTREQ for certificates below these authorities; none when there are no authorities. */
 export function certRequests(anchors: readonly Certificate[]): CertRequestPayload[] {
   if (anchors.length === 0) return [];
-  const hashes = anchors.slice(0, WIRE_LIMITS.certificateAuthorities).map(({ keyHash }) => keyHash);
+  const hashes = anchors.slice(0, WIRE_LIMITS.certificateAuthorities).map(keyHash);
   return [{ kind: "certreq", encoding: CERT_ENCODING.X509_SIGNATURE, authorities: concatBytes(...hashes) }];
 }
 

@@ -1,5 +1,6 @@
 import { toHex } from "../../core/bytes.ts";
 import type { SignatureScheme } from "../../crypto/signature.ts";
+import { keyHash } from "../../x509/certificate.ts";
 import type { IkeCredential, IkePeerConfig, PeerAuth } from "../environment.ts";
 import { identityKey, identityPayload, isIdentityOf } from "../identity.ts";
 import { pskAuth, signedOctets } from "../keys.ts";
@@ -92,5 +93,5 @@ function isBelow(
 ): boolean {
   const top = chain.at(-1);
   const roots = trust.anchors.filter(({ subject }) => subject.key === top?.issuer.key);
-  return [...chain.slice(1), ...roots].some(({ keyHash }) => authorities.has(toHex(keyHash)));
+  return [...chain.slice(1), ...roots].some((authority) => authorities.has(toHex(keyHash(authority))));
 }

@@ -1,7 +1,8 @@
 import { EsplexError } from "../../core/errors.ts";
 import { Secret } from "../../core/secret.ts";
 import { keyName, schemeName, verifySignature, type SignatureScheme } from "../../crypto/signature.ts";
-import { parseCertificate, type Certificate } from "../../x509/certificate.ts";
+import type { Certificate } from "../../x509/certificate.ts";
+import type { CertificateCache } from "../../x509/certificate-cache.ts";
 import { validateChain, type TrustStore } from "../../x509/chain.ts";
 import type { PeerAuth } from "../environment.ts";
 import { identityText, isIdentityOf } from "../identity.ts";
@@ -76,7 +77,7 @@ function verifyPsk(
   return { scheme: null, method: "pre-shared key" };
 }
 
-/** The signature first: a stranger's chain is only worth walking when the stranger has the key. */
+/** The signature first: a stranger's chain is only worth reading and walking when the stranger has the key. */
 function verifyCertificate(
   context: AuthContext,
   { side, identity, payloads }: PeerClaim,
@@ -85,22 +86,25 @@ function verifyCertificate(
   decoy: Decoy,
   nowMs: number,
 ): PeerProof {
-  const [leaf, ...others] = certificatesOf(payloads);
-  if (leaf === undefined)
+  const trust = auth?.kind === "certificate" ? auth.trust : decoy.trust;
+  const [own, ...sent] = certificatesOf(payloads);
+  if (own === undefined)
     throw authRefused("noCertificate", "a signature without an X.509 certificate in a CERT payload");
+  const leaf = readLeaf(own, trust.known);
   if (leaf.keyKind === null) throw authRefused("certificateWeak", "the certificate's key is not one that is taken");
   const { scheme, signature } = readSignature(payload, leaf.keyKind, context.init.peerHashes !== null);
   const { octets, macKey } = octetsOf(context, side, identity);
   if (!verifySignature(scheme, leaf.publicKey, signedOctets(context.suite, macKey, octets), signature)) {
     throw authRefused("wrongSignature", `the ${schemeName(scheme)} signature is not made with the certificate's key`);
   }
+  const others = readOthers(sent, trust.known);
   if (auth?.kind !== "certificate") {
-    pretendToValidate(leaf, others, decoy.trust, nowMs);
+    pretendToValidate(leaf, others, trust, nowMs);
     throw auth === undefined
       ? authRefused("unknownPeer", UNKNOWN_PEER)
       : authRefused("methodNotAllowed", "a certificate from a peer that must use its shared key");
   }
-  validateChain(leaf, others, auth.trust, nowMs);
+  trust.known.remember(validateChain(leaf, others, trust, nowMs));
   if (!isIdentityOf(leaf, identity)) {
     throw authRefused(
       "wrongName",
@@ -118,17 +122,30 @@ function pretendToValidate(leaf: Certificate, others: readonly Certificate[], tr
   }
 }
 
-/** The first one is whose key signs (RFC 7296 §3.6) and must be readable; of the others, those that are of no use are left out. */
-function certificatesOf(payloads: readonly Payload[]): Certificate[] {
+/** In X.509, as they stand there, as many as we look at: the first one is whose key signs (RFC 7296 §3.6). */
+function certificatesOf(payloads: readonly Payload[]): Uint8Array[] {
   const sent = payloads.flatMap((payload) =>
     payload.kind === "cert" && payload.encoding === CERT_ENCODING.X509_SIGNATURE ? [payload.data] : [],
   );
-  return sent.slice(0, WIRE_LIMITS.certificates).flatMap((der, i) => {
+  return sent.slice(0, WIRE_LIMITS.certificates);
+}
+
+function readLeaf(der: Uint8Array, known: CertificateCache): Certificate {
+  try {
+    return known.read(der);
+  } catch (error) {
+    if (!(error instanceof EsplexError)) throw error;
+    throw authRefused("certificateMalformed", error.message);
+  }
+}
+
+/** Without those that are of no use. */
+function readOthers(ders: readonly Uint8Array[], known: CertificateCache): Certificate[] {
+  return ders.flatMap((der) => {
     try {
-      return [parseCertificate(der)];
+      return [known.read(der)];
     } catch (error) {
       if (!(error instanceof EsplexError)) throw error;
-      if (i === 0) throw authRefused("certificateMalformed", error.message);
       return [];
     }
   });

@@ -1,5 +1,6 @@
 import { EsplexError, invariant } from "../../core/errors.ts";
 import { Secret } from "../../core/secret.ts";
+import { CertificateCache } from "../../x509/certificate-cache.ts";
 import type { AuthContext } from "../auth/octets.ts";
 import { proveOurselves, type OwnProof } from "../auth/prove.ts";
 import { verifyPeer, type Decoy } from "../auth/verify.ts";
@@ -88,7 +89,13 @@ function authenticate(
   const context: AuthContext = { suite: session.suite, keys: session.keys, init };
   const decoy: Decoy = {
     psk: new Secret(environment.randomBytes(DECOY_PSK_BYTES)),
-    trust: { anchors: anchorsFor(peers, remote.address), revocationLists: [], revocation: "relaxed", otherUsages: [] },
+    trust: {
+      anchors: anchorsFor(peers, remote.address),
+      revocationLists: [],
+      revocation: "relaxed",
+      otherUsages: [],
+      known: new CertificateCache(),
+    },
   };
   try {
     const claim = { side: "initiator", identity, payloads } as const;

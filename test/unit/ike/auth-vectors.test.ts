@@ -17,6 +17,7 @@ import type { IkeSuite } from "../../../src/ike/suite.ts";
 import { openedContent, openedPayloads, openMessage, type SealingKey } from "../../../src/ike/wire/encrypted.ts";
 import { decodeMessage } from "../../../src/ike/wire/message.ts";
 import { requirePayload, type Payload } from "../../../src/ike/wire/payload.ts";
+import { CertificateCache } from "../../../src/x509/certificate-cache.ts";
 import { parseCertificate } from "../../../src/x509/certificate.ts";
 import type { TrustStore } from "../../../src/x509/chain.ts";
 
@@ -95,6 +96,7 @@ function proofOf(
     revocationLists: [],
     revocation: "relaxed",
     otherUsages: [],
+    known: new CertificateCache(),
   };
   const decoy = { psk: secret("00"), trust };
   return verifyPeer(context, { side, identity, payloads }, { kind: "certificate", trust }, decoy, vector.wallClockMs);

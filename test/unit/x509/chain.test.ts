@@ -8,6 +8,7 @@ import { GeneralName, Name } from "@peculiar/asn1-x509";
 import { describe, expect, test } from "vitest";
 import { fromHex } from "../../../src/core/bytes.ts";
 import { EsplexError } from "../../../src/core/errors.ts";
+import { CertificateCache } from "../../../src/x509/certificate-cache.ts";
 import { parseCertificate } from "../../../src/x509/certificate.ts";
 import { validateChain, type TrustStore } from "../../../src/x509/chain.ts";
 import { DistinguishedName } from "../../../src/x509/name.ts";
@@ -343,6 +344,21 @@ describe("hostile bytes", () => {
     }
     expect(() => parseCertificate(new Uint8Array(20_000))).toThrow(/20000 bytes/);
   });
+});
+
+test("the cache gives what it remembers, forgets the least recently used, and knows nothing else", () => {
+  const [a, b, c] = ["CN=a", "CN=b", "CN=c"].map((subject) => root.leaf(subject).certificate);
+  if (a === undefined || b === undefined || c === undefined) throw new Error("three certificates");
+  const cache = new CertificateCache(2);
+  expect(cache.read(a.der)).not.toBe(a);
+  expect(cache.size).toBe(0);
+  cache.remember([a, b]);
+  expect(cache.read(a.der.slice())).toBe(a);
+  cache.remember([a]);
+  cache.remember([c]);
+  expect(cache.size).toBe(2);
+  expect([cache.read(a.der), cache.read(c.der)]).toEqual([a, c]);
+  expect(cache.read(b.der)).not.toBe(b);
 });
 
 test("OpenSSL agrees on the certificates of these tests", async () => {
