@@ -9,6 +9,7 @@ import { IkePki, type IkeCertificateWish, type IkeKeyKind } from "../../netns/ik
 import { CLIENT_ADDRESS, CLIENT_IDENTITY, DVIPA } from "../../netns/layout.ts";
 import type { ClientCertificate, ClientSettings, StrongSwan } from "../../netns/strongswan.ts";
 import { ping, requestName } from "../../netns/traffic.ts";
+import { until } from "../../netns/until.ts";
 import { close, negotiate, stateCount, statesOnEveryNode } from "../support/cluster-probes.ts";
 import { useLab } from "../support/lab-fixture.ts";
 
@@ -148,7 +149,10 @@ describe("esplex reload", () => {
     await negotiate(lab(), client, "transport", showing("ecdsa"));
     await close(lab(), client);
     await lab().ikePki.forgive();
-    await reload();
+    const reloads = async (): Promise<number> => (await lab().logTail("d1", 500)).split("read anew").length;
+    const before = await reloads();
+    process.kill(lab().distributor.program.pid, "SIGHUP");
+    await until("the distributor has followed SIGHUP", 20_000, async () => (await reloads()) > before);
     await negotiate(lab(), client, "transport", showing("revoked"));
     await close(lab(), client);
   });
