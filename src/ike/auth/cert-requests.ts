@@ -8,10 +8,10 @@ import type { Payload } from "../wire/payload.ts";
 /** SHA-1 of an authority's SubjectPublicKeyInfo, RFC 7296 §3.7. */
 const AUTHORITY_BYTES = 20;
 
-/** CERTREQ for certificates below these authorities; none when there are no authorities. */
+/** CERTREQ for certificates below these authorities, the first of them when they are many; none without any. */
 export function certRequests(anchors: readonly Certificate[]): CertRequestPayload[] {
   if (anchors.length === 0) return [];
-  const hashes = anchors.slice(0, WIRE_LIMITS.certificateAuthorities).map(keyHash);
+  const hashes = anchors.slice(0, WIRE_LIMITS.ownAuthorities).map(keyHash);
   return [{ kind: "certreq", encoding: CERT_ENCODING.X509_SIGNATURE, authorities: concatBytes(...hashes) }];
 }
 

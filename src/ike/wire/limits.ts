@@ -27,6 +27,8 @@ export const WIRE_LIMITS = {
   unfragmentedBytes: 1228,
   /** Certificates of one peer that we look at; our choice, chains have 1 to 3. */
   certificates: 8,
+  /** Authorities that our CERTREQ names: IKE_SA_INIT must fit one datagram and not amplify a forged one. Our choice. */
+  ownAuthorities: 32,
   /** Authorities in all CERTREQ payloads of a message that we look at; our choice. */
   certificateAuthorities: 256,
   /** SPI field of a proposal or notify; IKE has 8, ESP 4. */

@@ -4,12 +4,18 @@ import { algorithmOfScheme, isSha1Algorithm, schemeOfAlgorithm } from "../../../
 import { schemeName, SigningKey } from "../../../src/crypto/signature.ts";
 import { fromHex } from "../../../src/core/bytes.ts";
 import { readHashNotify } from "../../../src/ike/auth/signature-hashes.ts";
-import { requestedAuthorities } from "../../../src/ike/auth/cert-requests.ts";
+import type { AuthContext, Side } from "../../../src/ike/auth/octets.ts";
+import { proveOurselves } from "../../../src/ike/auth/prove.ts";
+import { verifyPeer } from "../../../src/ike/auth/verify.ts";
+import type { PeerAuth } from "../../../src/ike/environment.ts";
+import { certRequests, requestedAuthorities } from "../../../src/ike/auth/cert-requests.ts";
 import { identityPattern, identityPayload, isIdentityOf } from "../../../src/ike/identity.ts";
 import { Reassembly } from "../../../src/ike/reassembly.ts";
 import { EXCHANGE, ID_TYPE, PAYLOAD } from "../../../src/ike/wire/constants.ts";
 import { decodeMessage } from "../../../src/ike/wire/message.ts";
-import { TestCertificate } from "../../support/certificates.ts";
+import type { Payload } from "../../../src/ike/wire/payload.ts";
+import { Secret } from "../../../src/core/secret.ts";
+import { NOW_MS, TestCertificate, trustIn } from "../../support/certificates.ts";
 import { inspect } from "node:util";
 import { capturedMessages } from "./vectors.ts";
 
@@ -176,6 +182,64 @@ describe("an identity in a certificate", () => {
     expect(isIdentityOf(certificate, { type: ID_TYPE.DER_ASN1_DN, data: Uint8Array.from([0x30, 0]) })).toBe(false);
     const wildcard = TestCertificate.root("CN=x", { dns: ["*.lab"] });
     expect(isIdentityOf(wildcard.certificate, identityPayload("idi", "moon.lab"))).toBe(false);
+  });
+});
+
+describe("either role", () => {
+  const root = TestCertificate.root("CN=Root");
+  const other = TestCertificate.root("CN=Other");
+  const sun = root.leaf("CN=sun", { dns: ["sun.lab"] });
+  const otherSun = other.leaf("CN=sun", { dns: ["sun.lab"] });
+  const bytes = (fill: number): Uint8Array => new Uint8Array(32).fill(fill);
+  const key = (fill: number) =>
+    ({ kind: "aes-gcm-16", key: new Secret(bytes(fill)), salt: new Secret(bytes(fill)) }) as const;
+  const context: AuthContext = {
+    suite: { cipher: { kind: "aes-gcm-16", keyBits: 128 }, prf: "hmac-sha2-256", group: 31 },
+    keys: {
+      d: new Secret(bytes(1)),
+      initiator: key(2),
+      responder: key(3),
+      pi: new Secret(bytes(4)),
+      pr: new Secret(bytes(5)),
+    },
+    init: { request: bytes(6), response: bytes(7), nonceI: bytes(8), nonceR: bytes(9), peerHashes: [2, 5] },
+  };
+  const trust = trustIn([root, other]);
+  const decoy = { psk: new Secret(bytes(0)), trust };
+  const prove = (side: Side, auth: PeerAuth, requests: readonly Payload[] = []) => {
+    const peer = { auth, localIdentity: "sun.lab" };
+    const credentials = [sun.credential, otherSun.credential];
+    return proveOurselves(context, { side, peer, credentials, requests, likePeer: null });
+  };
+  const AUTHS: readonly [string, PeerAuth][] = [
+    ["a shared key", { kind: "psk", psk: new Secret(bytes(10)) }],
+    ["a certificate", { kind: "certificate", trust }],
+  ];
+
+  for (const [what, auth] of AUTHS) {
+    for (const side of ["initiator", "responder"] as const) {
+      test(`${what} of the ${side} proves it to the other side, and only as that side`, () => {
+        const { identity, payloads } = prove(side, auth);
+        expect(identity.kind).toBe(side === "initiator" ? "idi" : "idr");
+        verifyPeer(context, { side, identity, payloads }, auth, decoy, NOW_MS);
+        const mirrored = side === "initiator" ? "responder" : "initiator";
+        expect(() => verifyPeer(context, { side: mirrored, identity, payloads }, auth, decoy, NOW_MS)).toThrow(
+          /wrong pre-shared key|not made with the certificate's key/,
+        );
+      });
+    }
+  }
+
+  test("an initiator follows the CERTREQ of IKE_SA_INIT", () => {
+    const auth = { kind: "certificate", trust } as const;
+    const { payloads } = prove("initiator", auth, certRequests([other.certificate]));
+    expect(payloads[0]).toMatchObject({ kind: "cert", data: otherSun.certificate.der });
+  });
+
+  test("our CERTREQ stays small, whatever the number of authorities", () => {
+    expect(certRequests([])).toEqual([]);
+    const [request] = certRequests(Array.from({ length: 40 }, () => root.certificate));
+    expect(request?.authorities).toHaveLength(32 * 20);
   });
 });
 
