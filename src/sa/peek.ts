@@ -1,10 +1,8 @@
-import { ESP_TRAILER_BYTES, IP_PROTOCOL, parseIpv4, parseTcp, TCP_PEEK_BYTES, type TcpSummary } from "./packet.ts";
+import { parseIp, walkExtensionHeaders, type PacketBytes } from "./ip-header.ts";
+import { ESP_TRAILER_BYTES, IP_PROTOCOL, parseTcp, TCP_PEEK_BYTES, type TcpSummary } from "./packet.ts";
 import { createPlaintextReader, type PlaintextReader } from "./plaintext-reader.ts";
 import type { SharedSa } from "./spec.ts";
 import { suiteLengths } from "./suite.ts";
-
-/** RFC 791: the shortest inner header. */
-const INNER_HEADER_BYTES = 20;
 
 /**
  * What the encrypted packet says of itself. NOT authenticated: nobody has checked the ICV, so a forger may have flipped
@@ -13,7 +11,10 @@ const INNER_HEADER_BYTES = 20;
 export type PeekResult =
   | { readonly kind: "tcp"; readonly source: string; readonly destination: string; readonly tcp: TcpSummary }
   | { readonly kind: "other"; readonly protocol: number }
-  | { readonly kind: "unreadable"; readonly reason: "tooShort" | "badLength" | "innerHeader" | "innerFragment" };
+  | { readonly kind: "unreadable"; readonly reason: UnreadableReason };
+
+/** `innerHeader` is what a kernel may understand and we do not; the rest is what nobody does. */
+type UnreadableReason = "tooShort" | "badLength" | "innerHeader" | "innerFragment";
 
 /** Looks into packets of one inbound SA. Holds a keyed context: make one per SA and keep it. */
 export interface Peeker {
@@ -47,25 +48,39 @@ function peekTransport(
   destination: string,
 ): PeekResult {
   // The next header stands in the trailer; without it UDP with the same ports would look like TCP.
-  const [padBytes = 0, protocol = 0] = read(payload, plaintextBytes - ESP_TRAILER_BYTES, plaintextBytes);
-  if (protocol !== IP_PROTOCOL.tcp) return { kind: "other", protocol };
-  if (plaintextBytes - ESP_TRAILER_BYTES - padBytes < TCP_PEEK_BYTES) return { kind: "unreadable", reason: "tooShort" };
-  const tcp = parseTcp(read(payload, 0, TCP_PEEK_BYTES));
-  return tcp === null ? { kind: "unreadable", reason: "tooShort" } : { kind: "tcp", source, destination, tcp };
+  const trailerAt = plaintextBytes - ESP_TRAILER_BYTES;
+  const [padBytes = 0, first = 0] = read(payload, trailerAt, plaintextBytes);
+  if (first === IP_PROTOCOL.tcp) return peekTcp(read, payload, 0, trailerAt - padBytes, source, destination);
+  // Destination options may stand behind the ESP header (RFC 4303 §3.1.1); in IPv4 these numbers mean something else.
+  if (!source.includes(":")) return { kind: "other", protocol: first };
+  const inside: PacketBytes = { lengthBytes: trailerAt - padBytes, read: (from, to) => read(payload, from, to) };
+  const walk = walkExtensionHeaders(inside, first, 0, inside.lengthBytes);
+  if (walk === null) return { kind: "unreadable", reason: "innerHeader" };
+  if (walk.protocol !== IP_PROTOCOL.tcp) return { kind: "other", protocol: walk.protocol };
+  if (walk.fragment !== null) return { kind: "unreadable", reason: "innerFragment" };
+  return peekTcp(read, payload, walk.headerBytes, inside.lengthBytes, source, destination);
 }
 
 function peekTunnel(read: PlaintextReader, payload: Uint8Array, plaintextBytes: number): PeekResult {
-  if (plaintextBytes < INNER_HEADER_BYTES + ESP_TRAILER_BYTES) return { kind: "unreadable", reason: "tooShort" };
-  const inner = parseIpv4(read(payload, 0, INNER_HEADER_BYTES), { whole: false });
-  if (inner === null) return { kind: "unreadable", reason: "innerHeader" };
+  const lengthBytes = plaintextBytes - ESP_TRAILER_BYTES;
+  const inner = parseIp({ lengthBytes, read: (from, to) => read(payload, from, to) }, { whole: false });
+  if (typeof inner === "string") return { kind: "unreadable", reason: "innerHeader" };
   if (inner.protocol !== IP_PROTOCOL.tcp) return { kind: "other", protocol: inner.protocol };
   // The ports are in the first fragment only: the kernel, which reassembles, has to look.
-  if (inner.fragment) return { kind: "unreadable", reason: "innerFragment" };
-  const end = inner.headerBytes + TCP_PEEK_BYTES;
-  if (inner.totalBytes < end || plaintextBytes - ESP_TRAILER_BYTES < end) {
-    return { kind: "unreadable", reason: "tooShort" };
-  }
-  const tcp = parseTcp(read(payload, inner.headerBytes, end));
-  if (tcp === null) return { kind: "unreadable", reason: "tooShort" };
-  return { kind: "tcp", source: inner.source, destination: inner.destination, tcp };
+  if (inner.fragment !== null) return { kind: "unreadable", reason: "innerFragment" };
+  const endBytes = Math.min(inner.totalBytes, lengthBytes);
+  return peekTcp(read, payload, inner.headerBytes, endBytes, inner.source, inner.destination);
+}
+
+/** `endBytes`: where the segment ends at the latest. */
+function peekTcp(
+  read: PlaintextReader,
+  payload: Uint8Array,
+  from: number,
+  endBytes: number,
+  source: string,
+  destination: string,
+): PeekResult {
+  const tcp = endBytes - from < TCP_PEEK_BYTES ? null : parseTcp(read(payload, from, from + TCP_PEEK_BYTES));
+  return tcp === null ? { kind: "unreadable", reason: "tooShort" } : { kind: "tcp", source, destination, tcp };
 }

@@ -1,10 +1,10 @@
-import { parseEsp } from "../sa/packet.ts";
+import { parseEsp, type EspParseFailure } from "../sa/packet.ts";
 import { createPeeker, type Peeker } from "../sa/peek.ts";
 import type { SharedSa } from "../sa/spec.ts";
 import { isFirstSyn, type ConnectionKey, type ConnectionTable } from "./connection-table.ts";
 
 /** Why a packet was dropped; each is a counter `steer.drop.<reason>`. */
-export type DropReason = "notIpv4" | "fragment" | "notEsp" | "tooShort" | "unknownSpi" | "wrongSource" | "noTarget";
+export type DropReason = EspParseFailure | "unknownSpi" | "wrongSource" | "noTarget";
 /** Why a packet is left to the distributor's own kernel; each is a counter `steer.local.<reason>`. */
 export type LocalReason = "notTcp" | "notDistributed" | "noConnection" | "unreadable";
 
@@ -46,7 +46,7 @@ export interface SteeringTables {
 }
 
 /**
- * Decides about one whole IPv4 packet with ESP to a DVIPA: forward it to a target, leave it to the distributor's own
+ * Decides about one whole IP packet with ESP to a DVIPA: forward it to a target, leave it to the distributor's own
  * kernel, or drop it (seeds, figure 8; R12–R14). Only the connection table changes. Fail closed: what belongs to no SA
  * of a DVIPA is dropped.
  */

@@ -63,8 +63,8 @@ describe("peek: what cannot be told", () => {
     expect(peek(sa, inTunnel(inner))).toEqual({ kind: "unreadable", reason: "innerFragment" });
   });
 
-  it("an inner packet that is not IPv4", () => {
-    expect(peek(sa, inTunnel(new Uint8Array(40).fill(0x60)))).toEqual({ kind: "unreadable", reason: "innerHeader" });
+  it("an inner packet that is not IP", () => {
+    expect(peek(sa, inTunnel(new Uint8Array(40).fill(0x50)))).toEqual({ kind: "unreadable", reason: "innerHeader" });
   });
 
   it("a TCP header that is cut short", () => {
@@ -90,9 +90,9 @@ describe("parseEsp", () => {
   });
 
   it.each([
-    ["notIpv4", new Uint8Array(0)],
-    ["notIpv4", packet.subarray(0, 19)],
-    ["notIpv4", packet.subarray(0, packet.length - 1)],
+    ["notIp", new Uint8Array(0)],
+    ["notIp", packet.subarray(0, 19)],
+    ["notIp", packet.subarray(0, packet.length - 1)],
     ["notEsp", ipv4Packet(sa.peer, sa.dvipa, 6, tcpSegment(1, 2, {}))],
     ["fragment", ipv4Packet(sa.peer, sa.dvipa, 50, new Uint8Array(64), { fragmentField: 0x2000 })],
     ["fragment", ipv4Packet(sa.peer, sa.dvipa, 50, new Uint8Array(64), { fragmentField: 1 })],

@@ -4,7 +4,8 @@ import type { SharedSa } from "../../../src/sa/spec.ts";
 import { RoundRobin } from "../../../src/steer/choose.ts";
 import { ConnectionTable } from "../../../src/steer/connection-table.ts";
 import { decide, InboundSas, type SteeringTables } from "../../../src/steer/verdict.ts";
-import { espPacket, ipv4Packet, sampleSa, tcpSegment, type TcpFlags } from "../sa/esp-builder.ts";
+import { espPacket, espPayload, ipv4Packet, sampleSa, tcpSegment, type TcpFlags } from "../sa/esp-builder.ts";
+import { ipv6Packet, options, type Extension } from "../sa/ipv6-builder.ts";
 
 let sa: SharedSa;
 let tables: SteeringTables;
@@ -92,6 +93,23 @@ describe("decide", () => {
     expect(decide(segment(1000, { syn: true }), tables, 0)).toEqual({ kind: "drop", reason: "noTarget" });
     targets = ["t2"];
     expect(decide(segment(1000, { syn: true }), tables, 0)).toMatchObject({ kind: "forward", target: "t2" });
+  });
+
+  it("steers an IPv6 SA, and drops header chains without end", () => {
+    const v6: SharedSa = {
+      ...sampleSa(sa.suite, "transport", 0xc0000006),
+      dvipa: "2001:db8::100",
+      peer: "2001:db8::10",
+    };
+    tables.sas.add(v6);
+    const syn = (extensions: readonly Extension[], source = v6.peer): Uint8Array =>
+      ipv6Packet(source, v6.dvipa, 50, espPayload(v6, tcpSegment(1000, 80, { syn: true }), 6), extensions);
+    const endless = Array.from({ length: 30 }, () => options(60));
+    expect(decide(syn(endless), tables, 0)).toEqual({ kind: "drop", reason: "extensionHeaders" });
+    expect(decide(syn([], "2001:db8::66"), tables, 0)).toEqual({ kind: "drop", reason: "wrongSource" });
+    expect(tables.connections.size).toBe(0);
+    expect(decide(syn([options(60)]), tables, 0)).toMatchObject({ kind: "forward", target: "t1", isNew: true });
+    expect(decide(syn([]), tables, 1)).toMatchObject({ kind: "forward", target: "t1", isNew: false });
   });
 
   it("forgets an SA that was removed", () => {
