@@ -3,7 +3,7 @@ import { z } from "zod";
 import { ipFromBytes, ipToBytes } from "../core/ip.ts";
 import { MAX_WINDOW_PACKETS } from "../sa/spec.ts";
 import { ESP_PROPOSALS, IKE_PROPOSALS, parseEspProposal, parseIkeProposal } from "./proposals.ts";
-import { isSubnet } from "./subnet.ts";
+import { isSubnet, overlaps, rangeOf } from "./subnet.ts";
 
 /** The port on which distributors listen for targets when the file names none. Our choice. */
 const DEFAULT_BUS_PORT = 7701;
@@ -24,6 +24,15 @@ const address = z
   .string(ADDRESS)
   .refine((text) => isIP(text) !== 0 && !text.includes("%"), { error: ADDRESS, abort: true })
   .transform((text) => ipFromBytes(ipToBytes(text)));
+
+const HOST_ADDRESS = "an IPv4 or IPv6 address of one host, not a link-local, loopback, multicast or IPv4-mapped one";
+const PEER_ADDRESS = `ANY, or ${HOST_ADDRESS}`;
+/** RFC 6890 and RFC 4291 §2: what nobody can have a security association with over a network. */
+const NO_HOSTS = ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3"]
+  .concat(["::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8"])
+  .map(rangeOf);
+const hostAddress = (allowed: string) =>
+  address.refine((text) => !NO_HOSTS.some((range) => overlaps(range, rangeOf(text))), allowed);
 
 const PORT = "a port from 1 to 65535";
 const port = z.number(PORT).int(PORT).min(1, PORT).max(65_535, PORT);
@@ -117,7 +126,7 @@ export const certificatesSection = section({
 export const busSection = section({ coupling: endpoint, port: port.default(DEFAULT_BUS_PORT) });
 
 export const dvipaSection = section({
-  address,
+  address: hostAddress(HOST_ADDRESS),
   interface: z
     .string(INTERFACE)
     .regex(/^[^\s/:]{1,15}$/, INTERFACE)
@@ -131,7 +140,7 @@ export const dvipaSection = section({
 
 export const peerSection = section({
   name: z.string(PEER_NAME).regex(/^[A-Za-z0-9._-]{1,64}$/, PEER_NAME),
-  address: z.union([z.literal("ANY"), address], `ANY, or ${ADDRESS}`),
+  address: z.union([z.literal("ANY"), hostAddress(PEER_ADDRESS)], PEER_ADDRESS),
   identity,
   localIdentity: identity,
   psk: section({ file }).nullable().default(null),

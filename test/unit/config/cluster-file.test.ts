@@ -136,6 +136,14 @@ test.each([
     "192.0.2.300",
     'lab.yaml:10:5: dvipas[1].address: found "192.0.2.300"; allowed: an IPv4 or IPv6 address',
   ],
+  ...["fe80::1", "ff02::1", "::1", "::", "::ffff:192.0.2.1", "224.0.0.1", "127.0.0.1", "0.0.0.0", "169.254.1.1"].map(
+    (address): [string, string, string] => [
+      "192.0.2.100",
+      `"${address}"`,
+      `lab.yaml:10:5: dvipas[1].address: found "${address}"; allowed: an IPv4 or IPv6 address of one host`,
+    ],
+  ),
+  ["192.0.2.10\n", '"fe80::10"\n', 'lab.yaml:16:5: peers[0].address: found "fe80::10"; allowed: ANY, or an IPv4 or'],
   [
     "192.0.2.100",
     "2001:db8::100",
