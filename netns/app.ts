@@ -60,4 +60,5 @@ const server = createServer({ keepAlive: false }, (request, response) => {
     response.destroy();
   });
 });
-server.listen(Number(port ?? APPLICATION_PORT), "0.0.0.0", () => console.log(`${node} listens`));
+// Both IP versions.
+server.listen(Number(port ?? APPLICATION_PORT), "::", () => console.log(`${node} listens`));

@@ -1,7 +1,7 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { stringify } from "yaml";
-import { APPLICATION_PORT, BUS_PORT, CLIENT_ADDRESS, CLIENT_IDENTITY, DVIPA, DVIPA_IDENTITY } from "./layout.ts";
+import { APPLICATION_PORT, BUS_PORT } from "./layout.ts";
 import type { LabNetwork } from "./network.ts";
 
 /** The cluster's name, also in its certificates. */
@@ -38,7 +38,7 @@ export async function writeClusterFiles(
   const inPki = (file: string): string => `${IKE_PKI_DIRECTORY}/${file}`;
   const bus = { coupling: `${network.interfaceOf("cf", "trust").address}:${BUS_PORT}` };
   const dvipa = {
-    address: DVIPA,
+    address: network.dvipa,
     interface: network.interfaceOf("d1", "client").name,
     distributor: "d1",
     targets: network.nodes.filter(({ role }) => role === "target").map(({ name }) => name),
@@ -54,9 +54,9 @@ export async function writeClusterFiles(
   };
   const peer = {
     name: "client",
-    address: CLIENT_ADDRESS,
-    identity: CLIENT_IDENTITY,
-    localIdentity: DVIPA_IDENTITY,
+    address: network.clientAddress,
+    identity: network.identities.client,
+    localIdentity: network.identities.dvipa,
     ...(withCertificates ? { certificate: {} } : { psk: { file: "psk" } }),
     modes: ["transport", "tunnel"],
     replayWindow: settings.peerWindowPackets,

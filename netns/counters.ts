@@ -1,4 +1,3 @@
-import { DVIPA } from "./layout.ts";
 import type { LabNetwork } from "./network.ts";
 
 /** The lab's own nftables table: its counters are evidence that does not depend on the daemons or on a capture. */
@@ -37,8 +36,13 @@ export async function readDecapsulatedTcp(network: LabNetwork, node: string): Pr
   return readCounter(network, node, "inet", "decapsulated_tcp");
 }
 
-/** Counts, as they enter any port of the two bridges, packets from or to the DVIPA that are neither ESP nor IKE. */
+/**
+ * Counts, as they enter any port of the two bridges, packets from or to the DVIPA that are neither ESP nor IKE, nor
+ * neighbour discovery, which is to IPv6 what ARP is to IPv4.
+ */
 export async function countCleartext(network: LabNetwork): Promise<void> {
+  const header = network.ipVersion === 4 ? "ip" : "ip6";
+  const discovery = network.ipVersion === 4 ? "" : "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } return";
   const ports = network.nodes.flatMap((node) => node.interfaces.map((link) => link.port));
   await network.run("net", ["nft", "-f", "-"], {
     input: `table netdev ${TABLE} {
@@ -47,17 +51,19 @@ export async function countCleartext(network: LabNetwork): Promise<void> {
       chain from_dvipa {
         meta l4proto esp return
         udp sport { 500, 4500 } return
+        ${discovery}
         counter name from_dvipa
       }
       chain to_dvipa {
         meta l4proto esp return
         udp dport { 500, 4500 } return
+        ${discovery}
         counter name to_dvipa
       }
       chain ingress {
         type filter hook ingress devices = { ${ports.join(", ")} } priority 0; policy accept;
-        ip saddr ${DVIPA} goto from_dvipa
-        ip daddr ${DVIPA} goto to_dvipa
+        ${header} saddr ${network.dvipa} goto from_dvipa
+        ${header} daddr ${network.dvipa} goto to_dvipa
       }
     }\n`,
   });

@@ -2,7 +2,6 @@ import type { Capture } from "./capture.ts";
 import { readCleartext, readClientDrops, readDecapsulatedTcp } from "./counters.ts";
 import { examineCapture, type WireEvidence } from "./evidence.ts";
 import type { Lab } from "./lab.ts";
-import { DVIPA } from "./layout.ts";
 import type { RequestResult } from "./traffic.ts";
 
 /** The last line of `demo --json`. Every number is measured. */
@@ -46,7 +45,7 @@ export interface Measurement {
 export async function measure(lab: Lab, tally: Tally, capture: Capture): Promise<Measurement> {
   const { droppedByKernel } = await capture.stop();
   const [wire, clientDrops, { fromDvipa, toDvipa }, decapsulated] = await Promise.all([
-    examineCapture(capture.path, DVIPA),
+    examineCapture(capture.path, lab.network.dvipa),
     readClientDrops(lab.network),
     readCleartext(lab.network),
     readDecapsulatedTcp(lab.network, "d1"),

@@ -1,11 +1,14 @@
+import { packetBytes, parseIp, type IpHeader } from "../src/sa/ip-header.ts";
 import { readPcap, type PcapFrame } from "../src/sa/pcap.ts";
 
 const ETHERNET_HEADER_BYTES = 14;
 const ETHERTYPE_IPV4 = 0x0800;
-const ETHERTYPE_ARP = 0x0806;
-const IPV4_MIN_HEADER_BYTES = 20;
+const ETHERTYPE_IPV6 = 0x86dd;
 const PROTOCOL_UDP = 17;
 const PROTOCOL_ESP = 50;
+const PROTOCOL_ICMPV6 = 58;
+/** Neighbour solicitation and advertisement (RFC 4861 §4.3, §4.4): what ARP is to IPv4. */
+const DISCOVERY_TYPES: readonly number[] = [135, 136];
 const IKE_PORTS: readonly number[] = [500, 4500];
 /** Sequence numbers per page of a `SequenceSet`; 8 KiB each. */
 const PAGE_NUMBERS = 65_536;
@@ -21,7 +24,7 @@ export interface WireEvidence {
   /** ESP packets from the DVIPA whose (SPI, sequence number) was already seen. */
   readonly duplicates: readonly RepeatedNumber[];
   readonly duplicateCount: number;
-  /** Packets from or to the DVIPA that are neither ESP nor IKE. ARP is not one. */
+  /** Packets from or to the DVIPA that are neither ESP nor IKE. ARP and neighbour discovery are none. */
   readonly cleartextPackets: number;
   /** Those of them that the cluster sent: what a client without an SA sends is its own affair. */
   readonly cleartextFromDvipa: number;
@@ -44,7 +47,7 @@ export interface RepeatedNumber {
 
 const SAMPLES = 10;
 
-/** Reads a capture of the client's link and counts. `dvipa` is an IPv4 address. */
+/** Reads a capture of the client's link and counts. */
 export async function examineCapture(path: string, dvipa: string): Promise<WireEvidence> {
   const examiner = new WireExaminer(dvipa);
   for await (const frame of readPcap(path)) examiner.take(frame);
@@ -53,7 +56,7 @@ export async function examineCapture(path: string, dvipa: string): Promise<WireE
 
 /** Counts frame by frame; the state of `examineCapture`. */
 export class WireExaminer {
-  readonly #dvipa: number;
+  readonly #dvipa: string;
   /** By destination address and SPI: what names an SA (RFC 4301 §4.1). */
   readonly #seen = new Map<string, SequenceSet>();
   readonly #byMac = new Map<string, number>();
@@ -71,21 +74,24 @@ export class WireExaminer {
   };
 
   constructor(dvipa: string) {
-    this.#dvipa = addressNumber(dvipa);
+    this.#dvipa = dvipa;
   }
 
   /** Takes one Ethernet frame; 96 kept bytes are enough. */
   take(frame: PcapFrame): void {
     this.#count.frames += 1;
     const { bytes } = frame;
-    if (bytes.length < ETHERNET_HEADER_BYTES + IPV4_MIN_HEADER_BYTES) return;
+    if (bytes.length < ETHERNET_HEADER_BYTES) return;
     const type = bytes.readUInt16BE(12);
-    if (type === ETHERTYPE_ARP || type !== ETHERTYPE_IPV4) return;
+    if (type !== ETHERTYPE_IPV4 && type !== ETHERTYPE_IPV6) return;
     const packet = bytes.subarray(ETHERNET_HEADER_BYTES);
-    const fromDvipa = packet.readUInt32BE(12) === this.#dvipa;
-    const toDvipa = packet.readUInt32BE(16) === this.#dvipa;
-    if (!fromDvipa && !toDvipa) return;
-    this.#classify(packet, fromDvipa, macText(bytes.subarray(6, 12)));
+    const header = parseIp(packetBytes(packet), { whole: false });
+    const mac = macText(bytes.subarray(6, 12));
+    if (header === "extensionHeaders") this.#takeCleartext("a header chain that is not read", packet, false, mac);
+    if (typeof header === "string") return;
+    const fromDvipa = header.source === this.#dvipa;
+    if (!fromDvipa && header.destination !== this.#dvipa) return;
+    this.#classify(header, packet.subarray(header.headerBytes), fromDvipa, mac);
   }
 
   result(): WireEvidence {
@@ -102,31 +108,36 @@ export class WireExaminer {
     };
   }
 
-  #classify(packet: Buffer, fromDvipa: boolean, mac: string): void {
-    const headerBytes = (packet.readUInt8(0) & 0x0f) * 4;
-    const isLaterFragment = (packet.readUInt16BE(6) & 0x1fff) !== 0;
-    const protocol = packet.readUInt8(9);
-    const body = packet.subarray(headerBytes);
+  #classify(header: IpHeader, body: Buffer, fromDvipa: boolean, mac: string): void {
+    const { protocol, fragment } = header;
     if (protocol === PROTOCOL_ESP) {
       if (!fromDvipa) this.#count.espToDvipa += 1;
-      else if (!isLaterFragment && body.length >= 8) this.#takeEsp(packet.readUInt32BE(16), body, mac);
+      else if (fragment !== "later" && body.length >= 8) this.#takeEsp(header.destination, body, mac);
       return;
     }
-    if (protocol === PROTOCOL_UDP && (isLaterFragment || isIke(body, fromDvipa))) {
+    if (protocol === PROTOCOL_UDP && (fragment === "later" || isIke(body, fromDvipa))) {
       this.#count.ike += 1;
       return;
     }
-    this.#count.cleartext += 1;
-    if (fromDvipa) this.#count.cleartextFromDvipa += 1;
-    if (this.#samples.length < SAMPLES) {
-      const way = fromDvipa ? "from" : "to";
-      this.#samples.push(
-        `IP protocol ${protocol} ${way} the DVIPA, sent by ${mac}: ${body.toString("hex").slice(0, 40)}`,
-      );
-    }
+    if (
+      header.version === 6 &&
+      protocol === PROTOCOL_ICMPV6 &&
+      fragment === null &&
+      DISCOVERY_TYPES.includes(body[0] ?? 0)
+    )
+      return;
+    this.#takeCleartext(`IP protocol ${protocol}`, body, fromDvipa, mac);
   }
 
-  #takeEsp(destination: number, esp: Buffer, mac: string): void {
+  #takeCleartext(what: string, body: Buffer, fromDvipa: boolean, mac: string): void {
+    this.#count.cleartext += 1;
+    if (fromDvipa) this.#count.cleartextFromDvipa += 1;
+    if (this.#samples.length >= SAMPLES) return;
+    const way = fromDvipa ? "from" : "to";
+    this.#samples.push(`${what} ${way} the DVIPA, sent by ${mac}: ${body.toString("hex").slice(0, 40)}`);
+  }
+
+  #takeEsp(destination: string, esp: Buffer, mac: string): void {
     const spi = esp.readUInt32BE(0);
     const sequence = esp.readUInt32BE(4);
     this.#count.espFromDvipa += 1;
@@ -167,10 +178,6 @@ class SequenceSet {
 /** The DVIPA's end of the datagram is an IKE port: a client behind NAT may use any port itself. */
 function isIke(udp: Buffer, fromDvipa: boolean): boolean {
   return udp.length >= 8 && IKE_PORTS.includes(udp.readUInt16BE(fromDvipa ? 0 : 2));
-}
-
-function addressNumber(address: string): number {
-  return address.split(".").reduce((sum, part) => sum * 256 + Number(part), 0);
 }
 
 function macText(bytes: Buffer): string {

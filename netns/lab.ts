@@ -10,7 +10,7 @@ import { DVIPA_CERTIFICATES, IKE_PKI_DIRECTORY, writeClusterFiles, type ClusterS
 import { IkePki } from "./ike-pki.ts";
 import { countCleartext, countDecapsulatedTcp } from "./counters.ts";
 import { LabDaemon, START_LIMIT_MS } from "./daemon.ts";
-import { APPLICATION_PORT, DVIPA, DVIPA_IDENTITY, planNodes, type LabNode } from "./layout.ts";
+import { APPLICATION_PORT, DVIPA, DVIPA_IDENTITY, planNodes, type IpVersion, type LabNode } from "./layout.ts";
 import { LabNetwork } from "./network.ts";
 import { Program } from "./program.ts";
 import { createPsk } from "./secrets.ts";
@@ -37,6 +37,8 @@ export interface LabOptions {
   /** The lab's files; default: a new directory for temporary files. Removed with the lab when it was made here. */
   readonly directory?: string;
   readonly cluster?: Partial<ClusterSettings>;
+  /** What client and DVIPA speak; default 4. */
+  readonly ipVersion?: IpVersion;
 }
 
 /**
@@ -74,7 +76,7 @@ export class Lab implements AsyncDisposable {
     );
     const nodes = planNodes(options.targets ?? 3);
     const psk = await createPsk(join(directory, "psk"));
-    const network = await LabNetwork.create(options.prefix ?? `esplex${process.pid}`, nodes);
+    const network = await LabNetwork.create(options.prefix ?? `esplex${process.pid}`, nodes, options.ipVersion);
     const lab = new Lab(network, directory, psk, options.directory === undefined);
     try {
       if (options.cluster?.authentication === "certificate") lab.#ikePki = await createIkePki(directory);
@@ -161,7 +163,8 @@ export class Lab implements AsyncDisposable {
 
   /** Settings that fit this lab, with changes. */
   clientSettings(changes: Partial<ClientSettings> = {}): ClientSettings {
-    return { ...DEFAULT_CLIENT, psk: this.#psk, ...changes };
+    const { client, dvipa } = this.network.identities;
+    return { ...DEFAULT_CLIENT, localIdentity: client, remoteIdentity: dvipa, psk: this.#psk, ...changes };
   }
 
   /** Starts a capture of the client's link, in a file of its own. */

@@ -11,23 +11,34 @@
  *        │ trust0 .1        │ trust0 .11    │ trust0 .12    │ trust0 .13│ trust0 .9
  *   ═════╧══════════════════╧═══════════════╧═══════════════╧═══════════╧ trusted link 198.51.100.0/24 (bridge `trust`)
  *
- * DVIPA 192.0.2.100: put up by the node daemons, never by the lab. Both bridges live in the namespace `net`, so that
+ * An IPv6 lab has the same hosts on 2001:db8:1::/64 of the client network as well, and nothing but link-local addresses
+ * on the trusted link: the bus stays on IPv4.
+ *
+ * DVIPA 192.0.2.100 or 2001:db8:1::100: put up by the node daemons, never by the lab. Both bridges live in the namespace `net`, so that
  * the host stays as it was. Each link end in `net` is named after its node: `c-t1` on the client network, `t-t1` on
  * the trusted link.
  */
 
-/** The virtual address that the lab's cluster serves. */
+/** The virtual address that the lab's cluster serves, unless it is one for IPv6. */
 export const DVIPA = "192.0.2.100";
 /** Port of the DVIPA whose connections are distributed. */
 export const APPLICATION_PORT = 80;
-/** The client's own address. */
+/** The client's own address, likewise. */
 export const CLIENT_ADDRESS = "192.0.2.10";
+
+/** The IP version that client and DVIPA speak. */
+export type IpVersion = 4 | 6;
+/** The DVIPA and the client's address of a lab. */
+export const SERVICE_ADDRESSES = {
+  4: { dvipa: DVIPA, client: CLIENT_ADDRESS },
+  6: { dvipa: onV6(100), client: onV6(10) },
+} as const;
 /** Where the coupling service listens for the cluster bus. */
 export const BUS_PORT = 7600;
 /** Most targets a lab may have: our choice, the plan has addresses for them. */
 const MAX_TARGETS = 8;
 
-/** Identities in IKE_AUTH (RFC 7296 §3.5, ID_FQDN). */
+/** Identities in IKE_AUTH (RFC 7296 §3.5, ID_FQDN) of an IPv4 lab. */
 export const CLIENT_IDENTITY = "client.lab.example";
 export const DVIPA_IDENTITY = "dvipa.lab.example";
 
@@ -41,6 +52,8 @@ export interface LabInterface {
   readonly name: "cli0" | "trust0";
   /** IPv4 address; the prefix length is 24. */
   readonly address: string;
+  /** IPv6 address, in an IPv6 lab; the prefix length is 64. Null on the trusted link. */
+  readonly address6: string | null;
   /** Locally administered MAC address: says in a capture who sent a frame. */
   readonly mac: string;
   /** Interface name of the other end, in the namespace `net`. */
@@ -72,11 +85,29 @@ export function planNodes(targets: number): readonly LabNode[] {
 }
 
 function onClientNetwork(node: string, host: number): LabInterface {
-  return { network: "client", name: "cli0", address: `192.0.2.${host}`, mac: macOf(1, host), port: `c-${node}` };
+  return {
+    network: "client",
+    name: "cli0",
+    address: `192.0.2.${host}`,
+    address6: onV6(host),
+    mac: macOf(1, host),
+    port: `c-${node}`,
+  };
 }
 
 function onTrustedLink(node: string, host: number): LabInterface {
-  return { network: "trust", name: "trust0", address: `198.51.100.${host}`, mac: macOf(2, host), port: `t-${node}` };
+  return {
+    network: "trust",
+    name: "trust0",
+    address: `198.51.100.${host}`,
+    address6: null,
+    mac: macOf(2, host),
+    port: `t-${node}`,
+  };
+}
+
+function onV6(host: number): string {
+  return `2001:db8:1::${host}`;
 }
 
 function macOf(network: number, host: number): string {

@@ -1,6 +1,14 @@
 import { readdir } from "node:fs/promises";
 import { runCommand, tryCommand, type CommandResult } from "./command.ts";
-import type { LabInterface, LabNode, NetworkName } from "./layout.ts";
+import {
+  CLIENT_IDENTITY,
+  DVIPA_IDENTITY,
+  SERVICE_ADDRESSES,
+  type IpVersion,
+  type LabInterface,
+  type LabNode,
+  type NetworkName,
+} from "./layout.ts";
 import { until } from "./until.ts";
 
 /** The namespace that holds the bridges, beside those of the nodes. */
@@ -12,15 +20,18 @@ const KILL_LIMIT_MS = 10_000;
 export class LabNetwork {
   readonly prefix: string;
   readonly nodes: readonly LabNode[];
+  /** Of client and DVIPA. An IPv6 lab has IPv4 as well. */
+  readonly ipVersion: IpVersion;
 
-  private constructor(prefix: string, nodes: readonly LabNode[]) {
+  private constructor(prefix: string, nodes: readonly LabNode[], ipVersion: IpVersion) {
     this.prefix = prefix;
     this.nodes = nodes;
+    this.ipVersion = ipVersion;
   }
 
   /** Builds it all. When a step fails, what was built is taken down again. */
-  static async create(prefix: string, nodes: readonly LabNode[]): Promise<LabNetwork> {
-    const network = new LabNetwork(prefix, nodes);
+  static async create(prefix: string, nodes: readonly LabNode[], ipVersion: IpVersion = 4): Promise<LabNetwork> {
+    const network = new LabNetwork(prefix, nodes, ipVersion);
     try {
       await network.#build();
       return network;
@@ -31,8 +42,18 @@ export class LabNetwork {
   }
 
   /** A network that `create` made in another process. */
-  static existing(prefix: string, nodes: readonly LabNode[]): LabNetwork {
-    return new LabNetwork(prefix, nodes);
+  static existing(prefix: string, nodes: readonly LabNode[], ipVersion: IpVersion = 4): LabNetwork {
+    return new LabNetwork(prefix, nodes, ipVersion);
+  }
+
+  /** The virtual address that this lab's cluster serves. */
+  get dvipa(): string {
+    return SERVICE_ADDRESSES[this.ipVersion].dvipa;
+  }
+
+  /** The client's address of that IP version. */
+  get clientAddress(): string {
+    return SERVICE_ADDRESSES[this.ipVersion].client;
   }
 
   /** The kernel's name of a node's namespace, as `ip netns` shows it. */
@@ -46,6 +67,12 @@ export class LabNetwork {
     const found = owner?.interfaces.find((candidate) => candidate.network === network);
     if (found === undefined) throw new RangeError(`${node} is not on the ${network} network of this lab`);
     return found;
+  }
+
+  /** Identities in IKE_AUTH: names, and in an IPv6 lab the addresses themselves (ID_FQDN, ID_IPV6_ADDR; RFC 7296 §3.5). */
+  get identities(): { readonly client: string; readonly dvipa: string } {
+    if (this.ipVersion === 6) return { client: this.clientAddress, dvipa: this.dvipa };
+    return { client: CLIENT_IDENTITY, dvipa: DVIPA_IDENTITY };
   }
 
   /** The command line that runs `command` inside a node, for `execa` or `spawn`. */
@@ -112,7 +139,12 @@ export class LabNetwork {
       `link set dev ${link.port} master ${link.network}`,
       `link set dev ${link.port} up`,
     ]);
-    await this.#ip(node.name, [`address add ${link.address}/24 dev ${link.name}`, `link set dev ${link.name} up`]);
+    const address6 = this.ipVersion === 6 ? link.address6 : null;
+    await this.#ip(node.name, [
+      `address add ${link.address}/24 dev ${link.name}`,
+      `link set dev ${link.name} up`,
+      ...(address6 === null ? [] : [`address add ${address6}/64 dev ${link.name} nodad`]),
+    ]);
   }
 
   async #ip(node: string, lines: readonly string[]): Promise<void> {

@@ -1,7 +1,7 @@
 import { chmod, copyFile, mkdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { CommandResult } from "./command.ts";
-import { CLIENT_ADDRESS, CLIENT_IDENTITY, DVIPA, DVIPA_IDENTITY } from "./layout.ts";
+import { CLIENT_IDENTITY, DVIPA_IDENTITY } from "./layout.ts";
 import type { LabNetwork } from "./network.ts";
 import { Program } from "./program.ts";
 import { until } from "./until.ts";
@@ -99,6 +99,7 @@ export class StrongSwan {
       return (await client.swanctl(["--stats"])).exitCode === 0;
     });
     await client.load(settings);
+    if (network.ipVersion === 6) await exemptNeighbourDiscovery(network, node);
     return client;
   }
 
@@ -110,7 +111,7 @@ export class StrongSwan {
   /** Replaces the client's connections and secrets. Running SAs stay. */
   async load(settings: ClientSettings): Promise<void> {
     const path = StrongSwan.settingsFile(this.#directory);
-    await writeFile(path, connectionConfiguration(settings), { mode: 0o600 });
+    await writeFile(path, connectionConfiguration(this.#network, settings), { mode: 0o600 });
     await chmod(path, 0o600);
     await this.#copyCertificate(settings.certificate);
     const { exitCode, stdout, stderr } = await this.swanctl(["--load-all", "--clear"]);
@@ -168,6 +169,20 @@ export class StrongSwan {
   }
 }
 
+/**
+ * Client and DVIPA are neighbours, and a policy for everything between them would protect neighbour discovery too: the
+ * advertisement of a link-layer address could not be read without knowing it. strongSwan leaves the exemption (RFC 4891
+ * §4) to the user; a client behind a router needs none.
+ */
+async function exemptNeighbourDiscovery(network: LabNetwork, node: string): Promise<void> {
+  const { clientAddress, dvipa } = network;
+  const lines = [135, 136].flatMap((type) => [
+    `policy add src ${clientAddress} dst ${dvipa} proto ipv6-icmp type ${type} dir out priority 1 action allow`,
+    `policy add src ${dvipa} dst ${clientAddress} proto ipv6-icmp type ${type} dir in priority 1 action allow`,
+  ]);
+  await network.run(node, ["ip", "-batch", "-"], { input: lines.map((line) => `xfrm ${line}\n`).join("") });
+}
+
 function daemonConfiguration(directory: string): string {
   return `charon-systemd {
   load = ${PLUGINS}
@@ -195,7 +210,7 @@ function localAuth({ certificate }: ClientSettings): string {
   return certificate === null ? "auth = psk" : `auth = ${certificate.method}\n      certs = client.pem`;
 }
 
-function connectionConfiguration(settings: ClientSettings): string {
+function connectionConfiguration(network: LabNetwork, settings: ClientSettings): string {
   const child = (mode: ChildName): string => `      ${mode} {
         mode = ${mode}
         esp_proposals = ${settings.espProposals}
@@ -211,8 +226,8 @@ function connectionConfiguration(settings: ClientSettings): string {
   return `connections {
   dvipa {
     version = 2
-    local_addrs = ${CLIENT_ADDRESS}
-    remote_addrs = ${DVIPA}
+    local_addrs = ${network.clientAddress}
+    remote_addrs = ${network.dvipa}
     proposals = ${settings.proposals}
     rekey_time = 0
     dpd_delay = ${settings.dpdDelaySeconds}s

@@ -2,13 +2,14 @@ import { readFile, rm } from "node:fs/promises";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { streamDigest, writeStreamFile } from "./app-stream.ts";
-import { DVIPA } from "./layout.ts";
 import type { Lab } from "./lab.ts";
 
 /** Longest time one transfer may take, s: 20 MB in a slow emulated machine. Our choice, below `COMMAND_LIMIT_MS`. */
 const TRANSFER_LIMIT_SECONDS = 110;
 const REQUEST_LIMIT_SECONDS = 30;
 const PING_INTERVAL_SECONDS = 0.2;
+/** What ping sends unless told otherwise. */
+const PING_BYTES = 56;
 /** Seed of uploaded files: no node has this name. */
 const UPLOAD_SEED = "client";
 
@@ -23,9 +24,14 @@ export interface RequestResult {
 
 let files = 0;
 
-/** Pings the DVIPA from the client `count` times. */
-export async function ping(lab: Lab, count: number): Promise<{ readonly sent: number; readonly received: number }> {
-  const command = ["ping", "-n", "-q", "-c", String(count), "-i", String(PING_INTERVAL_SECONDS), "-W", "5", DVIPA];
+/** Pings the DVIPA from the client `count` times, with `bytes` of data. */
+export async function ping(
+  lab: Lab,
+  count: number,
+  bytes = PING_BYTES,
+): Promise<{ readonly sent: number; readonly received: number }> {
+  const pace = ["-c", String(count), "-i", String(PING_INTERVAL_SECONDS), "-W", "5"];
+  const command = ["ping", "-n", "-q", ...pace, "-s", String(bytes), lab.network.dvipa];
   const { stdout } = await lab.network.try("client", command);
   const [, sent, received] = /(\d+) packets transmitted, (\d+) (?:packets )?received/.exec(stdout) ?? [];
   if (sent === undefined) throw new Error(`ping said something else:\n${stdout}`);
@@ -102,7 +108,9 @@ async function curl(
 ): Promise<{ exitCode: number; stdout: string; stderr: string }> {
   const path = args.at(-1) ?? "/";
   const options = ["--silent", "--show-error", "--fail", "--http1.1", "--max-time", String(limitSeconds)];
-  return lab.network.try("client", ["curl", ...options, ...args.slice(0, -1), `http://${DVIPA}${path}`]);
+  const { dvipa, ipVersion } = lab.network;
+  const host = ipVersion === 4 ? dvipa : `[${dvipa}]`;
+  return lab.network.try("client", ["curl", ...options, ...args.slice(0, -1), `http://${host}${path}`]);
 }
 
 function compared(node: string, found: string, wanted: string): RequestResult {

@@ -114,7 +114,15 @@ export const REQUESTS = {
 
   // target → distributor
   /** The first message of a target; the distributor follows with a snapshot. */
-  join: { request: z.strictObject({ node: nodeName, shadow: z.array(saId).max(MAX_SAS) }), response: empty },
+  join: {
+    request: z.strictObject({
+      node: nodeName,
+      shadow: z.array(saId).max(MAX_SAS),
+      /** Its address on the trusted link of the IP version that the bus does not use; null when it has none. */
+      otherAddress: ipAddress.nullable(),
+    }),
+    response: empty,
+  },
   /** May I give my lease back? `ok` means that the distributor takes the target as inactive from now on. */
   leaseIdle: { request: z.strictObject({ sa: saId }), response: ok },
 

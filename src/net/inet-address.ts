@@ -4,6 +4,7 @@ import { ipFromBytes, ipToBytes, ipVersion } from "../core/ip.ts";
 export const AF_INET = 2;
 export const AF_INET6 = 10;
 export type AddressFamily = typeof AF_INET | typeof AF_INET6;
+export const FAMILIES: readonly AddressFamily[] = [AF_INET, AF_INET6];
 
 /** Bits of an address of that family. */
 export function addressBits(family: AddressFamily): 32 | 128 {

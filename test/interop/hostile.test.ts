@@ -41,12 +41,9 @@ async function countsOneMore(name: string, action: () => Promise<void>): Promise
 /** Counted by a timer, whatever comes in. */
 const TIMER_COUNTERS = new Set(["ike.dpdSent", "ike.requestRetransmitted", "ike.halfOpenExpired", "ike.peerDead"]);
 
-/**
- * Whether a counter is about a received message. What the client sends to the DVIPA goes through its own ESP policy; the
- * one message that is larger than the MTU then comes in fragments of ESP, and steering drops those.
- */
+/** Whether a counter is about a received message. */
 function speaksOfMessage(counter: string): boolean {
-  return counter === "steer.drop.fragment" || (counter.startsWith("ike.") && !TIMER_COUNTERS.has(counter));
+  return counter.startsWith("ike.") && !TIMER_COUNTERS.has(counter);
 }
 
 async function stillServes(): Promise<void> {

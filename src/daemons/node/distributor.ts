@@ -113,7 +113,8 @@ export class Distributor {
         chooseTarget: ({ dvipa }) => this.#chooseTarget(dvipa),
       },
       gate: this.#gate,
-      targetIndex: (target) => this.#indexOf(target),
+      // Without a next hop the mark would lead nowhere, and the packet into this node's own kernel.
+      targetIndex: (target, dvipa) => (this.#targets.reaches(target, dvipa) ? this.#indexOf(target) : null),
       clock,
       counters,
       log,
@@ -304,7 +305,9 @@ export class Distributor {
   #chooseTarget(dvipa: string): string | null {
     const own = this.#context.dvipas.find(({ address }) => address === dvipa);
     if (own === undefined) return null;
-    const available = this.#places.filter((name) => isTargetOf(own, name) && this.#targets.isConnected(name)).sort();
+    const isAvailable = (name: string): boolean =>
+      isTargetOf(own, name) && this.#targets.isConnected(name) && this.#targets.reaches(name, dvipa);
+    const available = this.#places.filter(isAvailable).sort();
     let turn = this.#turns.get(dvipa);
     if (turn === undefined) this.#turns.set(dvipa, (turn = new RoundRobin()));
     return turn.next(available);
@@ -332,9 +335,9 @@ export class Distributor {
       role: "distributor",
       interfaceName,
     }));
-    const targets = seen.flatMap(({ name, address }) => {
+    const targets = seen.flatMap(({ name, addresses }) => {
       const index = this.#indexOf(name);
-      return index === null ? [] : [{ index, gateway: address }];
+      return index === null ? [] : [{ index, gateways: addresses }];
     });
     await this.#context.setNetwork({ dvipas, targets });
   }

@@ -9,9 +9,10 @@ import {
   listAddresses,
   listOurAddresses,
   type InterfaceAddress,
+  type NewAddress,
 } from "../../net/addresses.ts";
 import { steeringMark, steeringTable } from "../../net/ids.ts";
-import { AF_INET } from "../../net/inet-address.ts";
+import { addressBits, AF_INET, FAMILIES, familyOf, type AddressFamily } from "../../net/inet-address.ts";
 import { linkByName, linkOwning, listLinks } from "../../net/links.ts";
 import type { NetlinkSocket } from "../../net/netlink-socket.ts";
 import { applyRuleset, deleteTable, listTable } from "../../net/nftables.ts";
@@ -25,27 +26,28 @@ import {
   steeringRule,
   type RoutingRule,
 } from "../../net/rules.ts";
-import { SysctlJournal, type SysctlName } from "../../net/sysctl.ts";
+import { readSysctl, SysctlJournal, type SysctlName } from "../../net/sysctl.ts";
+import { steeringRuleset } from "./steering-ruleset.ts";
 
 /** The nftables table of a node; one node per network namespace. */
 const NFT_TABLE = "esplex";
 /** Number of the packet queue between the kernel and the steering; our choice. */
 export const STEERING_QUEUE = 4550;
 const LOOPBACK = "lo";
-const HOST_PREFIX_BITS = 32;
 
 /** A virtual address on this host. */
 export interface HostDvipa {
   readonly address: string;
   readonly role: "distributor" | "target";
-  /** Distributor only: the interface that answers ARP for it; null: the one whose subnet holds it. */
+  /** Distributor only: the interface that answers ARP or neighbour discovery for it; null: the one whose subnet holds it. */
   readonly interfaceName: string | null;
 }
 
 /** A target that packets may be steered to; `index` makes its mark and its routing table. */
 export interface SteeringTarget {
   readonly index: number;
-  readonly gateway: string;
+  /** Its addresses on the trusted link, at most one per IP version. */
+  readonly gateways: readonly string[];
 }
 
 /** What this host's network should look like, apart from IPsec. */
@@ -79,9 +81,13 @@ export class HostNetwork {
   /** Converges. Order: nobody answers for an address before its guards stand, nobody steers before routes are there. */
   async apply(wanted: HostNetworkState): Promise<void> {
     const distributes = wanted.dvipas.filter((dvipa) => dvipa.role === "distributor");
-    if (wanted.dvipas.some((dvipa) => dvipa.role === "target")) await this.#prepareTarget();
-    if (distributes.length > 0) await this.#prepareDistributor(distributes);
-    await this.#applyRoutes(distributes.length > 0 ? wanted.targets : []);
+    if (wanted.dvipas.some((dvipa) => dvipa.role === "target" && isIpv4(dvipa))) await this.#prepareTarget();
+    if (distributes.some(isIpv4)) await this.#prepareDistributor(distributes.filter(isIpv4));
+    if (!distributes.every(isIpv4)) await this.#forwardIpv6();
+    for (const family of FAMILIES) {
+      const isServed = distributes.some(({ address }) => familyOf(address) === family);
+      await this.#applyRoutes(family, isServed ? wanted.targets : []);
+    }
     await this.#applyQueue(distributes);
     await this.#applyAddresses(wanted.dvipas);
   }
@@ -90,7 +96,7 @@ export class HostNetwork {
   async clear(): Promise<void> {
     await this.#applyAddresses([]);
     await this.#applyQueue([]);
-    await this.#applyRoutes([]);
+    for (const family of FAMILIES) await this.#applyRoutes(family, []);
     this.#sysctls.restore();
     rmSync(this.#recordPath, { force: true });
   }
@@ -104,7 +110,11 @@ export class HostNetwork {
     return link;
   }
 
-  /** A target keeps quiet about the address, and takes packets for it from the trusted link. */
+  /**
+   * A target keeps quiet about an IPv4 address, and takes packets for it from the trusted link. IPv6 needs neither: a host
+   * answers neighbour solicitations only for the addresses of the interface that was asked (ndisc_recv_ns), and checks
+   * no reverse path.
+   */
   async #prepareTarget(): Promise<void> {
     const { name } = await this.#trustedLink();
     this.#set(["net", "ipv4", "conf", "all", "arp_ignore"], "1");
@@ -123,6 +133,22 @@ export class HostNetwork {
     }
   }
 
+  /**
+   * Forwarding is one switch for all interfaces; each interface's own is set first, so that it comes back as it was. A
+   * host that forwards ignores router advertisements unless told otherwise (`accept_ra` 2): it would lose its default route.
+   */
+  async #forwardIpv6(): Promise<void> {
+    const all: SysctlName = ["net", "ipv6", "conf", "all", "forwarding"];
+    if (readSysctl(all) === "1") return;
+    for (const name of ["default", ...(await listLinks(this.#route)).map((link) => link.name)]) {
+      const setting = (key: string): SysctlName => ["net", "ipv6", "conf", name, key];
+      if (!hasIpv6(name)) continue;
+      if (readSysctl(setting("accept_ra")) === "1") this.#set(setting("accept_ra"), "2");
+      this.#set(setting("forwarding"), "1");
+    }
+    this.#set(all, "1");
+  }
+
   #set(name: SysctlName, value: string): void {
     this.#sysctls.set(name, value);
     saveRecord(this.#recordPath, this.#sysctls.before);
@@ -131,7 +157,8 @@ export class HostNetwork {
   async #clientLink(dvipa: HostDvipa): Promise<{ readonly index: number; readonly name: string }> {
     if (dvipa.interfaceName !== null) return linkByName(this.#route, dvipa.interfaceName);
     const addresses = await listAddresses(this.#route);
-    const neighbour = addresses.find((entry) => entry.prefixBits < HOST_PREFIX_BITS && inSubnet(dvipa.address, entry));
+    const hostBits = addressBits(familyOf(dvipa.address));
+    const neighbour = addresses.find((entry) => entry.prefixBits < hostBits && inSubnet(dvipa.address, entry));
     const link = (await listLinks(this.#route)).find((candidate) => candidate.index === neighbour?.interfaceIndex);
     if (link === undefined) {
       throw new EsplexError(
@@ -143,11 +170,11 @@ export class HostNetwork {
   }
 
   async #applyAddresses(dvipas: readonly HostDvipa[]): Promise<void> {
-    const wanted: Omit<InterfaceAddress, "protocol">[] = [];
+    const wanted: NewAddress[] = [];
     for (const dvipa of dvipas) {
       const { index } =
         dvipa.role === "target" ? await linkByName(this.#route, LOOPBACK) : await this.#clientLink(dvipa);
-      wanted.push({ address: dvipa.address, prefixBits: HOST_PREFIX_BITS, interfaceIndex: index });
+      wanted.push({ address: dvipa.address, prefixBits: addressBits(familyOf(dvipa.address)), interfaceIndex: index });
     }
     const current = await listOurAddresses(this.#route);
     for (const entry of current)
@@ -156,49 +183,57 @@ export class HostNetwork {
       if (!current.some((other) => sameAddress(entry, other))) await addAddress(this.#route, entry);
   }
 
-  async #applyRoutes(targets: readonly SteeringTarget[]): Promise<void> {
-    const routes = await this.#wantedRoutes(targets);
-    const rules = targets.map(({ index }) => steeringRule(AF_INET, steeringMark(index), steeringTable(index)));
-    const oldRules = await listSteeringRules(this.#route, AF_INET);
+  async #applyRoutes(family: AddressFamily, targets: readonly SteeringTarget[]): Promise<void> {
+    const routes = await this.#wantedRoutes(family, targets);
+    const rules = targets.map(({ index }) => steeringRule(family, steeringMark(index), steeringTable(index)));
+    const oldRules = await listSteeringRules(this.#route, family);
     for (const rule of oldRules) if (!rules.some((other) => sameRule(rule, other))) await deleteRule(this.#route, rule);
-    for (const entry of await listOurRoutes(this.#route, AF_INET)) {
+    for (const entry of await listOurRoutes(this.#route, family)) {
       if (!routes.some((other) => other.table === entry.table)) await deleteRoute(this.#route, entry);
     }
     for (const entry of routes) await replaceRoute(this.#route, entry);
-    if (rules.length === 0) await moveLocalRuleBack(this.#route, AF_INET);
-    else await moveLocalRuleBehindSteering(this.#route, AF_INET);
+    if (rules.length === 0) await moveLocalRuleBack(this.#route, family);
+    else await moveLocalRuleBehindSteering(this.#route, family);
     for (const rule of rules) if (!oldRules.some((other) => sameRule(rule, other))) await addRule(this.#route, rule);
   }
 
-  async #wantedRoutes(targets: readonly SteeringTarget[]): Promise<Route[]> {
+  async #wantedRoutes(family: AddressFamily, targets: readonly SteeringTarget[]): Promise<Route[]> {
     if (targets.length === 0) return [];
     const { index: trustedIndex } = await this.#trustedLink();
-    return targets.map(({ index, gateway }) => targetRoute(steeringTable(index), gateway, trustedIndex));
+    return targets.flatMap(({ index, gateways }) => {
+      const gateway = gateways.find((address) => familyOf(address) === family);
+      return gateway === undefined ? [] : [targetRoute(steeringTable(index), gateway, trustedIndex)];
+    });
   }
 
-  /** ESP to a DVIPA waits for the steering. Without `bypass`: when no steering listens the kernel drops (fail closed). */
+  /** ESP to a DVIPA waits for the steering. */
   async #applyQueue(distributes: readonly HostDvipa[]): Promise<void> {
     if (distributes.length === 0) {
       if ((await listTable("inet", NFT_TABLE)) !== null) await deleteTable("inet", NFT_TABLE);
       return;
     }
-    const addresses = distributes.map((dvipa) => dvipa.address).join(", ");
-    await applyRuleset(`
-      add table inet ${NFT_TABLE}
-      delete table inet ${NFT_TABLE}
-      table inet ${NFT_TABLE} {
-        set dvipas { type ipv4_addr; elements = { ${addresses} } }
-        chain steering {
-          type filter hook prerouting priority mangle; policy accept;
-          ip daddr @dvipas meta l4proto esp queue num ${STEERING_QUEUE}
-        }
-      }
-    `);
+    const addresses = distributes.map((dvipa) => dvipa.address);
+    await applyRuleset(steeringRuleset(NFT_TABLE, addresses, `queue num ${STEERING_QUEUE}`));
     this.#log.debug("ESP to the DVIPAs goes through the steering queue", { addresses, queue: STEERING_QUEUE });
   }
 }
 
-function sameAddress(a: Omit<InterfaceAddress, "protocol">, b: Omit<InterfaceAddress, "protocol">): boolean {
+function isIpv4({ address }: HostDvipa): boolean {
+  return familyOf(address) === AF_INET;
+}
+
+/** An interface with a small MTU, or without IPv6, has no settings for it. */
+function hasIpv6(interfaceName: string): boolean {
+  try {
+    readSysctl(["net", "ipv6", "conf", interfaceName, "forwarding"]);
+    return true;
+  } catch (error) {
+    if (error instanceof EsplexError && error.code === "kernel.missing") return false;
+    throw error;
+  }
+}
+
+function sameAddress(a: NewAddress, b: NewAddress): boolean {
   return a.address === b.address && a.prefixBits === b.prefixBits && a.interfaceIndex === b.interfaceIndex;
 }
 

@@ -2,6 +2,7 @@ import { createSocket, type RemoteInfo, type Socket } from "node:dgram";
 import type { Clock, Timer } from "../../core/clock.ts";
 import type { Counters } from "../../core/counters.ts";
 import { messageOf, unreachable } from "../../core/errors.ts";
+import { ipFromBytes, ipToBytes, ipVersion } from "../../core/ip.ts";
 import type { Log } from "../../core/log.ts";
 import type { IkeEffect, IkeEvent, IkeSaSummary, Path } from "../../ike/events.ts";
 import type { SharedSa } from "../../sa/spec.ts";
@@ -80,7 +81,7 @@ export class IkeRunner {
   }
 
   #open(address: string, port: number): Promise<Socket> {
-    const socket = createSocket("udp4");
+    const socket = createSocket(ipVersion(address) === 4 ? { type: "udp4" } : { type: "udp6", ipv6Only: true });
     socket.on("message", (bytes, remote) => this.#received(address, port, bytes, remote));
     return new Promise((resolve, reject) => {
       socket.once("error", reject);
@@ -96,6 +97,11 @@ export class IkeRunner {
   }
 
   #received(address: string, port: number, datagram: Uint8Array, remote: RemoteInfo): void {
+    // A link-local peer is nobody without its interface, which neither an SA nor the cluster file can name.
+    if (remote.address.includes("%")) {
+      this.#counters.add("ike.drop.linkLocal");
+      return;
+    }
     let bytes = datagram;
     if (port === IKE_NATT_PORT) {
       if (datagram.length < NON_ESP_MARKER_BYTES || datagram.subarray(0, NON_ESP_MARKER_BYTES).some((b) => b !== 0)) {
@@ -108,7 +114,8 @@ export class IkeRunner {
       kind: "datagram",
       nowMs: this.#clock.nowMs(),
       local: { address, port },
-      remote: { address: remote.address, port: remote.port },
+      // In canonical text, as in the cluster file: addresses are compared as text.
+      remote: { address: ipFromBytes(ipToBytes(remote.address)), port: remote.port },
       bytes,
     });
   }

@@ -9,9 +9,9 @@ import { readClusterFile } from "../../config/cluster-file.ts";
 import { systemClock } from "../../core/clock.ts";
 import { runUntilSignal, type Part } from "../parts.ts";
 import { Counters } from "../../core/counters.ts";
-import { EsplexError, messageOf } from "../../core/errors.ts";
-import { ipVersion } from "../../core/ip.ts";
+import { messageOf } from "../../core/errors.ts";
 import { createLog, type Log, type LogLevel } from "../../core/log.ts";
+import { listAddresses } from "../../net/addresses.ts";
 import { NETLINK_ROUTE, NetlinkSocket } from "../../net/netlink-socket.ts";
 import type { SharedSa } from "../../sa/spec.ts";
 import { serveControl, type ControlServer } from "../control.ts";
@@ -25,6 +25,7 @@ import { OWN_IKE, type SaSource } from "./sa-table.ts";
 import { ShadowLink, type ShadowDvipa } from "./shadow-link.ts";
 import type { DvipaStatus, NodeStatus } from "./status.ts";
 import { addressTowards } from "./trusted-address.ts";
+import { otherAddressOnLink, requireNextHops } from "./trusted-link.ts";
 
 /** What a node is started with: its name, where the cluster is, and its key pair. */
 export interface NodeOptions {
@@ -57,6 +58,7 @@ export async function runNode(options: NodeOptions): Promise<void> {
   mkdirSync(options.run, { recursive: true, mode: 0o700 });
   const { host, port } = config.bus.coupling;
   const trustedAddress = await addressTowards(host, port);
+  await checkTrustedLink(trustedAddress, own);
   const node = new Node({ options, config, own, ike, bus, trustedAddress });
   await runUntilSignal(node.parts(), log, node.failed);
 }
@@ -228,6 +230,7 @@ class Node {
         bus,
         distributor: { name, ...listen, distributes },
         keeper: this.#keeper,
+        otherAddress: async () => otherAddressOnLink(await listAddresses(this.#route), this.#context.trustedAddress),
         onSnapshot: (dvipas) => this.#shadowed(name, dvipas),
       });
       this.#shadows.set(name, link);
@@ -333,15 +336,20 @@ function synchronous(work: () => void): () => Promise<void> {
 
 function ownDvipas(config: ClusterConfig, name: string): OwnDvipa[] {
   const own = config.dvipas.filter(({ distributor }) => distributor === name);
-  for (const { address } of own) {
-    if (ipVersion(address) !== 4) {
-      throw new EsplexError("config.invalid", `dvipas: ${address} is IPv6; this version distributes IPv4 only`);
-    }
-  }
   return own.map(({ address, interface: interfaceName, targets, ports }) => ({
     address,
     interfaceName,
     targets,
     ports,
   }));
+}
+
+/** Says at once, and in words, what would fail when the first target joins. */
+async function checkTrustedLink(trustedAddress: string, own: readonly OwnDvipa[]): Promise<void> {
+  const route = NetlinkSocket.open(NETLINK_ROUTE);
+  try {
+    await requireNextHops(route, trustedAddress, own);
+  } finally {
+    route.close();
+  }
 }

@@ -22,6 +22,8 @@ export interface ShadowLinkOptions {
   readonly bus: BusOptions;
   readonly distributor: ShadowedDistributor;
   readonly keeper: SaKeeper;
+  /** This node's address on the trusted link of the IP version that the bus does not use. */
+  readonly otherAddress: () => Promise<string | null>;
   /** A whole snapshot has been applied: the DVIPAs for which this node is a target of that distributor. */
   readonly onSnapshot: (dvipas: readonly ShadowDvipa[]) => Promise<void>;
 }
@@ -57,7 +59,8 @@ export class ShadowLink {
       onOpen: async (connection) => {
         this.#parts = [];
         const shadow = options.keeper.keptFrom(distributor.name).map(({ sa }) => sa.id);
-        await connection.request("join", { node: bus.self, shadow });
+        const otherAddress = await options.otherAddress();
+        await connection.request("join", { node: bus.self, shadow, otherAddress });
       },
       onClose: (_connection, reason) => {
         this.#synced = false;

@@ -8,7 +8,7 @@ import type { LeaseGate } from "../../steer/lease-gate.ts";
 import { decide, type SteeringTables } from "../../steer/verdict.ts";
 import { STEERING_QUEUE } from "./host-network.ts";
 
-/** The trailer of a transport-mode packet tells its protocol, so whole packets are copied (an IPv4 packet is at most this). */
+/** The trailer of a transport-mode packet tells its protocol, so whole packets are copied; what is longer has been cut and is dropped. */
 const COPY_RANGE_BYTES = 65_535;
 /** Packets that wait in the kernel for a verdict; our choice: some 15 MB at the worst. */
 const QUEUE_LENGTH_PACKETS = 10_000;
@@ -18,8 +18,8 @@ export interface SteeringContext {
   readonly nodeName: string;
   readonly tables: SteeringTables;
   readonly gate: LeaseGate;
-  /** The number of a target, for its mark; null when the cluster file no longer has it. */
-  targetIndex(target: string): number | null;
+  /** The number of a target, for its mark; null when packets to the DVIPA cannot be sent on to it. */
+  targetIndex(target: string, dvipa: string): number | null;
   readonly clock: Clock;
   readonly counters: Counters;
   readonly log: Log;
@@ -76,13 +76,14 @@ export class Steering {
     }
     if (verdict.isNew) counters.add(`steer.connections.${verdict.target}`);
     gate.enter(verdict.target, verdict.sa.reqid, nowMs, (pass) =>
-      this.#forward(packet.id, verdict.target, pass === "forward"),
+      this.#forward(packet.id, verdict.target, verdict.sa.dvipa, pass === "forward"),
     );
   }
 
-  #forward(packetId: number, target: string, pass: boolean): void {
+  #forward(packetId: number, target: string, dvipa: string, pass: boolean): void {
     const { counters } = this.#context;
-    const index = this.#context.targetIndex(target);
+    const index = this.#context.targetIndex(target, dvipa);
+    if (index === null) counters.add("steer.drop.noRoute");
     if (!pass || index === null) {
       this.#queue?.verdict(packetId, "drop");
       return;

@@ -4,6 +4,7 @@ import type { RequestBody } from "../../bus/messages.ts";
 import type { Clock, Timer } from "../../core/clock.ts";
 import type { Counters } from "../../core/counters.ts";
 import { EsplexError, messageOf } from "../../core/errors.ts";
+import { ipVersion } from "../../core/ip.ts";
 import type { Log } from "../../core/log.ts";
 import type { SharedSa } from "../../sa/spec.ts";
 
@@ -55,7 +56,6 @@ export interface TargetsContext {
 
 interface Target {
   readonly name: string;
-  readonly address: string;
   readonly connection: BusConnection;
 }
 
@@ -66,8 +66,11 @@ interface Target {
 export class Targets {
   readonly #context: TargetsContext;
   readonly #joined = new Map<string, Target>();
-  /** The last trusted-link address of each target: packets of its connections still go there while its agent restarts. */
-  readonly #addresses = new Map<string, string>();
+  /**
+   * The last trusted-link addresses of each target, at most one per IP version: packets of its connections still go there
+   * while its agent restarts.
+   */
+  readonly #addresses = new Map<string, readonly string[]>();
   #compare: Timer | null = null;
 
   constructor(context: TargetsContext) {
@@ -94,9 +97,14 @@ export class Targets {
     return this.#joined.has(name);
   }
 
-  /** Every target seen since the start, with its address on the trusted link, in the order of their first join. */
-  addresses(): readonly { readonly name: string; readonly address: string }[] {
-    return [...this.#addresses].map(([name, address]) => ({ name, address }));
+  /** True when packets to the DVIPA can be sent on to the target: both have the IP version on the trusted link. */
+  reaches(name: string, dvipa: string): boolean {
+    return this.#addresses.get(name)?.some((address) => ipVersion(address) === ipVersion(dvipa)) ?? false;
+  }
+
+  /** Every target seen since the start, with its addresses on the trusted link, in the order of their first join. */
+  addresses(): readonly { readonly name: string; readonly addresses: readonly string[] }[] {
+    return [...this.#addresses].map(([name, addresses]) => ({ name, addresses }));
   }
 
   /** Resolves once every connected target of the DVIPA has the SA; a target that fails is cut off and will resynchronise. */
@@ -135,15 +143,32 @@ export class Targets {
       counters.add("bus.joinRefused");
       throw new EsplexError("bus.unauthorised", `the certificate names ${name}, the join says ${body.node}`);
     }
+    const address = connection.remoteAddress;
+    const { otherAddress } = body;
+    if (otherAddress !== null && ipVersion(otherAddress) === ipVersion(address)) {
+      throw new EsplexError("bus.protocol", `${name} joins from ${address} and names ${otherAddress} besides`);
+    }
     const before = this.#joined.get(name);
     before?.connection.close("replaced by a newer connection");
-    this.#joined.set(name, { name, address: connection.remoteAddress, connection });
-    this.#addresses.set(name, connection.remoteAddress);
+    this.#joined.set(name, { name, connection });
+    this.#addresses.set(name, otherAddress === null ? [address] : [address, otherAddress]);
     onJoin(name);
-    log.info("target joined", { target: name, address: connection.remoteAddress, shadowSas: body.shadow.length });
+    log.info("target joined", { target: name, address, otherAddress, shadowSas: body.shadow.length });
+    this.#warnOfUnreachable(name);
     await onChange();
     this.#sendSnapshot(name, connection);
     return {};
+  }
+
+  #warnOfUnreachable(name: string): void {
+    for (const { address } of this.#context.dvipas()) {
+      if (!this.serves(name, address) || this.reaches(name, address)) continue;
+      this.#context.counters.add("targets.unreachable");
+      this.#context.log.warn(
+        `the target has no IPv${ipVersion(address)} address on the trusted link: it gets no connections of this DVIPA`,
+        { target: name, dvipa: address },
+      );
+    }
   }
 
   #left(name: string, connection: BusConnection, reason: string): void {

@@ -44,7 +44,7 @@ describe("links and addresses", () => {
   ])("adds %s/%i to lo, recognisably ours", async (address, prefixBits) => {
     const entry = { address, prefixBits, interfaceIndex: (await net.call("linkByName", "lo")).index };
     await net.call("addAddress", entry);
-    expect(await net.call("ourAddresses", none)).toEqual([{ ...entry, protocol: 155 }]);
+    expect(await net.call("ourAddresses", none)).toEqual([{ ...entry, protocol: 155, isPreferred: prefixBits === 32 }]);
     expect(await n.ip("address show dev lo")).toContain(`${address}/${prefixBits}`);
     await expect(net.call("addAddress", entry)).rejects.toMatchObject({ details: { code: "EEXIST" } });
     await net.call("deleteAddress", entry);

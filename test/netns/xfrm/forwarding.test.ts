@@ -1,6 +1,7 @@
 import { expect, it } from "vitest";
 import { steeringMark, steeringTable } from "../../../src/net/ids.ts";
-import { AF_INET } from "../../../src/net/inet-address.ts";
+import { steeringRuleset } from "../../../src/daemons/node/steering-ruleset.ts";
+import { AF_INET, AF_INET6, type AddressFamily } from "../../../src/net/inet-address.ts";
 import { targetRoute } from "../../../src/net/routes.ts";
 import { steeringRule } from "../../../src/net/rules.ts";
 import type { NetHandlers } from "../net/net-worker.ts";
@@ -10,58 +11,89 @@ import { Namespace, veth } from "../support/namespace.ts";
 import { mirrored, testSa } from "./fixtures.ts";
 import type { PlainSa, PlainWish, XfrmHandlers } from "./xfrm-worker.ts";
 
-//  c 192.0.2.1 ──── client network ──── 192.0.2.2 d (owns V 192.0.2.100)
-//       └────────── second cable ────── 203.0.113.3 t (V on lo, no ARP)
-//  d 198.51.100.1 ─ trusted link ────── 198.51.100.2 t
+//  c .1 ──── client network ──── .2 d (owns V)
+//    .1 ──── second cable ────── .3 t (V on lo, answers nobody who asks for it)
+//  d .1 ──── trusted link ────── .2 t
 //
 // d forwards every ESP packet to V, still encrypted, to t; t answers straight to c. d has the SA as well.
 
-const C = "192.0.2.1";
-const V = "192.0.2.100";
+interface Plan {
+  readonly family: AddressFamily;
+  /** Of client network, second cable and trusted link, up to the host's number. */
+  readonly networks: readonly [string, string, string];
+  readonly prefixBits: number;
+  readonly v: string;
+}
+
+const PLANS: readonly Plan[] = [
+  {
+    family: AF_INET,
+    networks: ["192.0.2.", "203.0.113.", "198.51.100."],
+    prefixBits: 24,
+    v: "192.0.2.100",
+  },
+  {
+    family: AF_INET6,
+    networks: ["2001:db8:1::", "2001:db8:2::", "2001:db8:3::"],
+    prefixBits: 64,
+    v: "2001:db8:1::100",
+  },
+];
+const CASES = PLANS.flatMap((plan) =>
+  (["transport", "tunnel"] as const).map((mode) => ({ ...plan, mode, version: plan.family === AF_INET ? 4 : 6 })),
+);
+/** Its ESP comes in three fragments. An IPv6 tunnel fragments what goes into it instead. */
+const LARGE_BYTES = "4000";
 
 describeWithEsp("still-encrypted packets pass the distributor", () => {
-  it.each(["transport", "tunnel"] as const)("%s mode: steered by mark, decrypted at the target only", async (mode) => {
+  it.each(CASES)("IPv$version, $mode mode: steered by mark, decrypted at the target only", async (plan) => {
+    const { family, networks, prefixBits, v, mode } = plan;
+    const [client, cable, trust] = networks;
+    const c0 = `${client}1`;
     await using c = await Namespace.create("fc");
     await using d = await Namespace.create("fd");
     await using t = await Namespace.create("ft");
     const end = (namespace: Namespace, name: string, address: string): Parameters<typeof veth>[0] => {
-      return { namespace, name, addresses: [address] };
+      return { namespace, name, addresses: [`${address}/${prefixBits}`] };
     };
-    await veth(end(c, "veth0", `${C}/24`), end(d, "veth0", "192.0.2.2/24"));
-    await veth(end(c, "veth1", "203.0.113.1/24"), end(t, "veth0", "203.0.113.3/24"));
-    await veth(end(d, "veth1", "198.51.100.1/24"), end(t, "veth1", "198.51.100.2/24"));
-    await d.ip(`address add ${V}/32 dev veth0`);
-    await t.ip(`address add ${V}/32 dev lo`);
+    await veth(end(c, "veth0", c0), end(d, "veth0", `${client}2`));
+    await veth(end(c, "veth1", `${cable}1`), end(t, "veth0", `${cable}3`));
+    await veth(end(d, "veth1", `${trust}1`), end(t, "veth1", `${trust}2`));
+    const host = family === AF_INET ? "32" : "128";
+    const noDad = family === AF_INET ? "" : " nodad";
+    await d.ip(`address add ${v}/${host} dev veth0${noDad}`);
+    await t.ip(`address add ${v}/${host} dev lo${noDad}`);
     await t.sysctl("net/ipv4/conf/all/arp_ignore", "1");
-    await t.ip(`route add ${C}/32 via 203.0.113.1`);
+    await t.ip(`route add ${c0}/${host} via ${cable}1`);
     const noReversePathCheck = 'for file in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 >"$file"; done';
     for (const namespace of [c, d, t]) await namespace.exec("sh", ["-c", noReversePathCheck]);
     await d.sysctl("net/ipv4/conf/all/send_redirects", "0");
     await d.sysctl("net/ipv4/ip_forward", "1");
-    await c.exec("ping", ["-c", "1", "-W", "5", V]);
-    await d.exec("ping", ["-c", "1", "-W", "5", "198.51.100.2"]);
+    await d.sysctl("net/ipv6/conf/all/forwarding", "1");
+    await c.exec("ping", ["-c", "1", "-W", "5", v]);
+    await d.exec("ping", ["-c", "1", "-W", "5", `${trust}2`]);
 
     await using net = await d.worker<NetHandlers>("test/netns/net/net-worker.ts");
-    const rule = `ip daddr ${V} meta l4proto esp meta mark set ${steeringMark(1)}`;
-    await net.call("applyRuleset", `table inet s { chain c { type filter hook prerouting priority -150; ${rule}; }\n}`);
-    await net.call("addRule", steeringRule(AF_INET, steeringMark(1), steeringTable(1)));
+    await net.call("applyRuleset", steeringRuleset("s", [v], `meta mark set ${steeringMark(1)}`));
+    await net.call("addRule", steeringRule(family, steeringMark(1), steeringTable(1)));
     const { index } = await net.call("linkByName", "veth1");
-    await net.call("addRoute", targetRoute(steeringTable(1), "198.51.100.2", index));
-    await net.call("moveLocalRule", AF_INET);
+    await net.call("addRoute", targetRoute(steeringTable(1), `${trust}2`, index));
+    await net.call("moveLocalRule", family);
 
     const worker = "test/netns/xfrm/xfrm-worker.ts";
     await using cXfrm = await c.worker<XfrmHandlers>(worker);
     await using dXfrm = await d.worker<XfrmHandlers>(worker);
     await using tXfrm = await t.worker<XfrmHandlers>(worker);
-    const sa = testSa(V, C, { mode });
-    // Both hosts send on the one outbound SA, each from its own lease.
+    const sa = testSa(v, c0, { mode });
+    // The guard of an owner lets neighbour discovery through, which c needs as well. Both hosts send on the one outbound SA, each from its own lease.
     await dXfrm.call("apply", wish(sa, "distributor", 1n));
     await tXfrm.call("apply", wish(sa, "target", 1001n));
-    await cXfrm.call("apply", { ...wish(mirrored(sa), "target", 1n), guards: [] });
+    await cXfrm.call("apply", wish(mirrored(sa), "distributor", 1n));
 
-    await using toTarget = await Capture.start(d, "veth1", `host ${V} and not arp`, "out");
-    await using answers = await Capture.start(t, "veth0", `host ${V} and not arp`, "out");
-    await c.exec("ping", ["-c", "3", "-i", "0.05", "-W", "5", V]);
+    const filter = `host ${v} and (ip proto 50 or ip6 proto 50)`;
+    await using toTarget = await Capture.start(d, "veth1", filter, "out");
+    await using answers = await Capture.start(t, "veth0", filter, "out");
+    await c.exec("ping", ["-c", "3", "-i", "0.05", "-W", "5", v]);
     const forwarded = await toTarget.stop();
     const answered = await answers.stop();
     expect(forwarded.map(({ esp }) => esp)).toEqual([1, 2, 3].map((sequence) => ({ spi: 0x1001, sequence })));
@@ -69,6 +101,12 @@ describeWithEsp("still-encrypted packets pass the distributor", () => {
     const received = async (xfrm: typeof dXfrm): Promise<bigint | undefined> =>
       (await xfrm.call("listStates", undefined)).find(({ id }) => id.spi === 0x1001)?.replay.seq;
     expect([await received(dXfrm), await received(tXfrm)]).toEqual([0n, 3n]);
+    expect(await d.xfrmStat()).toEqual({});
+
+    // Fragments are steered whole: none of a large packet goes to d's own kernel.
+    await c.exec("ping", ["-c", "2", "-i", "0.05", "-W", "5", "-s", LARGE_BYTES, v]);
+    expect(await received(dXfrm)).toBe(0n);
+    expect(await received(tXfrm)).toBeGreaterThanOrEqual(5n);
     expect(await d.xfrmStat()).toEqual({});
   });
 });

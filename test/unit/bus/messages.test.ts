@@ -71,6 +71,12 @@ test.each(ESP_SUITES.map((suite) => [suiteName(suite), suite] as const))(
   },
 );
 
+test("a target joins with its other address, or without one", () => {
+  const join = (otherAddress: unknown): unknown => decodeRequest("join", { node: "t1", shadow: [], otherAddress });
+  for (const good of ["fe80::5", "198.51.100.5", null]) expect(join(good)).toMatchObject({ otherAddress: good });
+  for (const bad of ["fe80::5%trust0", "t1", 7, undefined]) expect(join(bad)).toBeNull();
+});
+
 test("a snapshot arrives as it was sent", () => {
   const body: RequestBody<"snapshot"> = {
     part: 0,

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { WireExaminer } from "../../../netns/evidence.ts";
+import { fragment, ipv6Packet, options, routing } from "../sa/ipv6-builder.ts";
 
 const DVIPA = [192, 0, 2, 100];
 const CLIENT = [192, 0, 2, 10];
@@ -50,6 +51,32 @@ describe("what a capture of the client's link shows", () => {
     expect(examiner.cleartextSamples).toHaveLength(3);
   });
 
+  it("reads IPv6: ESP behind extension headers, and no neighbour discovery as cleartext", () => {
+    const dvipa = "2001:db8:1::100";
+    const client = "2001:db8:1::10";
+    const v6 = (...packet: Parameters<typeof ipv6Packet>): Frame => frame(0x86dd, ipv6Packet(...packet));
+    const icmp = (type: number): Uint8Array => Uint8Array.of(type, 0, 0, 0, 0, 0, 0, 0);
+    const examiner = new WireExaminer(dvipa);
+    const frames = [
+      v6(dvipa, client, 50, espBody(1, 5)),
+      v6(dvipa, client, 50, espBody(1, 5), [options(0)]),
+      v6(dvipa, client, 50, espBody(1, 6), [fragment(0, true)]),
+      v6(dvipa, client, 50, espBody(1, 6), [fragment(180, false)]),
+      v6(client, dvipa, 50, espBody(1, 5)),
+      v6(dvipa, client, 17, Uint8Array.of(1, 244, 1, 244, 0, 8, 0, 0)),
+      v6(dvipa, client, 58, icmp(136)),
+      v6(client, dvipa, 58, icmp(135)),
+      v6(dvipa, client, 58, icmp(129)),
+      v6(client, dvipa, 6, new Uint8Array(20), [options(60)]),
+      v6(client, dvipa, 58, icmp(135), [routing(0), routing(0)]),
+      v6("2001:db8:1::1", client, 6, new Uint8Array(20)),
+    ];
+    for (const one of frames) examiner.take(one);
+    const found = examiner.result();
+    expect(found).toMatchObject({ frames: 12, espFromDvipa: 3, espToDvipa: 1, ike: 1, duplicateCount: 1 });
+    expect(found).toMatchObject({ cleartextPackets: 3, cleartextFromDvipa: 1 });
+  });
+
   it("survives frames that are cut short", () => {
     const whole = esp(1, 1).bytes;
     const cut = Array.from({ length: whole.length }, (_, length) => ({
@@ -85,7 +112,7 @@ function ipv4(protocol: number, source: readonly number[], destination: readonly
   return frame(0x0800, Buffer.concat([header, body]));
 }
 
-function frame(type: number, payload: Buffer): Frame {
+function frame(type: number, payload: Uint8Array): Frame {
   const mac = Buffer.from(MAC.replaceAll(":", ""), "hex");
   const header = Buffer.concat([Buffer.alloc(6), mac, Buffer.from([type >> 8, type & 0xff])]);
   const bytes = Buffer.concat([header, payload]);

@@ -1,0 +1,23 @@
+import { describe, expect, it } from "vitest";
+import { steeringRuleset } from "../../../src/daemons/node/steering-ruleset.ts";
+
+describe("steeringRuleset", () => {
+  const text = (...dvipas: string[]): string => steeringRuleset("esplex", dvipas, "queue num 7");
+
+  it("queues ESP to the DVIPAs of each IP version", () => {
+    const both = text("192.0.2.100", "192.0.2.101", "2001:db8::100");
+    expect(both).toContain("set dvipas { type ipv4_addr; elements = { 192.0.2.100, 192.0.2.101 } }");
+    expect(both).toContain("set dvipas6 { type ipv6_addr; elements = { 2001:db8::100 } }");
+    expect(both).toMatch(/^ *ip daddr @dvipas meta l4proto esp queue num 7$/m);
+    expect(both).toMatch(/^ *ip6 daddr @dvipas6 meta l4proto esp queue num 7$/m);
+  });
+
+  it("has nothing of a version that no DVIPA has: nft takes no empty set", () => {
+    expect(text("192.0.2.100")).not.toMatch(/dvipas6|ip6/);
+    expect(text("2001:db8::100")).not.toMatch(/@dvipas |ipv4_addr/);
+  });
+
+  it("never lets a packet past a queue without a reader", () => {
+    expect(text("192.0.2.100", "2001:db8::100")).not.toContain("bypass");
+  });
+});
