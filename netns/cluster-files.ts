@@ -1,7 +1,7 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { stringify } from "yaml";
-import { APPLICATION_PORT, BUS_PORT } from "./layout.ts";
+import { APPLICATION_PORT, BUS_PORT, DVIPA } from "./layout.ts";
 import type { LabNetwork } from "./network.ts";
 
 /** The cluster's name, also in its certificates. */
@@ -37,8 +37,10 @@ export async function writeClusterFiles(
   const withCertificates = settings.authentication === "certificate";
   const inPki = (file: string): string => `${IKE_PKI_DIRECTORY}/${file}`;
   const bus = { coupling: `${network.interfaceOf("cf", "trust").address}:${BUS_PORT}` };
-  const dvipa = {
-    address: network.dvipa,
+  // An IPv6 lab's nodes have the IPv4 DVIPA as well: both versions on one host must not get into each other's way.
+  const addresses = network.ipVersion === 4 ? [DVIPA] : [network.dvipa, DVIPA];
+  const dvipas = addresses.map((address) => ({
+    address,
     interface: network.interfaceOf("d1", "client").name,
     distributor: "d1",
     targets: network.nodes.filter(({ role }) => role === "target").map(({ name }) => name),
@@ -51,7 +53,7 @@ export async function writeClusterFiles(
           })),
         }
       : {}),
-  };
+  }));
   const peer = {
     name: "client",
     address: network.clientAddress,
@@ -77,7 +79,7 @@ export async function writeClusterFiles(
             },
           }
         : {}),
-      dvipas: [dvipa],
+      dvipas,
       peers: [peer],
     },
     "cluster-target.yaml": { cluster: CLUSTER_NAME, bus },

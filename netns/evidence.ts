@@ -19,6 +19,8 @@ export interface WireEvidence {
   readonly frames: number;
   readonly espFromDvipa: number;
   readonly espToDvipa: number;
+  /** Those of both that are fragments of a larger packet. */
+  readonly espFragments: number;
   /** IKE messages, both ways. */
   readonly ike: number;
   /** ESP packets from the DVIPA whose (SPI, sequence number) was already seen. */
@@ -67,6 +69,7 @@ export class WireExaminer {
     frames: 0,
     espFromDvipa: 0,
     espToDvipa: 0,
+    espFragments: 0,
     ike: 0,
     duplicates: 0,
     cleartext: 0,
@@ -111,6 +114,7 @@ export class WireExaminer {
   #classify(header: IpHeader, body: Buffer, fromDvipa: boolean, mac: string): void {
     const { protocol, fragment } = header;
     if (protocol === PROTOCOL_ESP) {
+      if (fragment !== null) this.#count.espFragments += 1;
       if (!fromDvipa) this.#count.espToDvipa += 1;
       else if (fragment !== "later" && body.length >= 8) this.#takeEsp(header.destination, body, mac);
       return;

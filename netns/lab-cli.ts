@@ -1,14 +1,14 @@
-/** `node netns/lab-cli.ts up DIRECTORY PREFIX TARGETS | down DIRECTORY PREFIX TARGETS`: called by `lab.sh` only. */
+/** `node netns/lab-cli.ts up|down DIRECTORY PREFIX TARGETS IP-VERSION`: called by `lab.sh` only. */
 import { rm } from "node:fs/promises";
 import { Lab } from "./lab.ts";
 import { planNodes } from "./layout.ts";
 import { LabNetwork } from "./network.ts";
 
-const [action, directory, prefix, targets] = process.argv.slice(2);
+const [action, directory, prefix, targets, ipVersion] = process.argv.slice(2);
 if (directory === undefined || prefix === undefined || targets === undefined) throw new Error("call netns/lab.sh");
 
 if (action === "up") {
-  const lab = await Lab.create({ directory, prefix, targets: Number(targets) });
+  const lab = await Lab.create({ directory, prefix, targets: Number(targets), ipVersion: ipVersion === "6" ? 6 : 4 });
   try {
     await lab.startCluster();
     await lab.startClient();

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The lab by hand: see --help. The picture is in netns/layout.ts:
 #
-#   client ──┬────────┬───────┬───────┐      client network 192.0.2.0/24, DVIPA 192.0.2.100
+#   client ──┬────────┬───────┬───────┐      client network 192.0.2.0/24, DVIPA 192.0.2.100 or 2001:db8:1::100
 #            d1       t1      t2      t3
 #   cf ──────┴────────┴───────┴───────┘      trusted link 198.51.100.0/24
 set -euo pipefail
@@ -13,9 +13,10 @@ prefix=esplex
 
 usage() {
   cat <<'END'
-Usage: netns/lab.sh up [TARGETS] | down | status | shell NODE | exec NODE COMMAND… | client CHILD
+Usage: netns/lab.sh up [TARGETS [4|6]] | down | status | shell NODE | exec NODE COMMAND… | client CHILD
 
-  up      builds the lab (1 to 8 targets, default 3), starts every daemon and the client's strongSwan
+  up      builds the lab (1 to 8 targets, default 3; client and DVIPA on IPv4 or IPv6, default 4), starts every daemon
+          and the client's strongSwan
   client  negotiates: CHILD is transport or tunnel
   status  what each daemon says
   shell   a shell inside client, d1, t1 …, cf (or net, where the bridges are)
@@ -41,7 +42,7 @@ targets_up() {
   cat "$directory.targets"
 }
 
-run_lab() { "$bin/node" "$here/lab-cli.ts" "$1" "$directory" "$prefix" "$2"; }
+run_lab() { "$bin/node" "$here/lab-cli.ts" "$1" "$directory" "$prefix" "$2" "${3-4}"; }
 
 action=${1-}
 [[ $action != --help && $action != -h ]] || { usage; exit 0; }
@@ -51,10 +52,13 @@ shift
 case $action in
   up)
     [[ ${1-3} =~ ^[1-8]$ ]] || fail "a lab has 1 to 8 targets, not '$1'" 2
+    [[ ${2-4} =~ ^[46]$ ]] || fail "the IP version is 4 or 6, not '$2'" 2
     [[ ! -e $directory.targets ]] || fail "the lab is already up"
     echo "${1-3}" >"$directory.targets"
-    run_lab up "${1-3}" || { run_lab down "${1-3}"; rm -f "$directory.targets"; exit 1; }
-    echo "up. Next: netns/lab.sh client transport; netns/lab.sh exec client ping 192.0.2.100"
+    run_lab up "${1-3}" "${2-4}" || { run_lab down "${1-3}"; rm -f "$directory.targets"; exit 1; }
+    dvipa=192.0.2.100
+    [[ ${2-4} == 4 ]] || dvipa=2001:db8:1::100
+    echo "up. Next: netns/lab.sh client transport; netns/lab.sh exec client ping $dvipa"
     ;;
   down)
     run_lab down "$(targets_up)"

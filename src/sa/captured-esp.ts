@@ -1,4 +1,4 @@
-import { ipFromBytes } from "../core/ip.ts";
+import { packetBytes, parseIp } from "./ip-header.ts";
 import { IP_PROTOCOL } from "./packet.ts";
 
 /** What a capture shows of one ESP packet. */
@@ -17,8 +17,6 @@ export interface CapturedEsp {
 const ETHERNET_HEADER_BYTES = 14;
 const ETHERTYPE_IPV4 = 0x0800;
 const ETHERTYPE_IPV6 = 0x86dd;
-const IPV4_MIN_HEADER_BYTES = 20;
-const IPV6_HEADER_BYTES = 40;
 const UDP_HEADER_BYTES = 8;
 /** RFC 3948 §2: ESP in UDP; four zero bytes there mean IKE. */
 const NAT_T_PORT = 4500;
@@ -33,8 +31,7 @@ interface Datagram {
 }
 
 /**
- * The ESP packet in an Ethernet frame: over IPv4 or IPv6 (without extension headers), bare or in UDP. Null for anything
- * else and for later fragments, "cut" for ESP of which the capture does not hold the header.
+ * The ESP packet in an Ethernet frame: over IPv4 or IPv6, bare or in UDP. Null for anything else and for later fragments, "cut" for ESP of which the capture does not hold the header.
  */
 export function espOfFrame(frame: Buffer): CapturedEsp | "cut" | null {
   const datagram = datagramOf(frame);
@@ -51,25 +48,12 @@ export function espOfFrame(frame: Buffer): CapturedEsp | "cut" | null {
 function datagramOf(frame: Buffer): Datagram | null {
   if (frame.length < ETHERNET_HEADER_BYTES) return null;
   const type = frame.readUInt16BE(12);
+  if (type !== ETHERTYPE_IPV4 && type !== ETHERTYPE_IPV6) return null;
   const packet = frame.subarray(ETHERNET_HEADER_BYTES);
-  if (type === ETHERTYPE_IPV4 && packet.length >= IPV4_MIN_HEADER_BYTES) {
-    const isLaterFragment = (packet.readUInt16BE(6) & 0x1fff) !== 0;
-    if (isLaterFragment) return null;
-    const body = packet.subarray((packet.readUInt8(0) & 0x0f) * 4, packet.readUInt16BE(2));
-    return { ...addresses(packet, 12, 4), protocol: packet.readUInt8(9), body };
-  }
-  if (type === ETHERTYPE_IPV6 && packet.length >= IPV6_HEADER_BYTES) {
-    const body = packet.subarray(IPV6_HEADER_BYTES, IPV6_HEADER_BYTES + packet.readUInt16BE(4));
-    return { ...addresses(packet, 8, 16), protocol: packet.readUInt8(6), body };
-  }
-  return null;
-}
-
-function addresses(packet: Buffer, at: number, bytes: number): { source: string; destination: string } {
-  return {
-    source: ipFromBytes(packet.subarray(at, at + bytes)),
-    destination: ipFromBytes(packet.subarray(at + bytes, at + 2 * bytes)),
-  };
+  const header = parseIp(packetBytes(packet), { whole: false });
+  if (typeof header === "string" || header.fragment === "later") return null;
+  const { source, destination, protocol, headerBytes, totalBytes } = header;
+  return { source, destination, protocol, body: packet.subarray(headerBytes, totalBytes) };
 }
 
 function espInUdp({ protocol, body }: Datagram): Buffer | null {

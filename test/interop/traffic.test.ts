@@ -85,6 +85,8 @@ describe.each([4, 6] as const)("IPv%i", (ipVersion) => {
       expect(await capture.stop()).toEqual({ droppedByKernel: 0 });
       const wire = await examineCapture(capture.path, lab().network.dvipa);
       expect(wire).toMatchObject({ duplicates: [], cleartextPackets: 0 });
+      // An IPv6 tunnel fragments what goes into it (RFC 4303 §3.3.4), all others their ESP.
+      expect(wire.espFragments > 0).toBe(!(ipVersion === 6 && mode === "tunnel"));
       expect(sendersOf(lab(), wire)).toEqual(["d1", "t1", "t2", "t3"]);
       expect(await readCleartext(lab().network)).toEqual({ fromDvipa: 0, toDvipa: 0 });
       expect(await readDecapsulatedTcp(lab().network, "d1")).toBe(0);

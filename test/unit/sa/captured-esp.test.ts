@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
 import { espOfFrame } from "../../../src/sa/captured-esp.ts";
+import { fragment, ipv6Packet, options } from "./ipv6-builder.ts";
 
 const ESP = Buffer.from("00001234000000070102030405060708ffff", "hex");
 const SEEN = { spi: 0x1234, sequence: 7, iv: 0x0102030405060708n, bytes: ESP };
@@ -29,6 +30,10 @@ test("ESP is found over IPv4, in UDP and over IPv6; padding of the link is no pa
   const header = Buffer.from(`6000000000123240${"20010db8".padEnd(31, "0")}1${"20010db8".padEnd(31, "0")}2`, "hex");
   const v6 = { ...SEEN, source: "2001:db8::1", destination: "2001:db8::2" };
   expect(espOfFrame(ethernet(0x86dd, Buffer.concat([header, ESP])))).toEqual(v6);
+  const behind = ipv6Packet("2001:db8::1", "2001:db8::2", 50, ESP, [options(0), fragment(0, true)]);
+  expect(espOfFrame(ethernet(0x86dd, Buffer.from(behind)))).toEqual(v6);
+  const later = ipv6Packet("2001:db8::1", "2001:db8::2", 50, ESP, [fragment(100, true)]);
+  expect(espOfFrame(ethernet(0x86dd, Buffer.from(later)))).toBeNull();
 });
 
 test("IKE, other traffic and later fragments are not ESP", () => {
