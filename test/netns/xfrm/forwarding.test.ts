@@ -42,6 +42,8 @@ const PLANS: readonly Plan[] = [
 const CASES = PLANS.flatMap((plan) =>
   (["transport", "tunnel"] as const).map((mode) => ({ ...plan, mode, version: plan.family === AF_INET ? 4 : 6 })),
 );
+/** Of `testSa`. */
+const INBOUND_SPI = 0x1001;
 /** Its ESP comes in three fragments. An IPv6 tunnel fragments what goes into it instead. */
 const LARGE_BYTES = "4000";
 
@@ -74,7 +76,9 @@ describeWithEsp("still-encrypted packets pass the distributor", () => {
     await d.exec("ping", ["-c", "1", "-W", "5", `${trust}2`]);
 
     await using net = await d.worker<NetHandlers>("test/netns/net/net-worker.ts");
-    await net.call("applyRuleset", steeringRuleset("s", [v], `meta mark set ${steeringMark(1)}`));
+    // By SPI, the first 32 bits of what the IP header carries: a later fragment has none, so it would stay with d.
+    const mark = `@th,0,32 ${INBOUND_SPI} meta mark set ${steeringMark(1)}`;
+    await net.call("applyRuleset", steeringRuleset("s", [v], mark));
     await net.call("addRule", steeringRule(family, steeringMark(1), steeringTable(1)));
     const { index } = await net.call("linkByName", "veth1");
     await net.call("addRoute", targetRoute(steeringTable(1), `${trust}2`, index));
@@ -96,10 +100,10 @@ describeWithEsp("still-encrypted packets pass the distributor", () => {
     await c.exec("ping", ["-c", "3", "-i", "0.05", "-W", "5", v]);
     const forwarded = await toTarget.stop();
     const answered = await answers.stop();
-    expect(forwarded.map(({ esp }) => esp)).toEqual([1, 2, 3].map((sequence) => ({ spi: 0x1001, sequence })));
+    expect(forwarded.map(({ esp }) => esp)).toEqual([1, 2, 3].map((sequence) => ({ spi: INBOUND_SPI, sequence })));
     expect(answered.map(({ esp }) => esp)).toEqual([1001, 1002, 1003].map((sequence) => ({ spi: 0x2002, sequence })));
     const received = async (xfrm: typeof dXfrm): Promise<bigint | undefined> =>
-      (await xfrm.call("listStates", undefined)).find(({ id }) => id.spi === 0x1001)?.replay.seq;
+      (await xfrm.call("listStates", undefined)).find(({ id }) => id.spi === INBOUND_SPI)?.replay.seq;
     expect([await received(dXfrm), await received(tXfrm)]).toEqual([0n, 3n]);
     expect(await d.xfrmStat()).toEqual({});
 
