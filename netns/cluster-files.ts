@@ -36,7 +36,8 @@ export async function writeClusterFiles(
 ): Promise<void> {
   const withCertificates = settings.authentication === "certificate";
   const inPki = (file: string): string => `${IKE_PKI_DIRECTORY}/${file}`;
-  const bus = { coupling: `${network.interfaceOf("cf", "trust").address}:${BUS_PORT}` };
+  const coupling = network.busAddressOf("cf");
+  const bus = { coupling: `${coupling.includes(":") ? `[${coupling}]` : coupling}:${BUS_PORT}` };
   // An IPv6 lab's nodes have the IPv4 DVIPA as well: both versions on one host must not get into each other's way.
   const addresses = network.ipVersion === 4 ? [DVIPA] : [network.dvipa, DVIPA];
   const dvipas = addresses.map((address) => ({

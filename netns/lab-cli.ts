@@ -8,7 +8,12 @@ const [action, directory, prefix, targets, ipVersion] = process.argv.slice(2);
 if (directory === undefined || prefix === undefined || targets === undefined) throw new Error("call netns/lab.sh");
 
 if (action === "up") {
-  const lab = await Lab.create({ directory, prefix, targets: Number(targets), ipVersion: ipVersion === "6" ? 6 : 4 });
+  const lab = await Lab.create({
+    directory,
+    prefix,
+    targets: Number(targets),
+    versions: { service: ipVersion === "6" ? 6 : 4 },
+  });
   try {
     await lab.startCluster();
     await lab.startClient();

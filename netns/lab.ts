@@ -10,7 +10,7 @@ import { DVIPA_CERTIFICATES, IKE_PKI_DIRECTORY, writeClusterFiles, type ClusterS
 import { IkePki } from "./ike-pki.ts";
 import { countCleartext, countDecapsulatedTcp } from "./counters.ts";
 import { LabDaemon, START_LIMIT_MS } from "./daemon.ts";
-import { APPLICATION_PORT, DVIPA, DVIPA_IDENTITY, planNodes, type IpVersion, type LabNode } from "./layout.ts";
+import { APPLICATION_PORT, DVIPA, DVIPA_IDENTITY, planNodes, type LabNode, type LabVersions } from "./layout.ts";
 import { LabNetwork } from "./network.ts";
 import { Program } from "./program.ts";
 import { createPsk } from "./secrets.ts";
@@ -37,8 +37,8 @@ export interface LabOptions {
   /** The lab's files; default: a new directory for temporary files. Removed with the lab when it was made here. */
   readonly directory?: string;
   readonly cluster?: Partial<ClusterSettings>;
-  /** What client and DVIPA speak; default 4. */
-  readonly ipVersion?: IpVersion;
+  /** What client and DVIPA speak, and what the bus uses; default 4. */
+  readonly versions?: Partial<LabVersions>;
 }
 
 /**
@@ -76,7 +76,7 @@ export class Lab implements AsyncDisposable {
     );
     const nodes = planNodes(options.targets ?? 3);
     const psk = await createPsk(join(directory, "psk"));
-    const network = await LabNetwork.create(options.prefix ?? `esplex${process.pid}`, nodes, options.ipVersion);
+    const network = await LabNetwork.create(options.prefix ?? `esplex${process.pid}`, nodes, options.versions);
     const lab = new Lab(network, directory, psk, options.directory === undefined);
     try {
       if (options.cluster?.authentication === "certificate") lab.#ikePki = await createIkePki(directory);

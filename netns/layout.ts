@@ -11,8 +11,8 @@
  *        │ trust0 .1        │ trust0 .11    │ trust0 .12    │ trust0 .13│ trust0 .9
  *   ═════╧══════════════════╧═══════════════╧═══════════════╧═══════════╧ trusted link 198.51.100.0/24 (bridge `trust`)
  *
- * An IPv6 lab has the same hosts on 2001:db8:1::/64 of the client network as well, and nothing but link-local addresses
- * on the trusted link: the bus stays on IPv4.
+ * A lab with an IPv6 service has the same hosts on 2001:db8:1::/64 of the client network as well; one with its bus on IPv6
+ * has them on 2001:db8:2::/64 of the trusted link, others only link-local IPv6 addresses there.
  *
  * DVIPA 192.0.2.100 or 2001:db8:1::100: put up by the node daemons, never by the lab. Both bridges live in the namespace `net`, so that
  * the host stays as it was. Each link end in `net` is named after its node: `c-t1` on the client network, `t-t1` on
@@ -28,10 +28,17 @@ export const CLIENT_ADDRESS = "192.0.2.10";
 
 /** The IP version that client and DVIPA speak. */
 export type IpVersion = 4 | 6;
+/** What a lab speaks where. IPv4 is on both networks always. */
+export interface LabVersions {
+  /** Client and DVIPA. */
+  readonly service: IpVersion;
+  /** The cluster bus. */
+  readonly bus: IpVersion;
+}
 /** The DVIPA and the client's address of a lab. */
 export const SERVICE_ADDRESSES = {
   4: { dvipa: DVIPA, client: CLIENT_ADDRESS },
-  6: { dvipa: onV6(100), client: onV6(10) },
+  6: { dvipa: onV6(1, 100), client: onV6(1, 10) },
 } as const;
 /** Where the coupling service listens for the cluster bus. */
 export const BUS_PORT = 7600;
@@ -52,8 +59,8 @@ export interface LabInterface {
   readonly name: "cli0" | "trust0";
   /** IPv4 address; the prefix length is 24. */
   readonly address: string;
-  /** IPv6 address, in an IPv6 lab; the prefix length is 64. Null on the trusted link. */
-  readonly address6: string | null;
+  /** IPv6 address, where the lab has IPv6 on that network; the prefix length is 64. */
+  readonly address6: string;
   /** Locally administered MAC address: says in a capture who sent a frame. */
   readonly mac: string;
   /** Interface name of the other end, in the namespace `net`. */
@@ -89,7 +96,7 @@ function onClientNetwork(node: string, host: number): LabInterface {
     network: "client",
     name: "cli0",
     address: `192.0.2.${host}`,
-    address6: onV6(host),
+    address6: onV6(1, host),
     mac: macOf(1, host),
     port: `c-${node}`,
   };
@@ -100,14 +107,14 @@ function onTrustedLink(node: string, host: number): LabInterface {
     network: "trust",
     name: "trust0",
     address: `198.51.100.${host}`,
-    address6: null,
+    address6: onV6(2, host),
     mac: macOf(2, host),
     port: `t-${node}`,
   };
 }
 
-function onV6(host: number): string {
-  return `2001:db8:1::${host}`;
+function onV6(network: 1 | 2, host: number): string {
+  return `2001:db8:${network}::${host}`;
 }
 
 function macOf(network: number, host: number): string {

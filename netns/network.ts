@@ -5,6 +5,7 @@ import {
   DVIPA_IDENTITY,
   SERVICE_ADDRESSES,
   type IpVersion,
+  type LabVersions,
   type LabInterface,
   type LabNode,
   type NetworkName,
@@ -20,18 +21,21 @@ const KILL_LIMIT_MS = 10_000;
 export class LabNetwork {
   readonly prefix: string;
   readonly nodes: readonly LabNode[];
-  /** Of client and DVIPA. An IPv6 lab has IPv4 as well. */
-  readonly ipVersion: IpVersion;
+  readonly #versions: LabVersions;
 
-  private constructor(prefix: string, nodes: readonly LabNode[], ipVersion: IpVersion) {
+  private constructor(prefix: string, nodes: readonly LabNode[], versions: Partial<LabVersions>) {
     this.prefix = prefix;
     this.nodes = nodes;
-    this.ipVersion = ipVersion;
+    this.#versions = { service: 4, bus: 4, ...versions };
   }
 
   /** Builds it all. When a step fails, what was built is taken down again. */
-  static async create(prefix: string, nodes: readonly LabNode[], ipVersion: IpVersion = 4): Promise<LabNetwork> {
-    const network = new LabNetwork(prefix, nodes, ipVersion);
+  static async create(
+    prefix: string,
+    nodes: readonly LabNode[],
+    versions: Partial<LabVersions> = {},
+  ): Promise<LabNetwork> {
+    const network = new LabNetwork(prefix, nodes, versions);
     try {
       await network.#build();
       return network;
@@ -42,8 +46,19 @@ export class LabNetwork {
   }
 
   /** A network that `create` made in another process. */
-  static existing(prefix: string, nodes: readonly LabNode[], ipVersion: IpVersion = 4): LabNetwork {
-    return new LabNetwork(prefix, nodes, ipVersion);
+  static existing(prefix: string, nodes: readonly LabNode[]): LabNetwork {
+    return new LabNetwork(prefix, nodes, {});
+  }
+
+  /** Of client and DVIPA. */
+  get ipVersion(): IpVersion {
+    return this.#versions.service;
+  }
+
+  /** Where `node` listens on the bus. */
+  busAddressOf(node: string): string {
+    const { address, address6 } = this.interfaceOf(node, "trust");
+    return this.#versions.bus === 4 ? address : address6;
   }
 
   /** The virtual address that this lab's cluster serves. */
@@ -139,11 +154,12 @@ export class LabNetwork {
       `link set dev ${link.port} master ${link.network}`,
       `link set dev ${link.port} up`,
     ]);
-    const address6 = this.ipVersion === 6 ? link.address6 : null;
+    const { service, bus } = this.#versions;
+    const hasIpv6 = (link.network === "client" ? service : bus) === 6;
     await this.#ip(node.name, [
       `address add ${link.address}/24 dev ${link.name}`,
       `link set dev ${link.name} up`,
-      ...(address6 === null ? [] : [`address add ${address6}/64 dev ${link.name} nodad`]),
+      ...(hasIpv6 ? [`address add ${link.address6}/64 dev ${link.name} nodad`] : []),
     ]);
   }
 

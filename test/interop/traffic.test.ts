@@ -26,7 +26,7 @@ describe.each([4, 6] as const)("IPv%i", (ipVersion) => {
   let client: StrongSwan;
   let capture: Capture;
   const before = new Map<string, readonly string[]>();
-  const lab = useLab({ ipVersion }, async (up) => {
+  const lab = useLab({ versions: { service: ipVersion } }, async (up) => {
     for (const { name } of up.network.nodes) before.set(name, await snapshotKernel(up.network, name));
     await up.startCluster();
     client = await up.startClient();
