@@ -84,7 +84,7 @@ export class HostNetwork {
     if (wanted.dvipas.some((dvipa) => dvipa.role === "target" && isIpv4(dvipa))) await this.#prepareTarget();
     if (distributes.some(isIpv4)) await this.#prepareDistributor(distributes.filter(isIpv4));
     if (!distributes.every(isIpv4)) await this.#forwardIpv6();
-    for (const family of FAMILIES) {
+    for (const family of families()) {
       const isServed = distributes.some(({ address }) => familyOf(address) === family);
       await this.#applyRoutes(family, isServed ? wanted.targets : []);
     }
@@ -96,7 +96,7 @@ export class HostNetwork {
   async clear(): Promise<void> {
     await this.#applyAddresses([]);
     await this.#applyQueue([]);
-    for (const family of FAMILIES) await this.#applyRoutes(family, []);
+    for (const family of families()) await this.#applyRoutes(family, []);
     this.#sysctls.restore();
     rmSync(this.#recordPath, { force: true });
   }
@@ -220,6 +220,11 @@ export class HostNetwork {
 
 function isIpv4({ address }: HostDvipa): boolean {
   return familyOf(address) === AF_INET;
+}
+
+/** A kernel that was started without IPv6 does not know its rules either (EAFNOSUPPORT). */
+function families(): readonly AddressFamily[] {
+  return FAMILIES.filter((family) => family === AF_INET || hasIpv6("all"));
 }
 
 /** An interface with a small MTU, or without IPv6, has no settings for it. */

@@ -58,7 +58,7 @@ export async function runNode(options: NodeOptions): Promise<void> {
   mkdirSync(options.run, { recursive: true, mode: 0o700 });
   const { host, port } = config.bus.coupling;
   const trustedAddress = await addressTowards(host, port);
-  await checkTrustedLink(trustedAddress, own);
+  await requireNextHops(trustedAddress, own);
   const node = new Node({ options, config, own, ike, bus, trustedAddress });
   await runUntilSignal(node.parts(), log, node.failed);
 }
@@ -342,14 +342,4 @@ function ownDvipas(config: ClusterConfig, name: string): OwnDvipa[] {
     targets,
     ports,
   }));
-}
-
-/** Says at once, and in words, what would fail when the first target joins. */
-async function checkTrustedLink(trustedAddress: string, own: readonly OwnDvipa[]): Promise<void> {
-  const route = NetlinkSocket.open(NETLINK_ROUTE);
-  try {
-    await requireNextHops(route, trustedAddress, own);
-  } finally {
-    route.close();
-  }
 }

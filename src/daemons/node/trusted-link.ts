@@ -3,7 +3,7 @@ import { ipToBytes } from "../../core/ip.ts";
 import { listAddresses, type InterfaceAddress } from "../../net/addresses.ts";
 import { ADDRESS_PROTOCOL } from "../../net/ids.ts";
 import { AF_INET6, familyOf } from "../../net/inet-address.ts";
-import type { NetlinkSocket } from "../../net/netlink-socket.ts";
+import { NETLINK_ROUTE, NetlinkSocket } from "../../net/netlink-socket.ts";
 
 /**
  * A host's address on the trusted link of the IP version that the bus does not use: the next hop for packets of DVIPAs
@@ -24,14 +24,19 @@ export function otherAddressOnLink(addresses: readonly InterfaceAddress[], trust
   return best?.address ?? null;
 }
 
-/** Throws `config.invalid` when a DVIPA is of an IP version that this host does not speak on the trusted link. */
+/**
+ * Throws `config.invalid` when a DVIPA is of an IP version that this host does not speak on the trusted link: says at once,
+ * and in words, what would fail when the first target joins.
+ */
 export async function requireNextHops(
-  route: NetlinkSocket,
   trustedAddress: string,
   dvipas: readonly { readonly address: string }[],
 ): Promise<void> {
   const other = dvipas.find(({ address }) => familyOf(address) !== familyOf(trustedAddress));
-  if (other === undefined || otherAddressOnLink(await listAddresses(route), trustedAddress) !== null) return;
+  if (other === undefined) return;
+  const route = NetlinkSocket.open(NETLINK_ROUTE);
+  const addresses = await listAddresses(route).finally(() => route.close());
+  if (otherAddressOnLink(addresses, trustedAddress) !== null) return;
   const isV6 = familyOf(other.address) === AF_INET6;
   const remedy = isV6 ? "enable IPv6 on it, here and on every target (link-local addresses are enough)" : "give it one";
   const version = isV6 ? "IPv6" : "IPv4";
