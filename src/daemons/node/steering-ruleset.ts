@@ -1,4 +1,4 @@
-import { FAMILIES, familyOf, type AddressFamily } from "../../net/inet-address.ts";
+import { FAMILIES, familyOf } from "../../net/inet-address.ts";
 
 const NFT = {
   set: { 2: "dvipas", 10: "dvipas6" },
@@ -11,8 +11,9 @@ const NFT = {
  * kernel drops when no steering listens (fail closed).
  *
  * Of a fragmented packet only the first fragment has an SPI. The `ct` expression is there because it makes the kernel
- * track connections, hence reassemble fragments (priority -400, ahead of everything here); the packets themselves are
- * not tracked: neither a full connection table nor another ruleset's `ct state invalid` touches them.
+ * track connections, hence reassemble fragments (priority -400, ahead of everything here); the DVIPAs' own packets,
+ * ESP and IKE, are not tracked: neither a full connection table (a flood of IKE from spoofed addresses would fill it) nor
+ * another ruleset's `ct state invalid` touches them.
  */
 export function steeringRuleset(table: string, dvipas: readonly string[], verdict: string): string {
   const families = FAMILIES.filter((family) => dvipas.some((dvipa) => familyOf(dvipa) === family));
@@ -20,7 +21,8 @@ export function steeringRuleset(table: string, dvipas: readonly string[], verdic
     const elements = dvipas.filter((dvipa) => familyOf(dvipa) === family).join(", ");
     return `set ${NFT.set[family]} { type ${NFT.type[family]}; elements = { ${elements} } }`;
   });
-  const rules = (statement: string): string[] => families.map((family) => `${espTo(family)} ${statement}`);
+  const rules = (to: "daddr" | "saddr", match: string): string[] =>
+    families.map((family) => `${NFT.header[family]} ${to} @${NFT.set[family]} ${match}`);
   return `
     add table inet ${table}
     delete table inet ${table}
@@ -28,19 +30,21 @@ export function steeringRuleset(table: string, dvipas: readonly string[], verdic
       ${lines(sets)}
       chain untracked {
         type filter hook prerouting priority raw; policy accept;
-        ${lines(rules("notrack"))}
+        ${lines(rules("daddr", "meta l4proto esp notrack"))}
+        ${lines(rules("daddr", "udp dport { 500, 4500 } notrack"))}
+      }
+      chain untracked_out {
+        type filter hook output priority raw; policy accept;
+        ${lines(rules("saddr", "meta l4proto esp notrack"))}
+        ${lines(rules("saddr", "udp sport { 500, 4500 } notrack"))}
       }
       chain steering {
         type filter hook prerouting priority mangle; policy accept;
-        ${lines(rules("ct state untracked counter"))}
-        ${lines(rules(verdict))}
+        ${lines(rules("daddr", "meta l4proto esp ct state untracked counter"))}
+        ${lines(rules("daddr", `meta l4proto esp ${verdict}`))}
       }
     }
   `;
-}
-
-function espTo(family: AddressFamily): string {
-  return `${NFT.header[family]} daddr @${NFT.set[family]} meta l4proto esp`;
 }
 
 function lines(texts: readonly string[]): string {

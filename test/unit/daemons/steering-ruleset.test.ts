@@ -12,6 +12,20 @@ describe("steeringRuleset", () => {
     expect(both).toMatch(/^ *ip6 daddr @dvipas6 meta l4proto esp queue num 7$/m);
   });
 
+  it("keeps ESP and IKE of the DVIPAs, both ways, out of the connection table", () => {
+    const both = text("192.0.2.100", "2001:db8::100");
+    for (const end of ["daddr", "saddr"]) {
+      const port = end === "daddr" ? "dport" : "sport";
+      for (const [header, set] of [
+        ["ip", "dvipas"],
+        ["ip6", "dvipas6"],
+      ]) {
+        expect(both).toContain(`${header} ${end} @${set} meta l4proto esp notrack`);
+        expect(both).toContain(`${header} ${end} @${set} udp ${port} { 500, 4500 } notrack`);
+      }
+    }
+  });
+
   it("has nothing of a version that no DVIPA has: nft takes no empty set", () => {
     expect(text("192.0.2.100")).not.toMatch(/dvipas6|ip6/);
     expect(text("2001:db8::100")).not.toMatch(/@dvipas |ipv4_addr/);
