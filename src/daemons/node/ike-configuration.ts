@@ -45,9 +45,29 @@ export async function loadIkeConfiguration(
     credentials,
     warnings: [
       ...late.map(({ subject }) => `the certificate of ${subject.toString()} has expired: peers will refuse it`),
+      ...revocationWarnings(peers, wallClockMs),
       ...nameless.map(({ name, localIdentity }) => `peer ${name}: no certificate of ours is for ${localIdentity}`),
     ],
   };
+}
+
+/** Lists that are out of date, and authorities that strict revocation leaves without a list: nobody below them gets in. */
+function revocationWarnings(peers: readonly IkePeerConfig[], nowMs: number): string[] {
+  const trusts = new Set(peers.flatMap(({ auth }) => (auth.kind === "certificate" ? [auth.trust] : [])));
+  const texts = [...trusts].flatMap(({ anchors, revocationLists, revocation }) => {
+    const late = revocationLists.filter(({ nextUpdateMs }) => nextUpdateMs !== null && nextUpdateMs < nowMs);
+    const bare = anchors.filter(({ subject }) => revocationLists.every(({ issuer }) => issuer.key !== subject.key));
+    return [
+      ...late.map(({ issuer }) => `the revocation list of ${issuer.toString()} is out of date`),
+      ...(revocation === "relaxed"
+        ? []
+        : bare.map(
+            ({ subject }) =>
+              `revocation is strict, and ${subject.toString()} has no list: its certificates are refused`,
+          )),
+    ];
+  });
+  return [...new Set(texts)];
 }
 
 function isFor(localIdentity: string): (credential: IkeCredential) => boolean {

@@ -117,7 +117,14 @@ describe("whom we believe", () => {
 });
 
 describe("a node's peers and credentials", () => {
-  async function load(changes: { identity?: string; localIdentity?: string; dvipa?: TestCertificate } = {}) {
+  interface Changes {
+    readonly identity?: string;
+    readonly localIdentity?: string;
+    readonly dvipa?: TestCertificate;
+    readonly revocation?: string;
+  }
+
+  async function load(changes: Changes = {}) {
     const own = changes.dvipa ?? sun;
     await file("root.pem", root.pem);
     await file("sun.pem", own.pem);
@@ -125,7 +132,7 @@ describe("a node's peers and credentials", () => {
     const config = parseCluster(
       `cluster: lab
 bus: { coupling: 198.51.100.9:7700 }
-certificates: { authorities: [root.pem] }
+certificates: { authorities: [root.pem] ${changes.revocation ?? ""} }
 dvipas: [{ address: 192.0.2.100, distributor: d1, targets: ALL, ports: ALL, certificates: [{ chain: sun.pem, key: sun.key }] }]
 peers: [{ name: a, address: ANY, identity: "${changes.identity ?? "moon.lab"}", localIdentity: "${changes.localIdentity ?? "sun.lab"}", certificate: {} }]
 `,
@@ -149,6 +156,17 @@ peers: [{ name: a, address: ANY, identity: "${changes.identity ?? "moon.lab"}", 
     expect((await load({ localIdentity: "pluto.lab" })).warnings).toEqual([
       "peer a: no certificate of ours is for pluto.lab",
     ]);
+  });
+
+  test("a list that is out of date, and strict revocation without a list, are warnings", async () => {
+    await file("old.crl", pemList(root.revocationListDer([], { nextUpdateMs: NOW_MS - 1 })));
+    await file("new.crl", pemList(root.revocationListDer([])));
+    const warnings = async (revocation: string) => (await load({ revocation })).warnings;
+    expect(await warnings(", revocationLists: [old.crl]")).toEqual(["the revocation list of CN=Root is out of date"]);
+    expect(await warnings(", revocation: strict")).toEqual([
+      "revocation is strict, and CN=Root has no list: its certificates are refused",
+    ]);
+    expect(await warnings(", revocationLists: [new.crl], revocation: strict")).toEqual([]);
   });
 
   test("an identity that cannot be read names its peer", async () => {
