@@ -272,8 +272,9 @@ test(
         fc.option(fc.nat(600), { freq: 3 }),
         (original, changes, cut) => {
           const bytes = original.slice(0, cut ?? original.length);
-          for (const { at, value } of changes) if (at < bytes.length) bytes[at] = value ^ (bytes[at] ?? 0) || 1;
-          lab.deliver(bytes);
+          for (const { at, value } of changes) if (at < bytes.length) bytes[at] = value;
+          // All of them unchanged would be the request itself.
+          if (toHex(bytes) !== toHex(original)) lab.deliver(bytes);
         },
       ),
       { numRuns: 300 },
