@@ -239,6 +239,8 @@ test("the client dials again, and says hello again; what was under way fails", a
       return hellos === 2 ? Promise.reject(new Error("not yet")) : Promise.resolve();
     },
   });
+  // The server may see the end of the handshake later than the client.
+  await until(() => connections.length === 1, "the server's side");
   const request = connection.request("reserve", reserve);
   connections[0]?.close("test");
   await expect(request).rejects.toMatchObject({ code: "bus.closed" });
