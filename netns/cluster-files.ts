@@ -18,6 +18,8 @@ export interface ClusterSettings {
   readonly espProposals: readonly string[] | null;
   /** How the client and the DVIPA prove who they are. */
   readonly authentication: "psk" | "certificate";
+  /** Sections of the peer as the cluster file has them; absent for the defaults. */
+  readonly peer?: Readonly<Record<string, unknown>>;
 }
 
 /** The DVIPA's certificates in the lab's IKE PKI with their kinds of keys, the preferred one first. */
@@ -66,6 +68,7 @@ export async function writeClusterFiles(
     inboundReplayWindow: settings.inboundWindowPackets,
     espProposals: settings.espProposals,
     esn: settings.esn,
+    ...settings.peer,
   };
   const files = {
     "cluster.yaml": {

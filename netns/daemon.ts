@@ -1,6 +1,6 @@
 import { mkdir } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
-import { callControl } from "../src/daemons/control.ts";
+import { callControl, type ControlArguments } from "../src/daemons/control.ts";
 import type { CouplingStatus } from "../src/daemons/coupling/status.ts";
 import type { NodeStatus } from "../src/daemons/node/status.ts";
 import type { LabNetwork } from "./network.ts";
@@ -72,7 +72,12 @@ export class LabDaemon<Status extends NodeStatus | CouplingStatus> {
 
   /** What `esplex status --json` shows. Fails when the daemon does not answer. */
   async status(): Promise<Status> {
-    return (await callControl(`${this.runDirectory}/control.sock`, "status")) as Status;
+    return (await this.ask("status")) as Status;
+  }
+
+  /** Sends any control command. Fails when the daemon does not answer, or refuses. */
+  async ask(command: string, args: ControlArguments = {}): Promise<unknown> {
+    return callControl(`${this.runDirectory}/control.sock`, command, args);
   }
 
   /** Sends a signal and waits for the end of the process. */

@@ -24,13 +24,13 @@ export interface RequestResult {
 
 let files = 0;
 
-/** Pings the DVIPA from the client `count` times, with `bytes` of data. */
+/** Pings the DVIPA from the client `count` times. */
 export async function ping(
   lab: Lab,
   count: number,
-  bytes = PING_BYTES,
+  { bytes = PING_BYTES, intervalSeconds = PING_INTERVAL_SECONDS } = {},
 ): Promise<{ readonly sent: number; readonly received: number }> {
-  const pace = ["-c", String(count), "-i", String(PING_INTERVAL_SECONDS), "-W", "5"];
+  const pace = ["-c", String(count), "-i", String(intervalSeconds), "-W", "5"];
   const command = ["ping", "-n", "-q", ...pace, "-s", String(bytes), lab.network.dvipa];
   const { stdout } = await lab.network.try("client", command);
   const [, sent, received] = /(\d+) packets transmitted, (\d+) (?:packets )?received/.exec(stdout) ?? [];

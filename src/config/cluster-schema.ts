@@ -12,6 +12,12 @@ const DEFAULT_REPLAY_WINDOW_PACKETS = 32;
 /** Our own window when the file does not say: what distribution reorders fits many times. Our choice. */
 const DEFAULT_INBOUND_WINDOW_PACKETS = 1024;
 const MIN_WINDOW_PACKETS = 32;
+/** strongSwan's: 1 h for a Child SA, 4 h for an IKE SA. */
+const DEFAULT_CHILD_SECONDS = 3_600;
+const DEFAULT_IKE_SECONDS = 4 * 3_600;
+/** A rekey begins when a fifth to a tenth of the time is left, and may need two round trips. Our choice. */
+const MIN_LIFETIME_SECONDS = 30;
+const MAX_LIFETIME_SECONDS = 30 * 86_400;
 
 // The `error` of each schema is the text behind "allowed:" in the message.
 
@@ -60,6 +66,9 @@ const PORTS = "ALL, or a list of 1 to 1024 TCP ports";
 const WINDOW = `a power of two from ${MIN_WINDOW_PACKETS} to ${MAX_WINDOW_PACKETS} (packets)`;
 const ESN = "prefer, allow or never";
 const MODES = "a list of transport and tunnel, at least one";
+const LIFETIME = `${MIN_LIFETIME_SECONDS} to ${MAX_LIFETIME_SECONDS} (seconds)`;
+const START = "auto or none";
+const MODE = "transport or tunnel";
 const FILE = "a path, relative to the cluster file";
 const FILES = "a list of 1 to 64 paths, relative to the cluster file";
 const REVOCATION = "relaxed or strict";
@@ -95,6 +104,14 @@ const proposals = <S>(parse: (text: string) => S[] | null, allowed: string) => {
     .nullable()
     .default(null);
 };
+
+const seconds = (defaultSeconds: number) =>
+  z
+    .number(LIFETIME)
+    .int(LIFETIME)
+    .min(MIN_LIFETIME_SECONDS, LIFETIME)
+    .max(MAX_LIFETIME_SECONDS, LIFETIME)
+    .default(defaultSeconds);
 
 /** A section of the file: unknown keys are refused, and the message lists the known ones. */
 function section<S extends z.ZodRawShape>(shape: S) {
@@ -158,6 +175,13 @@ export const peerSection = section({
   ikeProposals: proposals(parseIkeProposal, IKE_PROPOSALS),
   espProposals: proposals(parseEspProposal, ESP_PROPOSALS),
   esn: z.enum(["prefer", "allow", "never"], ESN).default("allow"),
+  childLifetime: section({ seconds: seconds(DEFAULT_CHILD_SECONDS) }).prefault({}),
+  ikeLifetime: section({ seconds: seconds(DEFAULT_IKE_SECONDS) }).prefault({}),
+  initiate: section({
+    start: z.enum(["auto", "none"], START).default("none"),
+    dvipa: address.nullable().default(null),
+    mode: z.enum(["transport", "tunnel"], MODE).nullable().default(null),
+  }).prefault({}),
 });
 
 const MAX_DVIPAS = 256;

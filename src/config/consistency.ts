@@ -129,6 +129,12 @@ function peerProblems(
     problems.push({ path: ["peers", index, key], found, allowed });
   const addresses = dvipas.map(({ value }) => rangeOf(value.address));
   if (dvipaCount === 0) at("name", "a peer, but no DVIPA", "peers only where the file has dvipas");
+  const { start, dvipa: as, mode } = peer.initiate;
+  if (start === "auto" && peer.address === "ANY") at("initiate", "start: auto with address ANY", "the peer's address");
+  if (as !== null && dvipas.length === dvipaCount && !dvipas.some(({ value }) => value.address === as)) {
+    at("initiate", `dvipa: ${as}`, "one of the file's dvipas");
+  }
+  if (mode !== null && !peer.modes.includes(mode)) at("initiate", `mode: ${mode}`, "one of the peer's modes");
   if (peer.address !== "ANY") {
     const range = rangeOf(peer.address);
     if (addresses.some((address) => overlaps(address, range))) {

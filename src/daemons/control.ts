@@ -14,16 +14,19 @@ const RESPONSE_MS = 10_000;
 const SOCKET_MODE = 0o600;
 const SOCKET_UMASK = 0o177;
 
+/** What a command is given besides its name; the handler checks it. */
+export type ControlArguments = Readonly<Record<string, unknown>>;
+
 /** What each command gives: plain data; `bigint` becomes decimal text. */
-export type ControlHandlers = Readonly<Record<string, () => unknown>>;
+export type ControlHandlers = Readonly<Record<string, (args: ControlArguments) => unknown>>;
 
 export interface ControlServer {
   close(): Promise<void>;
 }
 
 /**
- * Serves a daemon's control socket: a line `{"command":"status"}` in, a line `{"result":…}` or `{"error":"…"}` out. Replaces the
- * socket of a process that was killed; throws `config.invalid` when a living one answers there.
+ * Serves a daemon's control socket: a line `{"command":"status"}` in, with `arguments` where the command has some, and a line
+ * `{"result":…}` or `{"error":"…"}` out. Replaces the socket of a process that was killed; throws `config.invalid` when a living one answers there.
  */
 export async function serveControl(path: string, handlers: ControlHandlers, log: Log): Promise<ControlServer> {
   await mkdir(dirname(path), { recursive: true, mode: 0o700 });
@@ -37,8 +40,8 @@ export async function serveControl(path: string, handlers: ControlHandlers, log:
 }
 
 /** Sends one command to a daemon. Throws `cluster.notServing` when nobody answers there or the daemon refuses. */
-export async function callControl(path: string, command: string): Promise<unknown> {
-  const line = await ask(path, `${JSON.stringify({ command })}\n`);
+export async function callControl(path: string, command: string, args: ControlArguments = {}): Promise<unknown> {
+  const line = await ask(path, `${JSON.stringify({ command, arguments: args })}\n`);
   const answer = parseObject(line);
   if (answer !== null && Object.hasOwn(answer, "result")) return answer["result"];
   const why = typeof answer?.["error"] === "string" ? answer["error"] : "not an answer of a daemon";
@@ -65,13 +68,14 @@ function serve(socket: Socket, handlers: ControlHandlers, log: Log): void {
     const end = text.indexOf("\n");
     if (end < 0 && text.length > MAX_REQUEST_BYTES) answer({ error: "the request is too long" });
     if (end < 0) return;
-    const command = parseObject(text.slice(0, end))?.["command"];
+    const request = parseObject(text.slice(0, end));
+    const command = request?.["command"];
     const handler = typeof command === "string" && Object.hasOwn(handlers, command) ? handlers[command] : undefined;
     if (handler === undefined) {
       answer({ error: `unknown command; known: ${Object.keys(handlers).join(", ")}` });
       return;
     }
-    run(handler).then(
+    run(handler, asObject(request?.["arguments"]) ?? {}).then(
       (result) => answer({ result: result ?? null }),
       (error: unknown) => answer({ error: messageOf(error) }),
     );
@@ -79,8 +83,8 @@ function serve(socket: Socket, handlers: ControlHandlers, log: Log): void {
 }
 
 /** A handler that throws rejects. */
-async function run(handler: () => unknown): Promise<unknown> {
-  return await handler();
+async function run(handler: ControlHandlers[string], args: ControlArguments): Promise<unknown> {
+  return await handler(args);
 }
 
 function ask(path: string, request: string): Promise<string> {
@@ -142,9 +146,12 @@ function listen(server: Server, path: string): Promise<void> {
 
 function parseObject(text: string): Record<string, unknown> | null {
   try {
-    const value: unknown = JSON.parse(text);
-    return typeof value === "object" && value !== null ? (value as Record<string, unknown>) : null;
+    return asObject(JSON.parse(text));
   } catch {
     return null;
   }
+}
+
+function asObject(value: unknown): Record<string, unknown> | null {
+  return typeof value === "object" && value !== null ? (value as Record<string, unknown>) : null;
 }

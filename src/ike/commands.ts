@@ -1,16 +1,43 @@
 import { unreachable } from "../core/errors.ts";
 import type { IkeCommand } from "./events.ts";
-import { dropSession, removeAllChildren } from "./lifecycle.ts";
-import { sendOwn } from "./sending.ts";
-import type { IkeSession } from "./session.ts";
+import { beginDeleteChild, beginDeleteIke, expireChild } from "./closing.ts";
+import { targetOf, type Initiations } from "./initiations.ts";
+import { dropSession, mayRekey } from "./lifecycle.ts";
+import { reaches, type Usage } from "./lifetime.ts";
+import type { Child, IkeSession } from "./session.ts";
 import { isEstablished, type EstablishedSession, type SessionTable } from "./session-table.ts";
 import type { Step } from "./step.ts";
+import { runChild, runIkeLife } from "./timers.ts";
 
 /** Does what it was ordered; an SA that is not there (any more) is counted. */
-export function runCommand(step: Step, table: SessionTable, command: IkeCommand): void {
+export function runCommand(step: Step, table: SessionTable, initiations: Initiations, command: IkeCommand): void {
   switch (command.kind) {
+    case "initiate": {
+      const peer = step.environment.peers().find(({ name }) => name === command.peerName);
+      const target = peer === undefined ? null : targetOf(step, peer, command.dvipa);
+      if (target === null) step.count("commandForUnknownPeer");
+      else initiations.want(step, target, false);
+      return;
+    }
+    case "initiateAll": {
+      initiations.wantAll(step);
+      return;
+    }
+    case "rekeyChild": {
+      withChild(step, table, command.saId, (session, child) => rekeyNow(step, session, child));
+      return;
+    }
+    case "rekeyIke": {
+      const found = [...table.established()].find(({ id }) => id === command.ikeSaId);
+      if (found === undefined) step.count("commandForUnknownSa");
+      else {
+        found.state.life.rekeyAtMs = step.nowMs;
+        runIkeLife(step, found);
+      }
+      return;
+    }
     case "deleteChild": {
-      deleteChild(step, table, command.saId);
+      withChild(step, table, command.saId, (session, child) => beginDeleteChild(step, session, child));
       return;
     }
     case "deleteIke": {
@@ -18,10 +45,12 @@ export function runCommand(step: Step, table: SessionTable, command: IkeCommand)
       return;
     }
     case "deletePeer": {
+      initiations.forget(command.peerName);
       deleteWhere(step, table, ({ state }) => state.kind === "established" && state.peer.name === command.peerName);
       return;
     }
     case "deleteAll": {
+      initiations.forget(null);
       deleteWhere(step, table, () => true);
       return;
     }
@@ -30,36 +59,43 @@ export function runCommand(step: Step, table: SessionTable, command: IkeCommand)
   }
 }
 
-/** Sends DELETE; the SA goes when the peer has answered (RFC 7296 §1.4.1). */
-function deleteChild(step: Step, table: SessionTable, saId: string): void {
+/** Calls `act` for the Child SA of this ID, or counts that there is none. */
+function withChild(
+  step: Step,
+  table: SessionTable,
+  saId: string,
+  act: (session: EstablishedSession, child: Child) => void,
+): void {
   for (const session of table.established()) {
     const child = session.state.children.get(saId);
     if (child === undefined) continue;
-    if (child.closing) return;
-    child.closing = true;
-    session.own.enqueue({ kind: "deleteChild", saId });
-    sendOwn(step, session);
+    act(session, child);
     return;
   }
   step.count("commandForUnknownSa");
+}
+
+/** As if its time had come; nothing happens to one that is replaced or deleted already. */
+function rekeyNow(step: Step, session: EstablishedSession, child: Child): void {
+  if (!mayRekey(child)) return;
+  child.life.rekeyAtMs = step.nowMs;
+  runChild(step, session, child);
+}
+
+/** What all nodes have used of an SA: rekeys it at its soft limit, ends it at the hard one. */
+export function reportUse(step: Step, table: SessionTable, saId: string, used: Usage): void {
+  withChild(step, table, saId, (session, child) => {
+    const { life } = child;
+    if (reaches(used, life.hard)) expireChild(step, session, child, "it has carried all that it may");
+    else if (reaches(used, life.soft) && life.failures === 0) rekeyNow(step, session, child);
+  });
 }
 
 function deleteWhere(step: Step, table: SessionTable, wanted: (session: IkeSession) => boolean): void {
   const found = [...table.all].filter(wanted);
   if (found.length === 0) step.count("commandForUnknownSa");
   for (const session of found) {
-    if (isEstablished(session)) deleteIke(step, session);
+    if (isEstablished(session)) beginDeleteIke(step, session, "deleted by order");
     else if (session.state.kind !== "deleting") dropSession(step, table, session, "deleted by order");
   }
-}
-
-/** The children go at once, the IKE SA when the peer has answered or is given up. */
-function deleteIke(step: Step, session: EstablishedSession): void {
-  const { peer } = session.state;
-  removeAllChildren(step, session.state, "deleted by order");
-  step.log("info", "IKE SA deleted by order", session.facts());
-  const closing: IkeSession = session;
-  closing.state = { kind: "deleting", peerName: peer.name };
-  closing.own.enqueue({ kind: "deleteIke" });
-  sendOwn(step, closing);
 }

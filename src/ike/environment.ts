@@ -26,6 +26,14 @@ export interface IkeCredential {
   readonly key: SigningKey;
 }
 
+/** How long an SA may be used: hard limits, null for none. It is rekeyed in good time before each. */
+export interface ChildLifetime {
+  readonly timeMs: number | null;
+  /** In the direction that has more, summed over all nodes; as ESP counts them. */
+  readonly bytes: bigint | null;
+  readonly packets: bigint | null;
+}
+
 /** A peer of the cluster file that may negotiate with our DVIPAs. */
 export interface IkePeerConfig {
   readonly name: string;
@@ -48,6 +56,18 @@ export interface IkePeerConfig {
   /** Null: `DEFAULT_ESP_SUITES`. */
   readonly espSuites: readonly EspSuite[] | null;
   readonly esn: EsnPolicy;
+  readonly childLifetime: ChildLifetime;
+  readonly ikeLifetimeMs: number | null;
+  readonly initiate: InitiatePolicy;
+}
+
+/** How we reach out to a peer. */
+export interface InitiatePolicy {
+  /** `auto`: at the start, and whenever it is lost; `none`: on command. */
+  readonly start: "auto" | "none";
+  /** As which DVIPA; null for the first of the peer's IP version. */
+  readonly dvipa: string | null;
+  readonly mode: ChildMode;
 }
 
 /** What the core needs from the outside: everything that is random or belongs to the cluster. */

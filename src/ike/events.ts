@@ -15,6 +15,14 @@ export interface Path {
 
 /** What the operator or the cluster orders. */
 export type IkeCommand =
+  /** Make an heir and delete the old one (RFC 7296 §2.8). */
+  | { readonly kind: "rekeyChild"; readonly saId: string }
+  /** `ikeSaId` as in {@link IkeSaSummary}; the heir inherits the Child SAs. */
+  | { readonly kind: "rekeyIke"; readonly ikeSaId: string }
+  /** Reach a peer of the cluster file; `dvipa` null: as which the file says. */
+  | { readonly kind: "initiate"; readonly peerName: string; readonly dvipa: string | null }
+  /** Reach every peer of the cluster file that says `auto`, now and for ever. */
+  | { readonly kind: "initiateAll" }
   | { readonly kind: "deleteChild"; readonly saId: string }
   /** `ikeSaId` as in {@link IkeSaSummary}. */
   | { readonly kind: "deleteIke"; readonly ikeSaId: string }
@@ -28,6 +36,22 @@ export type IkeEvent =
   | { readonly kind: "timer"; readonly nowMs: number }
   | { readonly kind: "childInstalled"; readonly nowMs: number; readonly saId: string }
   | { readonly kind: "childInstallFailed"; readonly nowMs: number; readonly saId: string; readonly reason: string }
+  /** ESP from `peer` to `dvipa` with an SPI of no SA. The addresses are canonical. */
+  | {
+      readonly kind: "unknownEsp";
+      readonly nowMs: number;
+      readonly peer: string;
+      readonly dvipa: string;
+      readonly spi: number;
+    }
+  /** What all nodes together have used of the SA, in the direction that has more. */
+  | {
+      readonly kind: "childUsed";
+      readonly nowMs: number;
+      readonly saId: string;
+      readonly bytes: bigint;
+      readonly packets: bigint;
+    }
   | { readonly kind: "command"; readonly nowMs: number; readonly command: IkeCommand };
 
 /** What the runner must do, in this order. */
@@ -39,8 +63,11 @@ export type IkeEffect =
    */
   | { readonly kind: "installChild"; readonly sa: SharedSa; readonly outbound: "now" | "hold" }
   | { readonly kind: "useOutbound"; readonly saId: string }
-  /** Both directions. May name an SA whose installation failed or was never reported. */
-  | { readonly kind: "removeChild"; readonly saId: string; readonly reason: string }
+  /**
+   * Both directions, after so long: packets on an SA that was rekeyed may still be under way. May name an SA whose installation
+   * failed or was never reported.
+   */
+  | { readonly kind: "removeChild"; readonly saId: string; readonly reason: string; readonly afterMs: number }
   | { readonly kind: "count"; readonly name: string }
   | {
       readonly kind: "log";
@@ -59,15 +86,18 @@ export interface ChildSaSummary {
   readonly reqid: number;
   readonly inboundSpi: number;
   readonly outboundSpi: number;
-  /** `held`: not yet used to send; `replaced`: a newer one is there; `closing`: our DELETE is on its way. */
-  readonly state: "installing" | "held" | "active" | "replaced" | "closing";
+  /**
+   * `held`: not yet used to send; `replaced`: a newer one is there; `redundant`: both ends rekeyed at once, and the other one
+   * stays; `closing`: our DELETE is on its way.
+   */
+  readonly state: "installing" | "held" | "active" | "replaced" | "redundant" | "closing";
 }
 
 /** An IKE SA for status output: no keys. */
 export interface IkeSaSummary {
   /** Both SPIs in hex, joined by `_`. */
   readonly id: string;
-  readonly state: "halfOpen" | "established" | "rekeyed" | "deleting" | "closed";
+  readonly state: "halfOpen" | "authenticating" | "established" | "rekeyed" | "deleting" | "closed";
   /** Null before the peer is authenticated. */
   readonly peerName: string | null;
   readonly local: Endpoint;

@@ -1,89 +1,201 @@
 import { unreachable } from "../core/errors.ts";
 import { suiteName } from "../sa/suite.ts";
+import { beginDeleteChild } from "./closing.ts";
 import { removeChild, useOutbound } from "./lifecycle.ts";
-import { sendResponse } from "./sending.ts";
-import type { Child, PendingInstall } from "./session.ts";
+import { newChildLife, postpone } from "./lifetime.ts";
+import { sendOwn, sendResponse } from "./sending.ts";
+import type { Child, PeerInstall, PendingInstall } from "./session.ts";
 import type { EstablishedSession, SessionTable } from "./session-table.ts";
 import type { Step } from "./step.ts";
 import { NOTIFY } from "./wire/constants.ts";
 import { notify } from "./wire/notify.ts";
 
-/** Asks for the installation; the response waits for its report. */
-export function startInstall(step: Step, session: EstablishedSession, pending: PendingInstall): void {
+/** Asks for the installation of what the peer asked for; the response waits for its report. */
+export function startInstall(step: Step, session: EstablishedSession, pending: PeerInstall): void {
   session.state.pending = pending;
-  const outbound = pending.replaces === null ? "now" : "hold";
-  step.emit({ kind: "installChild", sa: pending.sa, outbound });
+  askForInstall(step, pending);
+}
+
+/** Asks for the installation of what we asked for; the switch to it waits for its report. */
+export function startOwnInstall(step: Step, session: EstablishedSession, pending: PendingInstall): void {
+  session.state.ownPending = pending;
+  askForInstall(step, pending);
+}
+
+function askForInstall(step: Step, { sa, replaces }: PendingInstall): void {
+  step.emit({ kind: "installChild", sa, outbound: replaces === null ? "now" : "hold" });
 }
 
 /** What the runner reported about an installation. */
 export type InstallReport = { readonly kind: "installed" } | { readonly kind: "failed"; readonly reason: string };
 
-/** Answers the peer now that the installation has ended. A report that nobody waits for removes what it installed. */
+/** Goes on with what waited for the installation. A report that nobody waits for removes what it installed. */
 export function reportInstall(step: Step, table: SessionTable, saId: string, report: InstallReport): void {
   for (const session of table.established()) {
-    if (session.state.children.has(saId)) {
+    const { children, pending, ownPending } = session.state;
+    if (children.has(saId)) {
       step.count("installReportRepeated");
       return;
     }
-    if (session.state.pending?.sa.id !== saId) continue;
-    switch (report.kind) {
-      case "installed": {
-        finishInstall(step, session, session.state.pending);
-        return;
-      }
-      case "failed": {
-        failInstall(step, session, session.state.pending, report.reason);
-        return;
-      }
-      default:
-        return unreachable(report);
+    if (pending?.sa.id === saId) {
+      finishPeerInstall(step, session, pending, report);
+      return;
+    }
+    if (ownPending?.sa.id === saId) {
+      finishOwnInstall(step, session, ownPending, report);
+      return;
     }
   }
   step.count("installReportLate");
-  if (report.kind === "installed") step.emit({ kind: "removeChild", saId, reason: "installed too late" });
+  if (report.kind === "installed") step.emit({ kind: "removeChild", saId, reason: "installed too late", afterMs: 0 });
 }
 
-function finishInstall(step: Step, session: EstablishedSession, pending: PendingInstall): void {
+function finishPeerInstall(step: Step, session: EstablishedSession, pending: PeerInstall, report: InstallReport): void {
+  switch (report.kind) {
+    case "installed": {
+      session.state.pending = null;
+      placePeerHeir(step, session, addChild(step, session, pending));
+      sendResponse(step, session, pending.answer, [...pending.always, ...pending.success]);
+      return;
+    }
+    case "failed":
+      failInstall(step, session, pending, report.reason);
+      return;
+    default:
+      return unreachable(report);
+  }
+}
+
+function finishOwnInstall(
+  step: Step,
+  session: EstablishedSession,
+  pending: PendingInstall,
+  report: InstallReport,
+): void {
+  switch (report.kind) {
+    case "installed": {
+      session.state.ownPending = null;
+      placeOwnHeir(step, session, addChild(step, session, pending));
+      return;
+    }
+    case "failed":
+      failOwnInstall(step, session, pending, report.reason);
+      return;
+    default:
+      return unreachable(report);
+  }
+}
+
+function addChild(step: Step, session: EstablishedSession, pending: PendingInstall): Child {
   const { state } = session;
-  const { sa } = pending;
-  const old = pending.replaces === null ? undefined : state.children.get(pending.replaces);
+  const { sa, replaces, isOurs, lowestNonce, group } = pending;
   const untilMs = step.nowMs + step.settings.timing.outboundHoldMs;
-  const held = pending.replaces === null ? null : { replaces: pending.replaces, untilMs };
-  const child: Child = { sa, held, replacedBy: null, closing: false };
-  state.pending = null;
+  const child: Child = {
+    ...{ sa, replaces, isOurs, lowestNonce, group },
+    held: replaces === null ? null : { replaces, untilMs },
+    replacedBy: null,
+    closing: false,
+    redundantUntilMs: null,
+    life: newChildLife(step, state.peer.childLifetime),
+  };
   state.children.set(sa.id, child);
-  if (old === undefined) useOutbound(step, child);
-  else old.replacedBy = sa.id;
-  step.count(pending.replaces === null ? "childEstablished" : "childRekeyed");
-  step.log("info", pending.replaces === null ? "Child SA established" : "Child SA rekeyed", {
+  step.count(replaces === null ? "childEstablished" : "childRekeyed");
+  step.log("info", replaces === null ? "Child SA established" : "Child SA rekeyed", {
     ...session.facts(),
     sa: sa.id,
     mode: sa.mode,
     suite: suiteName(sa.suite),
     reqid: sa.reqid,
-    replaces: pending.replaces,
+    replaces,
+    begunBy: isOurs ? "us" : "the peer",
   });
-  sendResponse(step, session, pending.answer, [...pending.always, ...pending.success]);
+  return child;
+}
+
+/**
+ * An heir that the peer asked for is sent on when the peer deletes the old SA (RFC 7296 §2.8), unless an heir of ours has won:
+ * then the peer is to delete its own.
+ */
+function placePeerHeir(step: Step, session: EstablishedSession, child: Child): void {
+  const { state } = session;
+  if (child.replaces === null) return;
+  const winner = [...state.children.values()].find(
+    (other) => other.isOurs && other.replaces === child.replaces && !other.closing,
+  );
+  const old = state.children.get(child.replaces);
+  if (winner !== undefined) child.redundantUntilMs = step.nowMs + step.settings.timing.redundantMs;
+  else if (old === undefined) useOutbound(step, child);
+  else old.replacedBy = child.sa.id;
+}
+
+/**
+ * An heir that we asked for is sent on at once, and the old SA deleted; unless the peer has rekeyed the same SA and ours has
+ * the lowest nonce: then we delete ours (RFC 7296 §2.8.1).
+ */
+function placeOwnHeir(step: Step, session: EstablishedSession, child: Child): void {
+  const { state } = session;
+  if (child.replaces === null) return;
+  const isRival = (other: PendingInstall | Child | null): boolean =>
+    other !== null && !other.isOurs && other.replaces === child.replaces;
+  const installed = [...state.children.values()].find((other) => isRival(other) && !other.closing);
+  const rival = installed ?? (isRival(state.pending) ? state.pending : null);
+  if (rival !== null && Buffer.compare(child.lowestNonce, rival.lowestNonce) < 0) {
+    step.count("childRekeyCollisionLost");
+    beginDeleteChild(step, session, child);
+    return;
+  }
+  if (rival !== null) step.count("childRekeyCollisionWon");
+  if (installed !== undefined) installed.redundantUntilMs = step.nowMs + step.settings.timing.redundantMs;
+  useOutbound(step, child);
+  const old = state.children.get(child.replaces);
+  if (old === undefined) return;
+  old.replacedBy = child.sa.id;
+  beginDeleteChild(step, session, old);
 }
 
 /** Also when the time for it is over. The peer may try again (RFC 7296 §2.25). */
-export function failInstall(step: Step, session: EstablishedSession, pending: PendingInstall, reason: string): void {
+export function failInstall(step: Step, session: EstablishedSession, pending: PeerInstall, reason: string): void {
   session.state.pending = null;
-  step.count("installFailed");
-  step.log("error", "Child SA could not be installed", { ...session.facts(), sa: pending.sa.id, reason });
-  step.emit({ kind: "removeChild", saId: pending.sa.id, reason });
+  tellFailed(step, session, pending, reason);
   sendResponse(step, session, pending.answer, [...pending.always, notify(NOTIFY.TEMPORARY_FAILURE)]);
+}
+
+/** Also when the time for it is over. The peer has the SA already and must delete it; the old one is rekeyed again later. */
+export function failOwnInstall(step: Step, session: EstablishedSession, pending: PendingInstall, reason: string): void {
+  session.state.ownPending = null;
+  tellFailed(step, session, pending, reason);
+  session.own.enqueue({ kind: "deleteSpi", spi: pending.sa.inbound.spi });
+  postponeRekey(step, session, pending.replaces);
+  sendOwn(step, session);
+}
+
+function tellFailed(step: Step, session: EstablishedSession, { sa }: PendingInstall, reason: string): void {
+  step.count("installFailed");
+  step.log("error", "Child SA could not be installed", { ...session.facts(), sa: sa.id, reason });
+  step.emit({ kind: "removeChild", saId: sa.id, reason, afterMs: 0 });
+}
+
+/** The rekey of this SA has failed; nothing happens when it was none, or the SA is gone. */
+export function postponeRekey(step: Step, session: EstablishedSession, saId: string | null): void {
+  const old = saId === null ? undefined : session.state.children.get(saId);
+  if (old !== undefined) postpone(step, old.life);
 }
 
 /** Starts sending on the SAs whose old one the peer has not deleted in time. */
 export function releaseHeld(step: Step, session: EstablishedSession): void {
   for (const child of session.state.children.values()) {
-    if (child.held !== null && step.nowMs >= child.held.untilMs) useOutbound(step, child);
+    if (isReleased(child) && child.held !== null && step.nowMs >= child.held.untilMs) useOutbound(step, child);
   }
+}
+
+/** False for an heir that is to go again: it is never sent on. */
+export function isReleased(child: Child): boolean {
+  return !child.closing && child.redundantUntilMs === null;
 }
 
 /** Removes the Child SA that our DELETE named: the peer has answered. */
 export function finishDelete(step: Step, session: EstablishedSession, saId: string): void {
   const child = session.state.children.get(saId);
-  if (child !== undefined) removeChild(step, session.state, child, "deleted by order");
+  if (child === undefined) return;
+  removeChild(step, session.state, child, child.replacedBy === null ? "deleted by order" : "rekeyed");
 }

@@ -1,4 +1,5 @@
-import type { Child, Established, IkeSession } from "./session.ts";
+import { postpone } from "./lifetime.ts";
+import type { Child, Established, IkeSession, PendingInstall } from "./session.ts";
 import type { SessionTable } from "./session-table.ts";
 import type { Step } from "./step.ts";
 
@@ -14,21 +15,58 @@ export function useOutbound(step: Step, child: Child): void {
   step.emit({ kind: "useOutbound", saId: child.sa.id });
 }
 
-/** Ends a Child SA. The one that replaces it, if any, is sent on from now. */
-export function removeChild(step: Step, state: Established, child: Child, reason: string): void {
-  const successor = child.replacedBy === null ? undefined : state.children.get(child.replacedBy);
-  if (successor !== undefined) useOutbound(step, successor);
+/** True while the SA is the one of its tunnel that stays: nobody replaces or deletes it. */
+export function mayRekey(child: Child): boolean {
+  return !child.closing && child.replacedBy === null && child.redundantUntilMs === null;
+}
+
+/**
+ * Ends a Child SA. The one that takes its place, if any, is sent on from now; one that was rekeyed is received on for a moment
+ * longer, unless `afterMs` says otherwise.
+ */
+export function removeChild(
+  step: Step,
+  state: Established,
+  child: Child,
+  reason: string,
+  afterMs: number = child.replacedBy === null && child.held === null ? 0 : step.settings.timing.lingerMs,
+): void {
   state.children.delete(child.sa.id);
-  step.emit({ kind: "removeChild", saId: child.sa.id, reason });
+  const successor = successorOf(state, child);
+  if (successor !== undefined) {
+    successor.redundantUntilMs = null;
+    useOutbound(step, successor);
+  }
+  step.emit({ kind: "removeChild", saId: child.sa.id, reason, afterMs });
+}
+
+/** Its heir; or the other heir of the SA that both replaced, when the peer sees the winner of that collision otherwise. */
+function successorOf(state: Established, child: Child): Child | undefined {
+  const others = [...state.children.values()].filter(({ closing }) => !closing);
+  const heir = others.find(({ sa, redundantUntilMs }) => sa.id === child.replacedBy && redundantUntilMs === null);
+  if (heir !== undefined || child.replaces === null || child.redundantUntilMs !== null) return heir;
+  return others.find(({ replaces, redundantUntilMs }) => replaces === child.replaces && redundantUntilMs !== null);
+}
+
+/** Ends a Child SA of ours that is not yet installed: the report about it will find nobody. What it was to replace stays. */
+export function cancelInstall(step: Step, state: Established, pending: PendingInstall): void {
+  state.ownPending = null;
+  const old = pending.replaces === null ? undefined : state.children.get(pending.replaces);
+  if (old !== undefined) postpone(step, old.life);
+  step.count("childDeletedByPeer");
+  step.emit({ kind: "removeChild", saId: pending.sa.id, reason: "deleted by the peer", afterMs: 0 });
 }
 
 /** Ends every Child SA, also the one that is being installed. */
 export function removeAllChildren(step: Step, state: Established, reason: string): void {
-  for (const child of state.children.values()) step.emit({ kind: "removeChild", saId: child.sa.id, reason });
+  for (const child of state.children.values())
+    step.emit({ kind: "removeChild", saId: child.sa.id, reason, afterMs: 0 });
   state.children.clear();
-  if (state.pending === null) return;
-  step.emit({ kind: "removeChild", saId: state.pending.sa.id, reason });
+  for (const pending of [state.pending, state.ownPending]) {
+    if (pending !== null) step.emit({ kind: "removeChild", saId: pending.sa.id, reason, afterMs: 0 });
+  }
   state.pending = null;
+  state.ownPending = null;
 }
 
 /** Ends the IKE SA with its children; it stays for a while to repeat its last answer. Its keys are gone. */
@@ -48,6 +86,7 @@ export function dropSession(step: Step, table: SessionTable, session: IkeSession
 function endSession(step: Step, session: IkeSession, reason: string): void {
   const { state } = session;
   if (state.kind === "closed") return;
+  if (state.kind === "authenticating") step.outcomes.push({ target: state.target, ok: false });
   if (state.kind === "established") {
     step.log("info", "IKE SA ended", { ...session.facts(), reason });
     removeAllChildren(step, state, reason);

@@ -56,6 +56,16 @@ export function findPeer(
   return found.find((peer) => patternOf(peer).wildcard === null) ?? found[0];
 }
 
+/** True when this identity is one that the peer may come with. */
+export function isOfPeer(peer: IkePeerConfig, identity: IdentificationPayload): boolean {
+  return patternOf(peer).matches(identity);
+}
+
+/** The peer's only identity, in text; null when it may have several. */
+export function exactIdentity(peer: IkePeerConfig): string | null {
+  return patternOf(peer).wildcard === null ? peer.remoteIdentity : null;
+}
+
 /** Reading a pattern costs; the configuration of a peer never changes. */
 const patterns = new WeakMap<IkePeerConfig, IdentityPattern>();
 

@@ -271,15 +271,16 @@ export function ikeTransforms(suite: IkeSuite): Transform[] {
 }
 
 /**
- * The transforms that offer exactly this suite; `group` null means no PFS, `numbers` are ids of transform type 5 (`ESN`), the
- * preferred one first.
+ * The transforms that offer exactly this suite; `groups` is one, several with the preferred one first, or null for no PFS;
+ * `numbers` are ids of transform type 5 (`ESN`), the preferred one first.
  */
 export function espTransforms(
   suite: EspSuite,
-  group: number | null,
+  groups: readonly number[] | number | null,
   numbers: readonly number[] = [ESN.NO],
 ): Transform[] {
-  const dh = group === null ? [] : [transform(TRANSFORM.DH, group)];
+  const ids = groups === null ? [] : typeof groups === "number" ? [groups] : groups;
+  const dh = ids.map((group) => transform(TRANSFORM.DH, group));
   return [...cipherTransforms(suite), ...dh, ...numbers.map((id) => transform(TRANSFORM.ESN, id))];
 }
 

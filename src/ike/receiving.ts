@@ -1,15 +1,15 @@
-import { equalBytes } from "../core/bytes.ts";
 import { EsplexError, invariant, unreachable } from "../core/errors.ts";
+import { takeAnswer } from "./answers.ts";
 import { handleAuth } from "./exchange/auth.ts";
 import { handleCreateChild } from "./exchange/create-child.ts";
 import { failureNotify, isFatal, reasonOf } from "./exchange/failure.ts";
 import { handleInformational } from "./exchange/informational.ts";
 import { respond, respondAndClose, type Outcome } from "./exchange/outcome.ts";
 import type { Path } from "./events.ts";
-import { finishDelete, startInstall } from "./installation.ts";
-import { closeSession, dropSession } from "./lifecycle.ts";
+import { startInstall } from "./installation.ts";
+import { closeSession } from "./lifecycle.ts";
 import type { Reassembly } from "./reassembly.ts";
-import { emitDatagrams, sendOwn, sendResponse } from "./sending.ts";
+import { emitDatagrams, sendResponse } from "./sending.ts";
 import type { IkeSession, ResponseDraft } from "./session.ts";
 import { isEstablished, type SessionTable } from "./session-table.ts";
 import type { Step } from "./step.ts";
@@ -17,7 +17,7 @@ import { EXCHANGE, NOTIFY } from "./wire/constants.ts";
 import { openedContent, openedPayloads, openMessage, type OpenedMessage } from "./wire/encrypted.ts";
 import type { IkeMessage } from "./wire/message.ts";
 import { notify } from "./wire/notify.ts";
-import type { EncryptedFragmentPayload, EncryptedPayload, Payload } from "./wire/payload.ts";
+import { findNotify, type EncryptedFragmentPayload, type EncryptedPayload, type Payload } from "./wire/payload.ts";
 
 /** A datagram that names one of our sessions. */
 export interface SessionDatagram {
@@ -42,7 +42,7 @@ export function receive(step: Step, table: SessionTable, session: IkeSession, da
 
 /** Why the message cannot be of this session; null when it may. */
 function misfitOf(session: IkeSession, { message, path }: SessionDatagram): string | null {
-  if (!message.header.fromInitiator || !equalBytes(message.header.spiI, session.spiI)) return "wrongSpi";
+  if (!session.isFromPeer(message.header)) return "wrongSpi";
   const moved =
     path.remote.address !== session.path.remote.address || path.local.address !== session.path.local.address;
   return moved ? "addressChanged" : null;
@@ -133,6 +133,7 @@ function expectedExchanges(session: IkeSession): readonly number[] {
     case "rekeyed":
     case "deleting":
       return [EXCHANGE.CREATE_CHILD_SA, EXCHANGE.INFORMATIONAL];
+    case "authenticating":
     case "closed":
       return [];
     default:
@@ -142,9 +143,12 @@ function expectedExchanges(session: IkeSession): readonly number[] {
 
 /** The authentic content, or null (counted): also while fragments are missing. */
 function open(step: Step, session: IkeSession, datagram: SessionDatagram, fragments: Reassembly): OpenedMessage | null {
-  const [sealed, ...others] = datagram.message.payloads;
+  const { payloads } = datagram.message;
+  const [sealed, ...others] = payloads;
   if (others.length > 0 || (sealed?.kind !== "encrypted" && sealed?.kind !== "encryptedFragment")) {
     step.count("unprotected");
+    // A hint that the peer has forgotten us. The request that it answers is on the wire: it is the liveness check (§2.21.4).
+    if (findNotify(payloads, NOTIFY.INVALID_IKE_SPI) !== undefined) step.count("invalidIkeSpiHeard");
     return null;
   }
   if (sealed.kind === "encryptedFragment") return collect(step, session, datagram, sealed, fragments);
@@ -189,7 +193,7 @@ function openSealed(
   sealed: EncryptedPayload | EncryptedFragmentPayload,
 ): OpenedMessage | null {
   try {
-    return openMessage(bytes, sealed, session.keys.initiator);
+    return openMessage(bytes, sealed, session.peerKey);
   } catch (error) {
     if (!(error instanceof EsplexError)) throw error;
     step.count(reasonOf(error));
@@ -241,10 +245,6 @@ function receiveResponse(step: Step, table: SessionTable, session: IkeSession, d
   if (opened === null) return;
   if (isEstablished(session)) session.state.lastHeardMs = step.nowMs;
   const request = session.own.answered();
-  if (request?.kind === "deleteIke") {
-    dropSession(step, table, session, "deleted by order");
-    return;
-  }
-  if (request?.kind === "deleteChild" && isEstablished(session)) finishDelete(step, session, request.saId);
-  sendOwn(step, session);
+  invariant(request !== null, "an expected response has its request");
+  takeAnswer(step, table, session, request, opened);
 }

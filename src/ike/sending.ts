@@ -1,10 +1,8 @@
-import { u32be } from "../core/bytes.ts";
-import { unreachable } from "../core/errors.ts";
+import { beginExchange } from "./exchange/begin.ts";
 import type { Path } from "./events.ts";
 import type { IkeSession, ResponseDraft } from "./session.ts";
 import type { Step } from "./step.ts";
-import type { Datagrams, OwnRequest } from "./window.ts";
-import { EXCHANGE, PROTOCOL } from "./wire/constants.ts";
+import type { Datagrams } from "./window.ts";
 import type { Payload } from "./wire/payload.ts";
 
 /** Answers a request and keeps the answer for its retransmissions. */
@@ -25,30 +23,21 @@ export function emitDatagrams(step: Step, path: Path, datagrams: Datagrams): voi
   for (const bytes of datagrams) step.emit({ kind: "send", ...path, bytes });
 }
 
-/** Puts the next request of our own on the wire, when none is there and one waits. */
-export function sendOwn(step: Step, session: IkeSession): void {
-  const datagrams = session.own.start(step.nowMs, step.settings.timing, (messageId, request) =>
-    session.seal(
-      step,
-      { exchange: EXCHANGE.INFORMATIONAL, messageId, isResponse: false },
-      ownPayloads(session, request),
-    ),
-  );
-  if (datagrams !== null) emitDatagrams(step, session.path, datagrams);
+/** True while nothing of ours may begin here: it is not decided yet which heir of an IKE SA stays. */
+export function isUndecided({ state }: IkeSession): boolean {
+  return state.kind === "established" && state.undecided?.own.outstanding?.kind === "rekeyIke";
 }
 
-function ownPayloads(session: IkeSession, request: OwnRequest): Payload[] {
-  switch (request.kind) {
-    case "dpd":
-      return [];
-    case "deleteIke":
-      return [{ kind: "delete", protocol: PROTOCOL.IKE, spis: [] }];
-    case "deleteChild": {
-      const child = session.state.kind === "established" ? session.state.children.get(request.saId) : undefined;
-      const spis = child === undefined ? [] : [u32be(child.sa.inbound.spi)];
-      return spis.length === 0 ? [] : [{ kind: "delete", protocol: PROTOCOL.ESP, spis }];
-    }
-    default:
-      return unreachable(request);
+/** Puts the next request of our own on the wire, when none is there and one waits. */
+export function sendOwn(step: Step, session: IkeSession): void {
+  if (isUndecided(session)) return;
+  for (let wish = session.own.next(); wish !== null; wish = session.own.next()) {
+    const begun = beginExchange(step, session, wish);
+    if (begun === null) continue;
+    const { exchange, payloads, request } = begun;
+    const datagrams = session.own.start(step.nowMs, step.settings.timing, request, (messageId) =>
+      session.seal(step, { exchange, messageId, isResponse: false }, payloads),
+    );
+    emitDatagrams(step, session.path, datagrams);
   }
 }

@@ -31,8 +31,9 @@ export class SessionTable {
     return this.#unprovenBySource.get(address) ?? 0;
   }
 
-  bySpi(spiR: Uint8Array): IkeSession | undefined {
-    return this.#bySpi.get(toHex(spiR));
+  /** By our own SPI. */
+  bySpi(localSpi: Uint8Array): IkeSession | undefined {
+    return this.#bySpi.get(toHex(localSpi));
   }
 
   /** The session that this very IKE_SA_INIT made: `key` as given to {@link addHalfOpen}. */
@@ -48,16 +49,16 @@ export class SessionTable {
 
   addHalfOpen(session: IkeSession, initKey: string): void {
     const source = session.path.remote.address;
-    this.#bySpi.set(toHex(session.spiR), session);
+    this.#bySpi.set(toHex(session.localSpi), session);
     this.#byInit.set(initKey, session);
     this.#initKeys.set(session, initKey);
     this.#unproven.set(session, source);
     this.#unprovenBySource.set(source, this.unprovenFrom(source) + 1);
   }
 
-  /** An IKE SA that replaces another: authenticated by it. */
-  addRekeyed(session: IkeSession): void {
-    this.#bySpi.set(toHex(session.spiR), session);
+  /** One that we have asked for, or that replaces another and is authenticated by it. */
+  add(session: IkeSession): void {
+    this.#bySpi.set(toHex(session.localSpi), session);
   }
 
   /** The peer has authenticated. */
@@ -80,7 +81,7 @@ export class SessionTable {
   remove(session: IkeSession): void {
     this.prove(session);
     this.#closed.delete(session);
-    this.#bySpi.delete(toHex(session.spiR));
+    this.#bySpi.delete(toHex(session.localSpi));
     const initKey = this.#initKeys.get(session);
     if (initKey !== undefined) this.#byInit.delete(initKey);
     this.#initKeys.delete(session);

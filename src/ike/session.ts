@@ -1,45 +1,69 @@
 import { dhGroup } from "../crypto/dh.ts";
-import { toHex, u64be } from "../core/bytes.ts";
+import { equalBytes, toHex, u64be } from "../core/bytes.ts";
 import { suiteName } from "../sa/suite.ts";
 import type { SharedSa } from "../sa/spec.ts";
+import type { ChildOffer } from "./child-offer.ts";
 import type { IkePeerConfig } from "./environment.ts";
 import type { ChildSaSummary, IkeSaSummary, Path } from "./events.ts";
+import type { ChildLife, Life } from "./lifetime.ts";
+import type { Target } from "./initiation.ts";
 import { wipeIkeKeys, type IkeKeys } from "./keys.ts";
 import { Reassembly } from "./reassembly.ts";
 import type { Step } from "./step.ts";
 import { ikeSuiteName, type IkeSuite } from "./suite.ts";
 import { OwnRequests, RequestWindow, type Datagrams } from "./window.ts";
 import { ivBytes, sealFragments, sealMessage, type SealingKey } from "./wire/encrypted.ts";
+import type { IkeHeader } from "./wire/header.ts";
 import { WIRE_LIMITS } from "./wire/limits.ts";
 import type { Payload } from "./wire/payload.ts";
 
 /*
- * An IKE SA at the responder (RFC 7296 §1.2, §1.3, §1.4):
+ * An IKE SA (RFC 7296 §1.2 to §1.4, §2.8), whoever began it:
  *
- *   IKE_SA_INIT ──▶ halfOpen ──IKE_AUTH──▶ established ──rekeyed by the peer──▶ rekeyed ──DELETE──▶ closed ──▶ gone
- *                      │                      │    └─ our DELETE ─▶ deleting ──answered──▶ gone
- *                      └─ bad AUTH ─▶ closed  └─ the peer's DELETE, INVALID_SYNTAX ─▶ closed
+ *   the peer's IKE_SA_INIT ──▶ halfOpen ──its IKE_AUTH──┐
+ *                                 └─ bad AUTH ─▶ closed  ├──▶ established ──rekeyed by the peer──▶ rekeyed ──its DELETE──▶ closed
+ *   ours (`Initiation`) ─▶ authenticating ──answered────┘      │  │  └─ rekeyed by us ─▶ deleting   └─ time over ─▶ gone
+ *                                 └─ refused, bad AUTH ─▶ gone  │  └─ our DELETE ─▶ deleting ──answered──▶ gone
+ *                                                               └─ the peer's DELETE, INVALID_SYNTAX ─▶ closed
  *
- * `closed` has no keys: it repeats its last answer to retransmissions until its time is over.
+ * An IKE SA that is rekeyed hands its Child SAs to its heir, which is `established` from its birth; one that lost against a
+ * rekey of the other end is born `deleting` (ours) or becomes `rekeyed` (the peer's). `closed` has no keys: it repeats its last
+ * answer to retransmissions until its time is over.
  */
 
-/** A Child SA of this IKE SA. */
-export interface Child {
+/** A Child SA as an exchange has made it. */
+interface MadeChild {
   readonly sa: SharedSa;
+  /** The SA that it was made to replace; that one may be gone. */
+  readonly replaces: string | null;
+  /** We asked for it; else the peer did. */
+  readonly isOurs: boolean;
+  /** The lowest nonce of its exchange: decides between two rekeys of one SA (RFC 7296 §2.8.1). */
+  readonly lowestNonce: Uint8Array;
+  /** Group of its own KE exchange; null without. */
+  readonly group: number | null;
+}
+
+/** A Child SA of this IKE SA. */
+export interface Child extends MadeChild {
   /** Set while it replaces another and is not yet sent on: the old one, and when the wait ends. */
   held: { readonly replaces: string; readonly untilMs: number } | null;
   /** The SA that replaced this one. */
   replacedBy: string | null;
   /** Our DELETE for it waits or is on the wire. */
   closing: boolean;
+  /** Set when it lost against our rekey of the same SA: the peer that made it is to delete it, or else we do at this time. */
+  redundantUntilMs: number | null;
+  readonly life: ChildLife;
 }
 
-/** A Child SA that the kernels are installing; its response waits for them. */
-export interface PendingInstall {
-  readonly sa: SharedSa;
-  /** The SA that it replaces. */
-  readonly replaces: string | null;
+/** A Child SA that the kernels are installing. */
+export interface PendingInstall extends MadeChild {
   readonly deadlineMs: number;
+}
+
+/** The peer asked for it: its response waits for the kernels. */
+export interface PeerInstall extends PendingInstall {
   readonly answer: ResponseDraft;
   /** Payloads that the response has whatever happens (IDr and AUTH in IKE_AUTH). */
   readonly always: readonly Payload[];
@@ -70,26 +94,62 @@ export interface HalfOpen {
   readonly expiresAtMs: number;
 }
 
+/** We have asked for it, and IKE_SA_INIT is answered: our IKE_AUTH is on the wire. */
+export interface Authenticating {
+  readonly kind: "authenticating";
+  readonly peer: IkePeerConfig;
+  readonly target: Target;
+  readonly init: InitRecord;
+  /** No other IKE SA of ours with this peer lived: INITIAL_CONTACT (RFC 7296 §2.4). */
+  readonly isFirst: boolean;
+  readonly offer: ChildOffer;
+  /** CERTREQ payloads of the peer. */
+  readonly requests: readonly Payload[];
+}
+
 export interface Established {
   readonly kind: "established";
   readonly peer: IkePeerConfig;
   /** `identityKey` of the peer. */
   readonly remoteIdentity: string;
   readonly sinceMs: number;
+  readonly life: Life;
+  /** The IKE SA that the peer replaced by this one while our own rekey of it is on the wire: nothing of ours begins here before. */
+  readonly undecided: IkeSession | null;
   lastHeardMs: number;
+  /** When a hint from outside last made us send something. */
+  lastHintMs: number | null;
   readonly children: Map<string, Child>;
-  pending: PendingInstall | null;
+  /** Of the peer's request; its window is 1. */
+  pending: PeerInstall | null;
+  /** Of our own request, whose answer has come. */
+  ownPending: PendingInstall | null;
+}
+
+/** Replaced at the peer's request: waits for its DELETE. */
+export interface Rekeyed {
+  readonly kind: "rekeyed";
+  readonly peerName: string;
+  readonly expiresAtMs: number;
+  readonly heir: IkeSession;
+  /** Of the exchange that made the heir. */
+  readonly lowestNonce: Uint8Array;
 }
 
 export type SessionState =
   | HalfOpen
+  | Authenticating
   | Established
-  | { readonly kind: "rekeyed"; readonly peerName: string; readonly expiresAtMs: number }
+  | Rekeyed
   | { readonly kind: "deleting"; readonly peerName: string }
   | { readonly kind: "closed"; readonly expiresAtMs: number };
 
+/** Which end of IKE_SA_INIT we were, or of the exchange that rekeyed the IKE SA: it names SPIs, keys and the I flag (RFC 7296 §3.1). */
+export type IkeRole = "initiator" | "responder";
+
 /** What a session is born with. */
 interface SessionOptions {
+  readonly role: IkeRole;
   readonly spiI: Uint8Array;
   readonly spiR: Uint8Array;
   readonly path: Path;
@@ -101,10 +161,13 @@ interface SessionOptions {
   readonly state: SessionState;
   /** ID of the peer's next request. */
   readonly nextRequestId: number;
+  /** ID of our own next request; 0 when absent. */
+  readonly nextOwnId?: number;
 }
 
 export class IkeSession {
   readonly id: string;
+  readonly role: IkeRole;
   readonly spiI: Uint8Array;
   readonly spiR: Uint8Array;
   readonly suite: IkeSuite;
@@ -114,13 +177,14 @@ export class IkeSession {
   readonly requestFragments = new Reassembly();
   readonly responseFragments = new Reassembly();
   readonly requests: RequestWindow;
-  readonly own = new OwnRequests();
+  readonly own: OwnRequests;
   /** Where the last authentic request came from: our own requests go there. */
   path: Path;
   state: SessionState;
   #sealed = 0n;
 
   constructor(options: SessionOptions) {
+    this.role = options.role;
     this.spiI = options.spiI;
     this.spiR = options.spiR;
     this.id = `${toHex(options.spiI)}_${toHex(options.spiR)}`;
@@ -130,6 +194,7 @@ export class IkeSession {
     this.fragmentation = options.fragmentation;
     this.path = options.path;
     this.state = options.state;
+    this.own = new OwnRequests(options.nextOwnId ?? 0);
     this.requests = new RequestWindow(options.nextRequestId);
   }
 
@@ -139,8 +204,8 @@ export class IkeSession {
     what: { exchange: number; messageId: number; isResponse: boolean },
     payloads: readonly Payload[],
   ): Datagrams {
-    const fields = { spiI: this.spiI, spiR: this.spiR, fromInitiator: false, ...what };
-    const sealing = this.keys.responder;
+    const fields = { spiI: this.spiI, spiR: this.spiR, fromInitiator: this.role === "initiator", ...what };
+    const sealing = this.role === "initiator" ? this.keys.initiator : this.keys.responder;
     const nextIv = (): Uint8Array => this.#nextIv(step, sealing.kind);
     const whole = sealMessage(fields, payloads, sealing, nextIv());
     if (!this.fragmentation || whole.length <= WIRE_LIMITS.unfragmentedBytes) return [whole];
@@ -151,6 +216,20 @@ export class IkeSession {
   #nextIv(step: Step, kind: SealingKey["kind"]): Uint8Array {
     this.#sealed += 1n;
     return kind === "aes-cbc" ? step.environment.randomBytes(ivBytes(kind)) : u64be(this.#sealed);
+  }
+
+  get localSpi(): Uint8Array {
+    return this.role === "initiator" ? this.spiI : this.spiR;
+  }
+
+  /** What the peer seals with. */
+  get peerKey(): SealingKey {
+    return this.role === "initiator" ? this.keys.responder : this.keys.initiator;
+  }
+
+  /** True when a message with these header fields comes from this IKE SA's other end. */
+  isFromPeer({ fromInitiator, spiI, spiR }: Pick<IkeHeader, "fromInitiator" | "spiI" | "spiR">): boolean {
+    return fromInitiator === (this.role === "responder") && equalBytes(spiI, this.spiI) && equalBytes(spiR, this.spiR);
   }
 
   /** Facts for log lines. */
@@ -168,7 +247,7 @@ export class IkeSession {
     return {
       id: this.id,
       state: state.kind,
-      peerName: state.kind === "established" ? state.peer.name : "peerName" in state ? state.peerName : null,
+      peerName: "peer" in state ? state.peer.name : "peerName" in state ? state.peerName : null,
       local: this.path.local,
       remote: this.path.remote,
       suite: ikeSuiteName(this.suite),
@@ -181,11 +260,15 @@ export class IkeSession {
 
 function childSummaries(state: Established): ChildSaSummary[] {
   const installed = [...state.children.values()].map((child) => childSummary(child.sa, childState(child)));
-  return state.pending === null ? installed : [...installed, childSummary(state.pending.sa, "installing")];
+  const installing = [state.pending, state.ownPending].flatMap((pending) =>
+    pending === null ? [] : [childSummary(pending.sa, "installing")],
+  );
+  return [...installed, ...installing];
 }
 
 function childState(child: Child): ChildSaSummary["state"] {
   if (child.closing) return "closing";
+  if (child.redundantUntilMs !== null) return "redundant";
   if (child.replacedBy !== null) return "replaced";
   return child.held === null ? "active" : "held";
 }

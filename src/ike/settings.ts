@@ -11,6 +11,10 @@ export interface IkeLimits {
   readonly childSasPerIkeSa: number;
   /** Closed IKE SAs that still repeat their last answer. */
   readonly closed: number;
+  /** Attempts to reach peers that run at the same time. */
+  readonly initiating: number;
+  /** Attempts to reach a peer on command before it is given up. */
+  readonly initiateTries: number;
   /** Error answers outside of an IKE SA. */
   readonly errorRepliesPerSecond: number;
 }
@@ -28,6 +32,8 @@ export interface IkeTiming {
   readonly retransmitMs: number;
   /** Sent so often without answer, the peer is dead: six make about a minute. */
   readonly attempts: number;
+  /** Hints of strangers (RFC 7296 §2.21.4) make us ask a peer, or tell it something, no more often than this. */
+  readonly hintMs: number;
   readonly cookieSecretMs: number;
   /** How long fragments of an unfinished message are kept at least (RFC 7383 §2.6). */
   readonly reassemblyMs: number;
@@ -35,6 +41,19 @@ export interface IkeTiming {
   readonly closedMs: number;
   /** How long a rekeyed IKE SA waits for the peer's DELETE. */
   readonly rekeyedMs: number;
+  /** First pause after the peer has refused a rekey; doubles up to `retryMaxMs`, each with jitter. */
+  readonly retryMs: number;
+  readonly retryMaxMs: number;
+  /** TEMPORARY_FAILURE for this long means that both ends disagree for good (RFC 7296 §2.25: several minutes). */
+  readonly temporaryFailureMs: number;
+  /** Peers that are reached at the start, or were lost together, are spread over this time. */
+  readonly startSpreadMs: number;
+  /** How often it is looked whether a peer that should be there is lost. */
+  readonly standingCheckMs: number;
+  /** How long a rekeyed SA is still received on, after both ends have deleted it. */
+  readonly lingerMs: number;
+  /** How long an SA that lost against another rekey waits for the DELETE of the peer that made it. */
+  readonly redundantMs: number;
 }
 
 export interface IkeSettings {
@@ -51,6 +70,8 @@ export const DEFAULT_IKE_SETTINGS: IkeSettings = {
     ikeSasPerPeer: 16,
     childSasPerIkeSa: 16,
     closed: 256,
+    initiating: 16,
+    initiateTries: 5,
     errorRepliesPerSecond: 10,
   },
   timing: {
@@ -60,9 +81,17 @@ export const DEFAULT_IKE_SETTINGS: IkeSettings = {
     dpdIdleMs: 30_000,
     retransmitMs: 1_000,
     attempts: 6,
+    hintMs: 10_000,
     cookieSecretMs: 60_000,
     reassemblyMs: 30_000,
     closedMs: 30_000,
     rekeyedMs: 60_000,
+    retryMs: 5_000,
+    retryMaxMs: 60_000,
+    temporaryFailureMs: 180_000,
+    startSpreadMs: 3_000,
+    standingCheckMs: 5_000,
+    lingerMs: 2_000,
+    redundantMs: 60_000,
   },
 };

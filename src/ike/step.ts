@@ -1,6 +1,7 @@
 import type { LogLevel } from "../core/log.ts";
 import type { IkeEnvironment } from "./environment.ts";
 import type { IkeEffect } from "./events.ts";
+import type { TargetOutcome } from "./initiation.ts";
 import type { IkeSettings } from "./settings.ts";
 
 /** One call of the core: the moment it happens in, and the effects it collects. */
@@ -9,6 +10,8 @@ export class Step {
   readonly environment: IkeEnvironment;
   readonly settings: IkeSettings;
   readonly effects: IkeEffect[] = [];
+  /** What became of attempts to reach peers. */
+  readonly outcomes: TargetOutcome[] = [];
 
   constructor(nowMs: number, environment: IkeEnvironment, settings: IkeSettings) {
     this.nowMs = nowMs;
@@ -18,6 +21,12 @@ export class Step {
 
   emit(effect: IkeEffect): void {
     this.effects.push(effect);
+  }
+
+  /** Uniform in [0, 1): jitter, and nothing that must be secret. */
+  random(): number {
+    const [a = 0, b = 0, c = 0] = this.environment.randomBytes(3);
+    return (a * 0x10000 + b * 0x100 + c) / 0x1000000;
   }
 
   /** Counts `ike.<reason>`. */

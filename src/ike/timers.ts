@@ -1,7 +1,8 @@
-import { dropSession } from "./lifecycle.ts";
-import { failInstall, releaseHeld } from "./installation.ts";
-import { emitDatagrams, sendOwn } from "./sending.ts";
-import type { IkeSession } from "./session.ts";
+import { dropSession, mayRekey } from "./lifecycle.ts";
+import { beginDeleteChild, beginDeleteIke, expireChild } from "./closing.ts";
+import { failInstall, failOwnInstall, isReleased, releaseHeld } from "./installation.ts";
+import { emitDatagrams, isUndecided, sendOwn } from "./sending.ts";
+import type { Child, IkeSession } from "./session.ts";
 import { isEstablished, type EstablishedSession, type SessionTable } from "./session-table.ts";
 import type { IkeTiming } from "./settings.ts";
 import type { Step } from "./step.ts";
@@ -13,8 +14,7 @@ export function runTimers(step: Step, table: SessionTable): void {
 
 function runSession(step: Step, table: SessionTable, session: IkeSession): void {
   const { state } = session;
-  if ("expiresAtMs" in state) {
-    if (step.nowMs < state.expiresAtMs) return;
+  if ("expiresAtMs" in state && step.nowMs >= state.expiresAtMs) {
     if (state.kind === "halfOpen") step.count("halfOpenExpired");
     dropSession(step, table, session, "expired");
     return;
@@ -25,6 +25,11 @@ function runSession(step: Step, table: SessionTable, session: IkeSession): void 
   }
   const due = session.own.due(step.nowMs, step.settings.timing);
   if (due === "giveUp") {
+    // An IKE SA that the peer has replaced may be gone at its end: so may our own rekey of it.
+    if (state.kind === "rekeyed") {
+      session.own.clear();
+      return;
+    }
     step.count("peerDead");
     step.log("warn", "the peer does not answer", session.facts());
     dropSession(step, table, session, "the peer does not answer");
@@ -39,13 +44,72 @@ function runSession(step: Step, table: SessionTable, session: IkeSession): void 
 
 function runEstablished(step: Step, session: EstablishedSession): void {
   const { state } = session;
-  const { pending } = state;
+  const { pending, ownPending } = state;
   if (pending !== null && step.nowMs >= pending.deadlineMs) failInstall(step, session, pending, "no report in time");
+  if (ownPending !== null && step.nowMs >= ownPending.deadlineMs) {
+    failOwnInstall(step, session, ownPending, "no report in time");
+  }
   releaseHeld(step, session);
+  for (const child of [...state.children.values()]) runChild(step, session, child);
+  if (!runIkeLife(step, session)) return;
+  sendOwn(step, session);
   if (!session.own.idle || step.nowMs < state.lastHeardMs + step.settings.timing.dpdIdleMs) return;
   step.count("dpdSent");
   session.own.enqueue({ kind: "dpd" });
   sendOwn(step, session);
+}
+
+/** Ends, deletes or rekeys the Child SA when its time has come. */
+export function runChild(step: Step, session: EstablishedSession, child: Child): void {
+  const { life, redundantUntilMs } = child;
+  if (life.endsAtMs !== null && step.nowMs >= life.endsAtMs) {
+    expireChild(step, session, child, "its time is over");
+    return;
+  }
+  if (redundantUntilMs !== null && step.nowMs >= redundantUntilMs) beginDeleteChild(step, session, child);
+  const rekeyAtMs = rekeyDeadline(session, child);
+  if (rekeyAtMs === null || step.nowMs < rekeyAtMs) return;
+  step.count("childRekeyBegun");
+  session.own.enqueue({ kind: "rekeyChild", saId: child.sa.id, group: null });
+  sendOwn(step, session);
+}
+
+/** Ends or rekeys the IKE SA when its time has come; false when it ended. */
+export function runIkeLife(step: Step, session: EstablishedSession): boolean {
+  const { endsAtMs } = session.state.life;
+  if (endsAtMs !== null && step.nowMs >= endsAtMs) {
+    step.count("ikeExpired");
+    beginDeleteIke(step, session, "its time is over");
+    return false;
+  }
+  const rekeyAtMs = ikeRekeyDeadline(session);
+  if (rekeyAtMs === null || step.nowMs < rekeyAtMs) return true;
+  step.count("ikeRekeyBegun");
+  session.own.enqueue({ kind: "rekeyIke", group: null });
+  sendOwn(step, session);
+  return true;
+}
+
+/** When the IKE SA is to be rekeyed; null for never, and while it or a Child SA is being made (RFC 7296 §2.25.1). */
+function ikeRekeyDeadline(session: EstablishedSession): number | null {
+  const { state, own } = session;
+  const isBusy =
+    state.pending !== null ||
+    state.ownPending !== null ||
+    isUndecided(session) ||
+    own.has(({ kind }) => kind !== "dpd");
+  return isBusy ? null : state.life.rekeyAtMs;
+}
+
+/** When the Child SA is to be rekeyed; null for never, and while somebody is at it. */
+function rekeyDeadline({ state, own }: EstablishedSession, child: Child): number | null {
+  const { id } = child.sa;
+  const isBusy =
+    !mayRekey(child) ||
+    state.pending?.replaces === id ||
+    state.ownPending?.replaces === id ||
+    own.has((wish) => wish.kind === "rekeyChild" && wish.saId === id);
+  return isBusy ? null : child.life.rekeyAtMs;
 }
 
 /** When the next thing is due, null when nothing is. */
@@ -59,13 +123,28 @@ export function nextWakeMs(table: SessionTable, timing: IkeTiming): number | nul
 
 function deadlines(session: IkeSession, timing: IkeTiming): number[] {
   const { state } = session;
-  if ("expiresAtMs" in state) return [state.expiresAtMs];
-  const found: number[] = [];
+  const found: number[] = "expiresAtMs" in state ? [state.expiresAtMs] : [];
   const ownMs = session.own.nextAtMs;
   if (ownMs !== null) found.push(ownMs);
-  if (state.kind !== "established") return found;
-  if (state.pending !== null) found.push(state.pending.deadlineMs);
-  for (const { held } of state.children.values()) if (held !== null) found.push(held.untilMs);
-  if (session.own.idle) found.push(state.lastHeardMs + timing.dpdIdleMs);
+  if (!isEstablished(session)) return found;
+  // What waited for a decision goes out now.
+  if (ownMs === null && !session.own.idle && !isUndecided(session)) found.push(0);
+  found.push(...[session.state.life.endsAtMs, ikeRekeyDeadline(session)].filter((atMs) => atMs !== null));
+  const { pending, ownPending, children, lastHeardMs } = session.state;
+  if (pending !== null) found.push(pending.deadlineMs);
+  if (ownPending !== null) found.push(ownPending.deadlineMs);
+  for (const child of children.values()) found.push(...childDeadlines(session, child));
+  if (session.own.idle) found.push(lastHeardMs + timing.dpdIdleMs);
   return found;
+}
+
+function childDeadlines(session: EstablishedSession, child: Child): number[] {
+  const { held, life, redundantUntilMs, closing } = child;
+  const possible = [
+    held !== null && isReleased(child) ? held.untilMs : null,
+    life.endsAtMs,
+    closing ? null : redundantUntilMs,
+    rekeyDeadline(session, child),
+  ];
+  return possible.filter((atMs) => atMs !== null);
 }

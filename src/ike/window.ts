@@ -1,5 +1,7 @@
 import { sha256Hex } from "../crypto/hash.ts";
 import { invariant } from "../core/errors.ts";
+import type { ChildOffer, ChildWish } from "./child-offer.ts";
+import type { IkeOffer } from "./ike-offer.ts";
 import type { IkeTiming } from "./settings.ts";
 
 /** What a request's message ID makes of it (RFC 7296 §2.2, §2.3; the window is 1). */
@@ -56,9 +58,28 @@ export class RequestWindow {
   }
 }
 
-/** A request that we send of our own. */
+/** What we want to ask the peer: waits until the wire is free, and may be pointless by then. */
+export type OwnWish =
+  /** IKE_AUTH. */
+  | { readonly kind: "auth" }
+  | { readonly kind: "dpd" }
+  | { readonly kind: "deleteChild"; readonly saId: string }
+  /** An SA that the peer has made and we never had: `spi` is our inbound one. */
+  | { readonly kind: "deleteSpi"; readonly spi: number }
+  /** ESP has come for an SA that we do not have: told, and deleted at the peer (RFC 7296 §1.5). */
+  | { readonly kind: "invalidSpi"; readonly spi: number }
+  | { readonly kind: "deleteIke" }
+  /** `group`: of the KE payload, null for the first choice. */
+  | { readonly kind: "rekeyChild"; readonly saId: string; readonly group: number | null }
+  | { readonly kind: "createChild"; readonly wish: ChildWish; readonly group: number | null }
+  | { readonly kind: "rekeyIke"; readonly group: number | null };
+
+/** A request on the wire, with what its answer is read with. */
 export type OwnRequest =
-  { readonly kind: "dpd" } | { readonly kind: "deleteChild"; readonly saId: string } | { readonly kind: "deleteIke" };
+  | Extract<OwnWish, { kind: "auth" | "dpd" | "deleteChild" | "deleteSpi" | "invalidSpi" | "deleteIke" }>
+  | { readonly kind: "rekeyChild"; readonly saId: string; readonly offer: ChildOffer }
+  | { readonly kind: "createChild"; readonly offer: ChildOffer }
+  | { readonly kind: "rekeyIke"; readonly offer: IkeOffer };
 
 interface Outstanding {
   readonly messageId: number;
@@ -70,9 +91,14 @@ interface Outstanding {
 
 /** Our requests: one on the wire, the others wait; repeated with doubling pauses until answered or given up (RFC 7296 §2.4). */
 export class OwnRequests {
-  #nextId = 0;
-  #waiting: OwnRequest[] = [];
+  #nextId: number;
+  #waiting: OwnWish[] = [];
   #outstanding: Outstanding | null = null;
+
+  /** `nextId`: 1 for the initiator after IKE_SA_INIT, else 0. */
+  constructor(nextId = 0) {
+    this.#nextId = nextId;
+  }
 
   get outstanding(): OwnRequest | null {
     return this.#outstanding?.request ?? null;
@@ -88,9 +114,21 @@ export class OwnRequests {
     return this.#outstanding === null && this.#waiting.length === 0;
   }
 
-  /** Bounded by what is deleted: the caller asks once per SA. */
-  enqueue(request: OwnRequest): void {
-    this.#waiting.push(request);
+  /** True when such a request is on the wire or waits. */
+  has(matches: (wish: OwnWish | OwnRequest) => boolean): boolean {
+    return [...this.#waiting, ...(this.#outstanding === null ? [] : [this.#outstanding.request])].some(matches);
+  }
+
+  /** Bounded by the SAs: the caller asks once for each. */
+  enqueue(wish: OwnWish): void {
+    this.#waiting.push(wish);
+  }
+
+  /** Takes out what waits about Child SAs: for the IKE SA that inherits them. */
+  takeChildWishes(): OwnWish[] {
+    const taken = this.#waiting.filter(({ kind }) => kind !== "dpd" && kind !== "deleteIke" && kind !== "rekeyIke");
+    this.#waiting = [];
+    return taken;
   }
 
   /** Forgets everything that waits, and the request on the wire. */
@@ -99,18 +137,17 @@ export class OwnRequests {
     this.#outstanding = null;
   }
 
-  /** Puts the next request on the wire when it is free; returns what to send. */
-  start(
-    nowMs: number,
-    timing: IkeTiming,
-    seal: (messageId: number, request: OwnRequest) => Datagrams,
-  ): Datagrams | null {
-    if (this.#outstanding !== null) return null;
-    const request = this.#waiting.shift();
-    if (request === undefined) return null;
+  /** The next wish, taken out of the queue, when the wire is free for it. */
+  next(): OwnWish | null {
+    return this.#outstanding === null ? (this.#waiting.shift() ?? null) : null;
+  }
+
+  /** Puts a request on the wire, which must be free; returns what to send. */
+  start(nowMs: number, timing: IkeTiming, request: OwnRequest, seal: (messageId: number) => Datagrams): Datagrams {
+    invariant(this.#outstanding === null, "one request at a time");
     const messageId = this.#nextId;
     this.#nextId += 1;
-    const datagrams = seal(messageId, request);
+    const datagrams = seal(messageId);
     this.#outstanding = { messageId, request, datagrams, sent: 1, nextAtMs: nowMs + timing.retransmitMs };
     return datagrams;
   }

@@ -14,9 +14,9 @@ import {
 const END_32 = 1n << 32n;
 const END_64 = 1n << 64n;
 
-/** From this part of the numbers on, the SA asks to be rekeyed. Our choice: 7/8. */
-const REKEY_NUMERATOR = 7n;
-const REKEY_DENOMINATOR = 8n;
+/** From this part of the numbers on, the SA asks to be rekeyed: time for several tries at any rate. Our choice: 3/4. */
+const REKEY_NUMERATOR = 3n;
+const REKEY_DENOMINATOR = 4n;
 
 /**
  * A node that leaves its numbers behind by more than the window may still have sent some of them a moment ago: they count as

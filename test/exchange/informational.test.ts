@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { toHex } from "../../src/core/bytes.ts";
 import { EXCHANGE, NOTIFY } from "../../src/ike/wire/constants.ts";
-import { decodeMessage } from "../../src/ike/wire/message.ts";
+import { decodeMessage, encodeMessage } from "../../src/ike/wire/message.ts";
 import { notify } from "../../src/ike/wire/notify.ts";
 import { childWish, deleteChild, deleteIke, type Initiator } from "./initiator.ts";
 import { CLIENT, connect, DVIPA, initiator, Lab, PATH, PATH_4500 } from "./lab.ts";
@@ -214,5 +214,70 @@ describe("requests of our own", () => {
       expect(lab.command(command)).toEqual([]);
     }
     expect(lab.count("commandForUnknownSa")).toBe(4);
+  });
+});
+
+describe("what anybody may say without proof (RFC 7296 §1.5, §2.21.4)", () => {
+  const SPI = 0xc0ffee00;
+
+  test("an encrypted request for an IKE SA that is not there: its own header comes back with N(INVALID_IKE_SPI), limited", () => {
+    const { client } = connect(new Lab());
+    const restarted = new Lab({ limits: { errorRepliesPerSecond: 2 } });
+    const request = client.request(EXCHANGE.INFORMATIONAL, []);
+    const { header, payloads } = decodeMessage(restarted.answer(request));
+    const asked = decodeMessage(request).header;
+    expect(header).toMatchObject({ isResponse: true, fromInitiator: false, messageId: asked.messageId });
+    expect([toHex(header.spiI), toHex(header.spiR)]).toEqual([toHex(asked.spiI), toHex(asked.spiR)]);
+    expect(payloads).toEqual([notify(NOTIFY.INVALID_IKE_SPI)]);
+    expect(restarted.deliver(request)).toHaveLength(1);
+    expect(restarted.deliver(request)).toEqual([]);
+    expect(restarted.count("errorReplyLimit")).toBe(1);
+    restarted.nowMs += 1_000;
+    expect(restarted.deliver(request)).toHaveLength(1);
+  });
+
+  test("a response, or a request in clear, for an IKE SA that is not there: not answered", () => {
+    const { client } = connect(new Lab());
+    const restarted = new Lab();
+    expect(restarted.deliver(client.seal(EXCHANGE.INFORMATIONAL, 0, true, []))).toEqual([]);
+    const { header } = decodeMessage(client.request(EXCHANGE.INFORMATIONAL, []));
+    expect(restarted.deliver(encodeMessage(header, []))).toEqual([]);
+    expect(restarted.count("unknownSpi")).toBe(2);
+  });
+
+  test("N(INVALID_IKE_SPI) in clear, instead of the answer to our request: counted, the request goes on", () => {
+    const lab = new Lab();
+    const { client } = connect(lab);
+    const [dpd] = lab.pass(30_000);
+    const { messageId } = decodeMessage(dpd ?? new Uint8Array(0)).header;
+    const fields = { spiI: client.spiI, spiR: client.spiR, fromInitiator: true, isResponse: true, messageId };
+    const hint = encodeMessage({ ...fields, exchange: EXCHANGE.INFORMATIONAL }, [notify(NOTIFY.INVALID_IKE_SPI)]);
+    expect(lab.deliver(hint)).toEqual([]);
+    expect(lab.count("invalidIkeSpiHeard")).toBe(1);
+    expect(lab.pass(1_000)).toEqual([dpd]);
+    lab.deliver(reply(client, dpd));
+    expect(lab.states).toEqual(["established"]);
+  });
+
+  test("ESP for an SA that is not there: the peer that we have an IKE SA with is told and deletes it, now and then", () => {
+    const lab = new Lab();
+    const { client } = connect(lab);
+    const esp = (spi: number, peer = CLIENT): Uint8Array[] =>
+      lab
+        .step({ kind: "unknownEsp", nowMs: lab.nowMs, peer, dvipa: DVIPA, spi })
+        .flatMap((effect) => (effect.kind === "send" ? [effect.bytes] : []));
+    expect(esp(SPI, "198.51.100.99")).toEqual([]);
+    expect(esp(lab.installed[0]?.inbound.spi ?? 0)).toEqual([]);
+    const [request] = esp(SPI);
+    const spi = Uint8Array.of(0xc0, 0xff, 0xee, 0x00);
+    expect(client.open(request ?? new Uint8Array(0))).toEqual([
+      notify(NOTIFY.INVALID_SPI, spi),
+      { kind: "delete", protocol: 3, spis: [spi] },
+    ]);
+    lab.deliver(reply(client, request));
+    for (let i = 0; i < 1_000; i++) expect(esp(SPI + i)).toEqual([]);
+    lab.pass(10_000);
+    expect(esp(SPI)).toHaveLength(1);
+    expect(lab.saLog).toEqual(["install:0:now"]);
   });
 });

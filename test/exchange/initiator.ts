@@ -9,7 +9,7 @@ import type { Path } from "../../src/ike/events.ts";
 import { identityPayload } from "../../src/ike/identity.ts";
 import { deriveChildKeys, deriveIkeKeys, deriveRekeyedIkeKeys, pskAuth, type IkeKeys } from "../../src/ike/keys.ts";
 import { natDetectionNotifies } from "../../src/ike/nat.ts";
-import { chooseEsp, espTransforms, ikeTransforms } from "../../src/ike/proposal.ts";
+import { chooseEsp, chooseIke, espTransforms, ikeTransforms } from "../../src/ike/proposal.ts";
 import { hostSelector, selectorPayload } from "../../src/ike/selectors.ts";
 import type { IkeSuite } from "../../src/ike/suite.ts";
 import { AUTH_METHOD, ESN, EXCHANGE, NOTIFY, PROTOCOL } from "../../src/ike/wire/constants.ts";
@@ -24,7 +24,7 @@ import {
 import { encodeIdentification, type IdentificationPayload } from "../../src/ike/wire/identification.ts";
 import { decodeMessage, encodeMessage } from "../../src/ike/wire/message.ts";
 import { notify } from "../../src/ike/wire/notify.ts";
-import { decodePayloads, findNotify, requirePayload, type Payload } from "../../src/ike/wire/payload.ts";
+import { decodePayloads, findNotify, findPayload, requirePayload, type Payload } from "../../src/ike/wire/payload.ts";
 import type { Proposal } from "../../src/ike/wire/security-association.ts";
 
 /** What the initiator wants; everything has a default that the responder of `lab.ts` accepts. */
@@ -69,6 +69,8 @@ export class Initiator {
   spiI = random(8);
   spiR = new Uint8Array(8);
   suite: IkeSuite | null = null;
+  /** True on an IKE SA that the other end has made by a rekey. */
+  isResponder = false;
   nextId = 0;
   #keys: IkeKeys | null = null;
   #nonceI = random(32);
@@ -181,8 +183,11 @@ export class Initiator {
   }
 
   /** CREATE_CHILD_SA request: SK{[N(REKEY_SA)], [N(USE_TRANSPORT_MODE)], SA, Ni, [KEi], TSi, TSr}. */
-  createChildRequest(wish: ChildWish, rekeys: { readonly spiIn: number } | null): PreparedRequest {
-    const nonce = random(32);
+  createChildRequest(
+    wish: ChildWish,
+    rekeys: { readonly spiIn: number } | null,
+    nonce: Uint8Array = random(32),
+  ): PreparedRequest {
     const pair = wish.group === null ? null : groupOf(wish.group).generate();
     const child = this.#childPayloads(wish, true);
     const bytes = this.request(EXCHANGE.CREATE_CHILD_SA, [
@@ -201,10 +206,48 @@ export class Initiator {
     return this.#readChild(payloads, request, requirePayload(payloads, "nonce").nonce);
   }
 
+  /** Answers a CREATE_CHILD_SA request of the other end for a Child SA, as a good peer does unless `changes` say otherwise. */
+  answerChild(bytes: Uint8Array, changes: AnswerChanges = {}): { response: Uint8Array; child: InitiatorChild } {
+    const { header } = decodeMessage(bytes);
+    const payloads = this.open(bytes);
+    const ke = findPayload(payloads, "ke");
+    const pfs = changes.pfs ?? true;
+    const offered = requirePayload(payloads, "sa").proposals;
+    const wanted = pfs ? offered : offered.filter(({ transforms }) => transforms.every(({ type }) => type !== 4));
+    const chosen = chooseEsp({ kind: "sa", proposals: wanted }, pfs ? (ke?.group ?? null) : null, pfs, {
+      espSuites: null,
+      esn: "allow",
+    });
+    const pair = chosen.group === null ? null : groupOf(chosen.group).generate();
+    const shared = pair === null || ke === undefined ? null : pair.agree(ke.value);
+    const nonceR = changes.nonce ?? random(32);
+    const nonces = { nonceI: requirePayload(payloads, "nonce").nonce, nonceR };
+    const keys = deriveChildKeys({ suite: this.#suite(), d: this.keys.d }, chosen.suite, shared, nonces);
+    const spi = 0x10000000 + Math.floor(Math.random() * 0xe0000000);
+    const transport = findNotify(payloads, NOTIFY.USE_TRANSPORT_MODE) !== undefined;
+    const answer: Payload[] = [
+      ...(transport ? [notify(NOTIFY.USE_TRANSPORT_MODE)] : []),
+      { kind: "sa", proposals: [{ ...chosen.answer, spi: u32be(spi) }] },
+      { kind: "nonce", nonce: nonceR },
+      ...(pair === null ? [] : [{ kind: "ke" as const, group: chosen.group ?? 0, value: pair.publicValue }]),
+      requirePayload(payloads, "tsi"),
+      requirePayload(payloads, "tsr"),
+    ];
+    const response = this.seal(header.exchange, header.messageId, true, changes.edit?.(answer) ?? answer);
+    const child: InitiatorChild = {
+      ...{ suite: chosen.suite, esn: chosen.esn, spiIn: spi, spiOut: chosen.spi, transport, payloads },
+      toResponder: keys.toInitiator,
+      toInitiator: keys.toResponder,
+    };
+    return { response, child };
+  }
+
   /** CREATE_CHILD_SA for a new IKE SA: SK{SA(SPI), Ni, KEi}. */
-  rekeyIkeRequest(suite: IkeSuite): { bytes: Uint8Array; finish: (response: Uint8Array) => Initiator } {
+  rekeyIkeRequest(
+    suite: IkeSuite,
+    nonce: Uint8Array = random(32),
+  ): { bytes: Uint8Array; finish: (response: Uint8Array) => Initiator } {
     const spi = random(8);
-    const nonce = random(32);
     const pair = groupOf(suite.group).generate();
     const bytes = this.request(EXCHANGE.CREATE_CHILD_SA, [
       { kind: "sa", proposals: [proposal(1, PROTOCOL.IKE, spi, ikeTransforms(suite))] },
@@ -225,6 +268,31 @@ export class Initiator {
     return { bytes, finish };
   }
 
+  /** Answers the other end's rekey of the IKE SA; the heir is this peer's side of the new one. */
+  answerIke(bytes: Uint8Array, changes: AnswerChanges = {}): { response: Uint8Array; heir: Initiator } {
+    const { header } = decodeMessage(bytes);
+    const payloads = this.open(bytes);
+    const ke = requirePayload(payloads, "ke");
+    const nonceI = requirePayload(payloads, "nonce").nonce;
+    const { suite, offered, answer } = chooseIke(requirePayload(payloads, "sa"), ke.group, 8, null);
+    const pair = groupOf(suite.group).generate();
+    const nonceR = changes.nonce ?? random(32);
+    const heir = new Initiator({ ...this.options, group: suite.group });
+    heir.isResponder = true;
+    heir.spiI = Uint8Array.from(offered.spi);
+    heir.spiR = new Uint8Array(random(8));
+    heir.suite = suite;
+    const old = { suite: this.#suite(), d: this.keys.d };
+    heir.#keys = deriveRekeyedIkeKeys(old, suite, pair.agree(ke.value), heir.#context(nonceI, nonceR));
+    const told: Payload[] = [
+      { kind: "sa", proposals: [{ ...answer, spi: heir.spiR }] },
+      { kind: "nonce", nonce: nonceR },
+      { kind: "ke", group: suite.group, value: pair.publicValue },
+    ];
+    const response = this.seal(header.exchange, header.messageId, true, changes.edit?.(told) ?? told);
+    return { response, heir };
+  }
+
   /** A sealed request with the next message ID. */
   request(exchange: number, payloads: readonly Payload[]): Uint8Array {
     const bytes = this.seal(exchange, this.nextId, false, payloads);
@@ -233,8 +301,10 @@ export class Initiator {
   }
 
   seal(exchange: number, messageId: number, isResponse: boolean, payloads: readonly Payload[]): Uint8Array {
-    const fields = { spiI: this.spiI, spiR: this.spiR, exchange, messageId, isResponse, fromInitiator: true };
-    return sealMessage(fields, payloads, this.keys.initiator, random(ivBytes(this.keys.initiator.kind)));
+    const fromInitiator = !this.isResponder;
+    const fields = { spiI: this.spiI, spiR: this.spiR, exchange, messageId, isResponse, fromInitiator };
+    const key = this.isResponder ? this.keys.responder : this.keys.initiator;
+    return sealMessage(fields, payloads, key, random(ivBytes(key.kind)));
   }
 
   /** A sealed request with the next message ID, in fragments of at most this size. */
@@ -264,7 +334,7 @@ export class Initiator {
   open(bytes: Uint8Array): Payload[] {
     const [sealed] = decodeMessage(bytes).payloads;
     if (sealed?.kind !== "encrypted") throw new Error("not encrypted");
-    return openedPayloads(openMessage(bytes, sealed, this.keys.responder));
+    return openedPayloads(openMessage(bytes, sealed, this.isResponder ? this.keys.initiator : this.keys.responder));
   }
 
   #suite(): IkeSuite {
@@ -315,6 +385,14 @@ interface AuthExtra {
   readonly method?: number;
   /** CERT and AUTH for what must be signed. */
   readonly proof?: (octets: Uint8Array) => readonly Payload[];
+}
+
+/** How a peer answers a request for a Child SA. */
+interface AnswerChanges {
+  readonly nonce?: Uint8Array;
+  /** False: it takes the proposal without a group. */
+  readonly pfs?: boolean;
+  readonly edit?: (answer: readonly Payload[]) => readonly Payload[];
 }
 
 /** A request with what is needed to read its answer. */

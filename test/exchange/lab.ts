@@ -4,7 +4,7 @@ import type { SharedSa } from "../../src/sa/spec.ts";
 import type { EspSuite } from "../../src/sa/suite.ts";
 import type { IkeCredential, IkeEnvironment, IkePeerConfig } from "../../src/ike/environment.ts";
 import type { IkeCommand, IkeEffect, IkeEvent, Path } from "../../src/ike/events.ts";
-import { IkeResponder } from "../../src/ike/responder.ts";
+import { IkeCore } from "../../src/ike/core.ts";
 import { DEFAULT_IKE_SETTINGS, type IkeLimits, type IkeSettings } from "../../src/ike/settings.ts";
 import type { IkeSuite } from "../../src/ike/suite.ts";
 import { childWish, Initiator, type ChildWish, type InitiatorChild, type InitiatorOptions } from "./initiator.ts";
@@ -47,6 +47,9 @@ export function peerConfig(changes: Partial<IkePeerConfig> = {}): IkePeerConfig 
     ikeSuites: null,
     espSuites: null,
     esn: "allow",
+    childLifetime: { timeMs: null, bytes: null, packets: null },
+    ikeLifetimeMs: null,
+    initiate: { start: "none", dvipa: null, mode: "transport" },
     ...changes,
   };
 }
@@ -62,7 +65,7 @@ interface LabOptions {
 
 /** A responder with everything around it in memory: its clock is `nowMs`, its kernel says yes at once. */
 export class Lab {
-  readonly responder: IkeResponder;
+  readonly responder: IkeCore;
   nowMs = 1_000_000;
   install: "ok" | "fail" | "silent";
   wakeAtMs: number | null = null;
@@ -87,7 +90,7 @@ export class Lab {
       limits: { ...DEFAULT_IKE_SETTINGS.limits, ...options.limits },
     };
     this.install = options.install ?? "ok";
-    this.responder = new IkeResponder(environment, settings);
+    this.responder = new IkeCore(environment, settings);
   }
 
   /** Delivers a datagram; returns what was sent back. */

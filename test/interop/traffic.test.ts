@@ -48,7 +48,7 @@ describe.each([4, 6] as const)("IPv%i", (ipVersion) => {
     });
 
     it("answers pings that come in fragments", async () => {
-      expect(await ping(lab(), 3, FRAGMENTED_BYTES)).toEqual({ sent: 3, received: 3 });
+      expect(await ping(lab(), 3, { bytes: FRAGMENTED_BYTES })).toEqual({ sent: 3, received: 3 });
       const { counters } = await lab().distributor.status();
       expect(counters["steer.drop.fragment"] ?? 0).toBe(0);
     });

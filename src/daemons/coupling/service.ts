@@ -145,9 +145,18 @@ export class CouplingService {
     process.nextTick(() => {
       if (!connection.isOpen) return;
       this.#allocator.connected(node);
+      this.#tellRekeys(node);
       this.#membership.notifyAll("members", { members: this.#membership.list() });
     });
     return { instance: this.#instance, members };
+  }
+
+  /** An owner that was away when an SA came to its end hears of it now. */
+  #tellRekeys(node: string): void {
+    for (const { rekeySoon, registration } of this.#allocator.lines()) {
+      if (!rekeySoon || this.#allocator.ownerOf(registration.dvipa)?.owner !== node) continue;
+      this.#membership.notify(node, "rekeySoon", { sa: registration.sa });
+    }
   }
 
   #left(node: string): void {

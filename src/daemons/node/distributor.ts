@@ -4,7 +4,8 @@ import type { Clock, Timer } from "../../core/clock.ts";
 import type { Counters } from "../../core/counters.ts";
 import { EsplexError, messageOf } from "../../core/errors.ts";
 import type { Log } from "../../core/log.ts";
-import { IkeResponder } from "../../ike/responder.ts";
+import type { IkeSaSummary } from "../../ike/events.ts";
+import { IkeCore } from "../../ike/core.ts";
 import { tunnelReqid } from "../../net/ids.ts";
 import { wipeSaKeys, type SharedSa } from "../../sa/spec.ts";
 import { hasCounterNonce } from "../../sequence/nonce-budget.ts";
@@ -88,7 +89,7 @@ export class Distributor {
       counters,
       log,
     });
-    const responder = new IkeResponder({
+    const responder = new IkeCore({
       randomBytes: (lengthBytes) => new Uint8Array(randomBytes(lengthBytes)),
       newSpi: () => this.#newSpi(),
       // Every SA gets the reqid of its tunnel when it is installed.
@@ -115,6 +116,7 @@ export class Distributor {
       gate: this.#gate,
       // Without a next hop the mark would lead nowhere, and the packet into this node's own kernel.
       targetIndex: (target, dvipa) => (this.#targets.reaches(target, dvipa) ? this.#indexOf(target) : null),
+      onUnknownSpi: (esp) => this.#ike.unknownEsp(esp),
       clock,
       counters,
       log,
@@ -146,6 +148,7 @@ export class Distributor {
     await this.#steering.start();
     await this.#applyNetwork();
     await this.#ike.start(addresses);
+    this.#ike.command({ kind: "initiateAll" });
     if (this.#expire === null) this.#scheduleExpiry();
   }
 
@@ -168,6 +171,29 @@ export class Distributor {
   isFencedBy(dvipa: string, epoch: bigint): boolean {
     const own = this.#epochs.get(dvipa);
     return own !== undefined && epoch > own;
+  }
+
+  ikeSas(): readonly IkeSaSummary[] {
+    return this.#ike.summaries();
+  }
+
+  /** Replaces an SA by an heir; false when this node's IKE does not have it. */
+  rekeyChild(saId: string): boolean {
+    if (!this.#sas.has(saId)) return false;
+    this.#ike.command({ kind: "rekeyChild", saId });
+    return true;
+  }
+
+  /** Replaces an IKE SA; false when there is none of this ID. */
+  rekeyIke(ikeSaId: string): boolean {
+    if (!this.ikeSas().some(({ id, state }) => id === ikeSaId && state === "established")) return false;
+    this.#ike.command({ kind: "rekeyIke", ikeSaId });
+    return true;
+  }
+
+  /** Reaches out to a peer of the cluster file; what comes of it is in `ikeSas`. */
+  initiate(peerName: string, dvipa: string | null): void {
+    this.#ike.command({ kind: "initiate", peerName, dvipa });
   }
 
   /** May this node park its own lease on the tunnel? */
@@ -247,6 +273,8 @@ export class Distributor {
   async #useOutbound(saId: string): Promise<void> {
     const entry = this.#sas.get(saId);
     if (entry === undefined || entry.outbound === "now") return;
+    // For a target that joins now: it gets the older ones for receiving only.
+    for (const older of this.#sas.values()) if (older.sa.reqid === entry.sa.reqid) older.outbound = "hold";
     entry.outbound = "now";
     await Promise.all([this.#context.keeper.useOutbound(saId), this.#targets.useOutbound(entry.sa)]);
   }

@@ -97,6 +97,10 @@ async function loadPeer(peer: PeerConfig, trustOf: TrustOf, clusterFile: string)
     ikeSuites: peer.ikeProposals,
     espSuites: peer.espProposals,
     esn: peer.esn,
+    // By bytes and packets too as soon as the targets report what they have used (R19).
+    childLifetime: { timeMs: 1_000 * peer.childLifetime.seconds, bytes: null, packets: null },
+    ikeLifetimeMs: 1_000 * peer.ikeLifetime.seconds,
+    initiate: { ...peer.initiate, mode: peer.initiate.mode ?? peer.modes[0] ?? "tunnel" },
   };
 }
 

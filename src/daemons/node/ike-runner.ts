@@ -4,7 +4,7 @@ import type { Counters } from "../../core/counters.ts";
 import { messageOf, unreachable } from "../../core/errors.ts";
 import { ipFromBytes, ipToBytes, ipVersion } from "../../core/ip.ts";
 import type { Log } from "../../core/log.ts";
-import type { IkeEffect, IkeEvent, IkeSaSummary, Path } from "../../ike/events.ts";
+import type { IkeCommand, IkeEffect, IkeEvent, IkeSaSummary, Path } from "../../ike/events.ts";
 import type { SharedSa } from "../../sa/spec.ts";
 
 /** RFC 7296 §2: IKE's port, and the one that NAT traversal moves to. */
@@ -17,7 +17,7 @@ const GOODBYE_MS = 1_500;
 const GOODBYE_POLL_MS = 50;
 
 /** The IKE core as the runner drives it. */
-export interface IkeCore {
+export interface DrivenCore {
   step(event: IkeEvent): IkeEffect[];
   snapshot(): { readonly ikeSas: readonly IkeSaSummary[] };
 }
@@ -35,7 +35,7 @@ export interface ChildSaActions {
  * happen in order; an installation is reported back as an event, so it holds nothing up.
  */
 export class IkeRunner {
-  readonly #core: IkeCore;
+  readonly #core: DrivenCore;
   readonly #actions: ChildSaActions;
   readonly #clock: Clock;
   readonly #counters: Counters;
@@ -44,7 +44,7 @@ export class IkeRunner {
   readonly #sockets = new Map<string, Socket>();
   #wake: Timer | null = null;
 
-  constructor(core: IkeCore, actions: ChildSaActions, clock: Clock, counters: Counters, log: Log) {
+  constructor(core: DrivenCore, actions: ChildSaActions, clock: Clock, counters: Counters, log: Log) {
     this.#core = core;
     this.#actions = actions;
     this.#clock = clock;
@@ -69,15 +69,27 @@ export class IkeRunner {
   /** Says goodbye to every peer (DELETE), waits a moment for the answers, and closes. */
   async stop(): Promise<void> {
     if (this.isOpen) {
-      this.#dispatch({ kind: "command", nowMs: this.#clock.nowMs(), command: { kind: "deleteAll" } });
+      this.command({ kind: "deleteAll" });
       const untilMs = this.#clock.nowMs() + GOODBYE_MS;
-      while (this.#core.snapshot().ikeSas.some((sa) => sa.state !== "closed") && this.#clock.nowMs() < untilMs) {
+      while (this.summaries().some((sa) => sa.state !== "closed") && this.#clock.nowMs() < untilMs) {
         await new Promise((resolve) => setTimeout(resolve, GOODBYE_POLL_MS));
       }
     }
     this.#wake?.cancel();
     for (const socket of this.#sockets.values()) socket.close();
     this.#sockets.clear();
+  }
+
+  command(command: IkeCommand): void {
+    this.#dispatch({ kind: "command", nowMs: this.#clock.nowMs(), command });
+  }
+
+  unknownEsp(esp: { readonly peer: string; readonly dvipa: string; readonly spi: number }): void {
+    this.#dispatch({ kind: "unknownEsp", nowMs: this.#clock.nowMs(), ...esp });
+  }
+
+  summaries(): readonly IkeSaSummary[] {
+    return this.#core.snapshot().ikeSas;
   }
 
   #open(address: string, port: number): Promise<Socket> {
@@ -144,7 +156,7 @@ export class IkeRunner {
           await this.#actions.useOutbound(effect.saId);
           break;
         case "removeChild":
-          this.#remove(effect.saId, effect.reason);
+          this.#remove(effect.saId, effect.reason, effect.afterMs);
           break;
         case "count":
           this.#counters.add(effect.name);
@@ -172,7 +184,11 @@ export class IkeRunner {
     );
   }
 
-  #remove(saId: string, reason: string): void {
+  #remove(saId: string, reason: string, afterMs: number): void {
+    if (afterMs > 0) {
+      this.#clock.after(afterMs, () => this.#remove(saId, reason, 0));
+      return;
+    }
     this.#actions.remove(saId, reason).catch((error: unknown) => {
       this.#counters.add("ike.removeFailed");
       this.#log.error("an SA could not be removed", { sa: saId, reason: messageOf(error) });

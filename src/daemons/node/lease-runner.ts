@@ -187,6 +187,17 @@ export class LeaseRunner {
     return this.#state.kind === "held";
   }
 
+  /** Somebody waits for numbers, or has them. */
+  get isNeeded(): boolean {
+    return this.holdsLease || this.#wants.length > 0;
+  }
+
+  /** As `stop`, when another SA of the tunnel can send now: who waits for this one may go on. */
+  replaced(): void {
+    this.#answerWants(null);
+    this.stop();
+  }
+
   /** Ends the runner; the kernel's state is the caller's to remove. */
   stop(): void {
     this.#stopped = true;

@@ -14,9 +14,10 @@ import { createLog, type Log, type LogLevel } from "../../core/log.ts";
 import { listAddresses } from "../../net/addresses.ts";
 import { NETLINK_ROUTE, NetlinkSocket } from "../../net/netlink-socket.ts";
 import type { SharedSa } from "../../sa/spec.ts";
-import { serveControl, type ControlServer } from "../control.ts";
+import { serveControl, type ControlHandlers, type ControlServer } from "../control.ts";
 import { CouplingLink } from "./coupling-link.ts";
 import { Distributor, type OwnDvipa } from "./distributor.ts";
+import { ikeControls } from "./ike-controls.ts";
 import { HostNetwork, NO_NETWORK_STATE, type HostDvipa, type HostNetworkState } from "./host-network.ts";
 import { loadIkeConfiguration, type IkeConfiguration } from "./ike-configuration.ts";
 import { probeKernel, withoutSuites } from "./kernel-suites.ts";
@@ -121,7 +122,8 @@ class Node {
       onFenced: ({ dvipa, epoch }) => this.#fenced(dvipa, epoch),
       onRekeySoon: ({ sa }) => {
         bus.counters.add("lease.rekeySoon");
-        bus.log.warn("an SA comes to the end of its sequence numbers: the peer must rekey it", { sa });
+        const isOurs = this.#distributor?.rekeyChild(sa) ?? false;
+        bus.log.info("an SA comes to the end of its sequence numbers: it is rekeyed", { sa, isOurs });
       },
     });
     this.#distributor =
@@ -161,8 +163,7 @@ class Node {
         name: "control socket",
         start: async () => {
           const path = join(this.#context.options.run, "control.sock");
-          const handlers = { status: () => this.#status(), reload: () => this.#reload() };
-          control = await serveControl(path, handlers, this.#log);
+          control = await serveControl(path, this.#controls(), this.#log);
         },
         stop: async () => control?.close(),
       },
@@ -279,6 +280,13 @@ class Node {
   #fenced(dvipa: string, epoch: bigint): void {
     if (this.#distributor?.isFencedBy(dvipa, epoch) !== true) return;
     this.#fail(`another node owns ${dvipa} now (epoch ${epoch.toString()})`);
+  }
+
+  #controls(): ControlHandlers {
+    const distributor = this.#distributor;
+    const peerNames = this.#context.config.peers.map(({ name }) => name);
+    const always = { status: () => this.#status(), reload: () => this.#reload() };
+    return distributor === null ? always : { ...always, ...ikeControls(distributor, peerNames) };
   }
 
   async #status(): Promise<NodeStatus> {

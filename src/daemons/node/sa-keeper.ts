@@ -132,21 +132,40 @@ export class SaKeeper {
     const entry = this.#table.get(saId);
     if (entry === undefined || entry.outbound === "now") return;
     entry.outbound = "now";
-    const sender = [...this.#table.values()].find(
-      (other) => other !== entry && other.sa.reqid === entry.sa.reqid && other.runner?.holdsLease === true,
-    );
-    if (sender === undefined) {
+    if (!this.#older(entry).some(({ runner }) => runner?.isNeeded === true)) {
       this.#table.setAlive(entry, true);
       await this.#apply();
       await this.#startRunner(entry);
-      return;
+    } else {
+      // This node sends on the SA that is being replaced: the new state is born with its lease, no packet is lost.
+      entry.runner = this.#runner(entry, false);
     }
-    // This node sends on the SA that is being replaced: the new state is born with its lease, no packet is lost.
-    entry.runner = this.#runner(entry, false);
     await Promise.race([
-      entry.runner.want(),
+      this.#retireOlder(entry),
       new Promise<void>((resolve) => this.#context.clock.after(HAND_OVER_MS, resolve)),
     ]);
+  }
+
+  #older(heir: Entry): Entry[] {
+    return [...this.#table.values()].filter(
+      (entry) => entry !== heir && entry.sa.reqid === heir.sa.reqid && entry.outbound === "now",
+    );
+  }
+
+  /**
+   * Takes the outbound half of the SAs that the heir replaces out of the kernel, which need not prefer the younger of two
+   * states: since 6.13 it stays with the one that a policy has used. Their inbound half stays until they are removed.
+   */
+  async #retireOlder(heir: Entry): Promise<void> {
+    if (this.#older(heir).some(({ runner }) => runner?.isNeeded === true)) await heir.runner?.want();
+    for (const entry of this.#older(heir)) {
+      entry.outbound = "hold";
+      entry.runner?.replaced();
+      entry.runner = null;
+      this.#table.setAlive(entry, false);
+      this.#leases.forget(outboundId(entry.sa));
+    }
+    await this.#apply();
   }
 
   /** Resolves once the kernel has nothing of the SA; its keys are wiped. */

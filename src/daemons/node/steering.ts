@@ -4,6 +4,7 @@ import { messageOf } from "../../core/errors.ts";
 import type { Log } from "../../core/log.ts";
 import { steeringMark } from "../../net/ids.ts";
 import { openQueue, type PacketQueue, type QueuedPacket } from "../../net/nfqueue.ts";
+import { parseEsp } from "../../sa/packet.ts";
 import type { LeaseGate } from "../../steer/lease-gate.ts";
 import { decide, type SteeringTables } from "../../steer/verdict.ts";
 import { STEERING_QUEUE } from "./host-network.ts";
@@ -20,6 +21,8 @@ export interface SteeringContext {
   readonly gate: LeaseGate;
   /** The number of a target, for its mark; null when packets to the DVIPA cannot be sent on to it. */
   targetIndex(target: string, dvipa: string): number | null;
+  /** ESP that belongs to no SA was dropped. */
+  onUnknownSpi(esp: { readonly peer: string; readonly dvipa: string; readonly spi: number }): void;
   readonly clock: Clock;
   readonly counters: Counters;
   readonly log: Log;
@@ -65,6 +68,7 @@ export class Steering {
     if (verdict.kind === "drop") {
       counters.add(`steer.drop.${verdict.reason}`);
       this.#queue?.verdict(packet.id, "drop");
+      if (verdict.reason === "unknownSpi") this.#tellUnknown(packet.payload);
       return;
     }
     if (verdict.kind === "local") {
@@ -78,6 +82,13 @@ export class Steering {
     gate.enter(verdict.target, verdict.sa.reqid, nowMs, (pass) =>
       this.#forward(packet.id, verdict.target, verdict.sa.dvipa, pass === "forward"),
     );
+  }
+
+  #tellUnknown(packet: Uint8Array): void {
+    const esp = parseEsp(packet);
+    if (typeof esp === "string") return;
+    const { source: peer, destination: dvipa } = esp.outer;
+    this.#context.onUnknownSpi({ peer, dvipa, spi: esp.spi });
   }
 
   #forward(packetId: number, target: string, dvipa: string, pass: boolean): void {

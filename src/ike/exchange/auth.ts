@@ -7,6 +7,7 @@ import { verifyPeer, type Decoy } from "../auth/verify.ts";
 import type { IkePeerConfig } from "../environment.ts";
 import { identityKey, identityText } from "../identity.ts";
 import { dropSession } from "../lifecycle.ts";
+import { newIkeLife } from "../lifetime.ts";
 import { anchorsFor, findPeer } from "../peers.ts";
 import { sameIkeSuite } from "../proposal.ts";
 import type { Established, HalfOpen, IkeSession, ResponseDraft } from "../session.ts";
@@ -17,12 +18,12 @@ import { NOTIFY, notifyName } from "../wire/constants.ts";
 import type { IdentificationPayload } from "../wire/identification.ts";
 import { notify } from "../wire/notify.ts";
 import { findNotify, findPayload, requirePayload, type Payload } from "../wire/payload.ts";
-import { negotiateChild } from "./child.ts";
+import { madeByPeer, negotiateChild } from "./child.ts";
 import { failureNotify, reasonOf } from "./failure.ts";
 import { respond, respondAndClose, type Outcome } from "./outcome.ts";
 
 /** A PSK that nobody has: for the work that an unknown peer's AUTH costs, as much as a known one's. */
-const DECOY_PSK_BYTES = 32;
+export const DECOY_PSK_BYTES = 32;
 
 /**
  * Answers IKE_AUTH (RFC 7296 §1.2, §2.15): authenticates both sides and negotiates the first Child SA.
@@ -56,8 +57,7 @@ export function handleAuth(
     return {
       kind: "install",
       pending: {
-        sa: child.sa,
-        replaces: null,
+        ...madeByPeer(child, null),
         deadlineMs: step.nowMs + step.settings.timing.installMs,
         answer: request.draft,
         always,
@@ -162,15 +162,25 @@ function refusal(
   return NOTIFY.NO_ADDITIONAL_SAS;
 }
 
-function establish(step: Step, session: IkeSession, peer: IkePeerConfig, remoteIdentity: string): EstablishedSession {
+/** The IKE SA is up: both ends are authenticated. */
+export function establish(
+  step: Step,
+  session: IkeSession,
+  peer: IkePeerConfig,
+  remoteIdentity: string,
+): EstablishedSession {
   const state: Established = {
     kind: "established",
     peer,
     remoteIdentity,
     sinceMs: step.nowMs,
+    life: newIkeLife(step, peer.ikeLifetimeMs),
+    undecided: null,
     lastHeardMs: step.nowMs,
+    lastHintMs: null,
     children: new Map(),
     pending: null,
+    ownPending: null,
   };
   session.state = state;
   invariant(isEstablished(session), "just established");

@@ -7,7 +7,7 @@ import type { ChildMode, IkePeerConfig } from "../environment.ts";
 import { deriveChildKeys } from "../keys.ts";
 import { chooseEsp, type ChosenEsp } from "../proposal.ts";
 import { hostSelector, narrow, sameSelectors, selectorPayload, subnetSelector } from "../selectors.ts";
-import type { Child, IkeSession } from "../session.ts";
+import type { Child, IkeSession, PendingInstall } from "../session.ts";
 import type { EstablishedSession, SessionTable } from "../session-table.ts";
 import type { Step } from "../step.ts";
 import { NOTIFY } from "../wire/constants.ts";
@@ -15,7 +15,7 @@ import { notify } from "../wire/notify.ts";
 import { findNotify, findPayload, requirePayload, type Payload } from "../wire/payload.ts";
 
 /** Names an SA for all time, see `SharedSa.id`. */
-const SA_ID_BYTES = 16;
+export const SA_ID_BYTES = 16;
 
 /** Which exchange asks for the Child SA. */
 export interface ChildRequest {
@@ -35,6 +35,14 @@ export interface NegotiatedChild {
   /** Our KE payload with PFS. */
   readonly ke: Payload[];
   readonly selectors: Payload[];
+  /** Group of the KE exchange, null without PFS. */
+  readonly group: number | null;
+  readonly lowestNonce: Uint8Array;
+}
+
+/** The one that decides between two rekeys of the same SA (RFC 7296 §2.8.1): compared octet by octet, the shorter one is lower. */
+export function lowestNonce({ nonceI, nonceR }: Pick<ChildRequest, "nonceI" | "nonceR">): Uint8Array {
+  return Buffer.compare(nonceI, nonceR) < 0 ? nonceI : nonceR;
 }
 
 /**
@@ -79,7 +87,17 @@ export function negotiateChild(
     saPayload: { kind: "sa", proposals: [{ ...chosen.answer, spi: u32be(spi) }] },
     ke: publicValue === null || chosen.group === null ? [] : [{ kind: "ke", group: chosen.group, value: publicValue }],
     selectors: [selectorPayload("tsi", remote), selectorPayload("tsr", local)],
+    group: chosen.group,
+    lowestNonce: lowestNonce(request),
   };
+}
+
+/** What an installation keeps of a Child SA that the peer asked for. */
+export function madeByPeer(
+  { sa, group, lowestNonce: nonce }: NegotiatedChild,
+  replaces: Child | null,
+): Omit<PendingInstall, "deadlineMs"> {
+  return { sa, group, lowestNonce: nonce, replaces: replaces?.sa.id ?? null, isOurs: false };
 }
 
 function refuseBehindNat(step: Step, session: IkeSession): void {
@@ -132,7 +150,7 @@ function chooseSelectors(
  * A rekeyed SA keeps its reqid. So does one that says the same as a living one (a peer that reauthenticates makes the
  * new before it breaks the old): the kernel has one policy per selector, and that names one reqid.
  */
-function reqidFor(
+export function reqidFor(
   step: Step,
   table: SessionTable,
   replaces: Child | null,

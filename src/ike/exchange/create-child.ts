@@ -1,12 +1,12 @@
 import { EsplexError } from "../../core/errors.ts";
-import { childByOutboundSpi } from "../lifecycle.ts";
+import { childByOutboundSpi, mayRekey } from "../lifecycle.ts";
 import type { Child, Established, ResponseDraft } from "../session.ts";
 import type { EstablishedSession, SessionTable } from "../session-table.ts";
 import type { Step } from "../step.ts";
 import { ESP_SPI_BYTES, NOTIFY, PROTOCOL } from "../wire/constants.ts";
 import { notify, type NotifyPayload } from "../wire/notify.ts";
 import { findNotify, requirePayload, type Payload } from "../wire/payload.ts";
-import { negotiateChild } from "./child.ts";
+import { madeByPeer, negotiateChild } from "./child.ts";
 import { NONCE_BYTES } from "./init.ts";
 import { respond, type Outcome } from "./outcome.ts";
 import { rekeyIke } from "./rekey-ike.ts";
@@ -23,6 +23,10 @@ export function handleCreateChild(
   const { nonce: nonceI } = requirePayload(payloads, "nonce");
   if (first?.protocol === PROTOCOL.IKE) return rekeyIke(step, table, session, { payloads, nonceI });
   for (const kind of ["tsi", "tsr"] as const) requirePayload(payloads, kind);
+  if (session.own.outstanding?.kind === "rekeyIke") {
+    // RFC 7296 §2.25.2.
+    throw new EsplexError("peer.temporaryFailure", "the IKE SA is being rekeyed");
+  }
 
   const rekey = findNotify(payloads, NOTIFY.REKEY_SA);
   const replaces = rekey === undefined ? null : replacedChild(session.state, rekey);
@@ -36,8 +40,7 @@ export function handleCreateChild(
   return {
     kind: "install",
     pending: {
-      sa: child.sa,
-      replaces: replaces?.sa.id ?? null,
+      ...madeByPeer(child, replaces),
       deadlineMs: step.nowMs + step.settings.timing.installMs,
       answer: request.draft,
       always: [],
@@ -56,12 +59,15 @@ export function handleCreateChild(
 function replacedChild(state: Established, rekey: NotifyPayload): Child | null {
   if (rekey.protocol !== PROTOCOL.ESP || rekey.spi.length !== ESP_SPI_BYTES) return null;
   const spi = new DataView(rekey.spi.buffer, rekey.spi.byteOffset).getUint32(0);
+  if (state.ownPending?.sa.outbound.spi === spi) {
+    throw new EsplexError("peer.temporaryFailure", "the SA to be rekeyed is being installed");
+  }
   const child = childByOutboundSpi(state, spi);
   if (child === undefined) return null;
-  // RFC 7296 §2.25.1; a second heir would leave the reqid with two SAs that both want to be the newest.
+  // RFC 7296 §2.25.1; a second heir would leave the reqid with two SAs that both want to be the newest. While our own rekey
+  // of it is under way the peer's is answered as usual: the nonces decide later which of the two stays.
   if (child.closing) throw new EsplexError("peer.temporaryFailure", "the SA to be rekeyed is closing");
-  if (child.replacedBy !== null)
-    throw new EsplexError("peer.temporaryFailure", "the SA to be rekeyed is replaced already");
+  if (!mayRekey(child)) throw new EsplexError("peer.temporaryFailure", "the SA to be rekeyed is replaced already");
   return child;
 }
 

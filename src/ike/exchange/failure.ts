@@ -50,3 +50,8 @@ export function isFatal(error: EsplexError): boolean {
 export function reasonOf(error: EsplexError): string {
   return error.code === "wire.short" ? "malformed" : error.code.slice(error.code.indexOf(".") + 1);
 }
+
+/** The group that N(INVALID_KE_PAYLOAD) names (RFC 7296 §1.3); null when it names none. */
+export function wantedGroup({ data }: NotifyPayload): number | null {
+  return data.length === 2 ? new DataView(data.buffer, data.byteOffset).getUint16(0) : null;
+}

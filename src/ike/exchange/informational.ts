@@ -1,5 +1,5 @@
 import { u32be } from "../../core/bytes.ts";
-import { childByOutboundSpi, removeChild } from "../lifecycle.ts";
+import { cancelInstall, childByOutboundSpi, removeChild } from "../lifecycle.ts";
 import type { Established, IkeSession } from "../session.ts";
 import type { Step } from "../step.ts";
 import { FIRST_STATUS_NOTIFY, NOTIFY, notifyName, PROTOCOL } from "../wire/constants.ts";
@@ -15,12 +15,25 @@ export function handleInformational(step: Step, session: IkeSession, payloads: r
   const deletes = payloads.filter((payload): payload is DeletePayload => payload.kind === "delete");
   if (deletes.some(({ protocol }) => protocol === PROTOCOL.IKE)) {
     step.count("ikeDeletedByPeer");
+    giveBack(session);
     return respondAndClose([], "deleted by the peer");
   }
   const fatal = readNotifies(step, session, payloads);
   if (fatal !== null) return respondAndClose([], `the peer reported ${notifyName(fatal)}`);
   const { state } = session;
   return respond(state.kind === "established" ? deleteChildren(step, state, deletes) : []);
+}
+
+/**
+ * The peer deletes the heir that it asked for while our own rekey of the same IKE SA waits for its answer: it has seen that its heir
+ * lost (RFC 7296 §2.8.2). The Child SAs go back, to be inherited by ours.
+ */
+function giveBack(session: IkeSession): void {
+  const { state } = session;
+  if (state.kind !== "established" || state.undecided?.own.outstanding?.kind !== "rekeyIke") return;
+  const old: IkeSession = state.undecided;
+  old.state = { ...state, undecided: null };
+  session.state = { kind: "deleting", peerName: state.peer.name };
 }
 
 /** The first notify that ends the IKE SA, or null. */
@@ -40,7 +53,14 @@ function deleteChildren(step: Step, state: Established, deletes: readonly Delete
   for (const { protocol, spis } of deletes) {
     if (protocol !== PROTOCOL.ESP) continue;
     for (const bytes of spis) {
-      const child = childByOutboundSpi(state, new DataView(bytes.buffer, bytes.byteOffset).getUint32(0));
+      const spi = new DataView(bytes.buffer, bytes.byteOffset).getUint32(0);
+      const { ownPending } = state;
+      if (ownPending?.sa.outbound.spi === spi) {
+        ours.push(u32be(ownPending.sa.inbound.spi));
+        cancelInstall(step, state, ownPending);
+        continue;
+      }
+      const child = childByOutboundSpi(state, spi);
       if (child === undefined) {
         step.count("deleteOfUnknownChild");
         continue;

@@ -135,6 +135,7 @@ function createSession(step: Step, table: SessionTable, request: InitRequest, ag
     ...(peerHashes === null ? [] : [hashNotify()]),
   ]);
   const session = new IkeSession({
+    role: "responder",
     spiI,
     spiR,
     path: request.path,
@@ -155,7 +156,7 @@ function createSession(step: Step, table: SessionTable, request: InitRequest, ag
   return response;
 }
 
-/** A responder SPI that no session has; never zero. */
+/** An SPI of ours that no session has; never zero. */
 export function newIkeSpi(step: Step, table: SessionTable): Uint8Array {
   const ATTEMPTS = 8;
   for (let i = 0; i < ATTEMPTS; i++) {

@@ -1,4 +1,4 @@
-import type { PendingInstall } from "../session.ts";
+import type { PeerInstall } from "../session.ts";
 import type { Payload } from "../wire/payload.ts";
 
 /** What becomes of one authentic request. */
@@ -10,7 +10,7 @@ export type Outcome =
       readonly closeReason: string | null;
     }
   /** The response waits until the kernels have the new Child SA. */
-  | { readonly kind: "install"; readonly pending: PendingInstall };
+  | { readonly kind: "install"; readonly pending: PeerInstall };
 
 /** Answers, and the IKE SA lives on. */
 export function respond(payloads: readonly Payload[]): Outcome {

@@ -2,12 +2,13 @@ import { dhGroup } from "../../crypto/dh.ts";
 import { EsplexError, invariant } from "../../core/errors.ts";
 import { deriveRekeyedIkeKeys } from "../keys.ts";
 import { checkKeGroup, chooseIke } from "../proposal.ts";
-import { IkeSession, type Established } from "../session.ts";
+import { inherit } from "../inheritance.ts";
+import type { IkeSession } from "../session.ts";
 import type { EstablishedSession, SessionTable } from "../session-table.ts";
 import type { Step } from "../step.ts";
-import { ikeSuiteName } from "../suite.ts";
 import { IKE_SPI_BYTES } from "../wire/constants.ts";
 import { requirePayload, type Payload } from "../wire/payload.ts";
+import { lowestNonce } from "./child.ts";
 import { newIkeSpi, NONCE_BYTES } from "./init.ts";
 import { respond, type Outcome } from "./outcome.ts";
 
@@ -21,7 +22,7 @@ export function rekeyIke(
   session: EstablishedSession,
   request: { readonly payloads: readonly Payload[]; readonly nonceI: Uint8Array },
 ): Outcome {
-  refuseWhileClosing(session);
+  refuseWhileBusy(session);
   const { payloads, nonceI } = request;
   const { state } = session;
   const ke = requirePayload(payloads, "ke");
@@ -41,27 +42,10 @@ export function rekeyIke(
   const nonceR = step.environment.randomBytes(NONCE_BYTES);
   const spiR = newIkeSpi(step, table);
   const old = { suite: session.suite, d: session.keys.d };
-  const heir = new IkeSession({
-    spiI,
-    spiR,
-    path: session.path,
-    suite,
-    keys: deriveRekeyedIkeKeys(old, suite, shared, { nonceI, nonceR, spiI, spiR }),
-    natDetected: session.natDetected,
-    fragmentation: session.fragmentation,
-    nextRequestId: 0,
-    state: { ...state, sinceMs: step.nowMs, lastHeardMs: step.nowMs } satisfies Established,
-  });
-  const retired: IkeSession = session;
-  retired.own.clear();
-  retired.state = {
-    kind: "rekeyed",
-    peerName: state.peer.name,
-    expiresAtMs: step.nowMs + step.settings.timing.rekeyedMs,
-  };
-  table.addRekeyed(heir);
-  step.count("ikeRekeyed");
-  step.log("info", "IKE SA rekeyed", { ...heir.facts(), old: retired.id, suite: ikeSuiteName(suite) });
+  const context = { nonceI, nonceR, spiI, spiR };
+  const keys = deriveRekeyedIkeKeys(old, suite, shared, context);
+  const heir = inherit(step, table, session, { role: "responder", spiI, spiR, suite, keys });
+  retire(step, session, heir, lowestNonce(context));
   return respond([
     { kind: "sa", proposals: [{ ...answer, spi: spiR }] },
     { kind: "nonce", nonce: nonceR },
@@ -69,8 +53,17 @@ export function rekeyIke(
   ]);
 }
 
-/** RFC 7296 §2.25.2: not while we close one of its children. A DPD of ours is simply forgotten. */
-function refuseWhileClosing(session: EstablishedSession): void {
-  if (![...session.state.children.values()].some((child) => child.closing)) return;
-  throw new EsplexError("peer.temporaryFailure", "a Child SA is being closed");
+/** The old one answers until the peer deletes it. Our own rekey of it goes on: the nonces decide later (RFC 7296 §2.8.2). */
+function retire(step: Step, session: EstablishedSession, heir: IkeSession, nonce: Uint8Array): void {
+  const { peer } = session.state;
+  const retired: IkeSession = session;
+  if (retired.own.outstanding?.kind !== "rekeyIke") retired.own.clear();
+  const expiresAtMs = step.nowMs + step.settings.timing.rekeyedMs;
+  retired.state = { kind: "rekeyed", peerName: peer.name, expiresAtMs, heir, lowestNonce: nonce };
+}
+
+/** RFC 7296 §2.25.1: not while we create, rekey or close one of its children. A DPD of ours is simply forgotten. */
+function refuseWhileBusy({ state, own }: EstablishedSession): void {
+  const isBusy = state.ownPending !== null || own.has(({ kind }) => kind !== "dpd" && kind !== "rekeyIke");
+  if (isBusy) throw new EsplexError("peer.temporaryFailure", "a Child SA is being made, rekeyed or closed");
 }

@@ -1,5 +1,8 @@
 /** Numbers of IKEv2: RFC 7296 §3 and the IANA registry "Internet Key Exchange Version 2 (IKEv2) Parameters". */
 
+/** RFC 7296 §2. */
+export const IKE_PORT = 500;
+
 /** IKE header, RFC 7296 §3.1. */
 export const IKE_HEADER_BYTES = 28;
 /** Generic payload header, RFC 7296 §3.2. */

@@ -11,7 +11,7 @@ import {
   type CertPayload,
   type CertRequestPayload,
 } from "./authentication.ts";
-import { PAYLOAD, PAYLOAD_HEADER_BYTES } from "./constants.ts";
+import { FIRST_STATUS_NOTIFY, PAYLOAD, PAYLOAD_HEADER_BYTES } from "./constants.ts";
 import { decodeDelete, encodeDelete, type DeletePayload } from "./delete.ts";
 import { decodeIdentification, encodeIdentification, type IdentificationPayload } from "./identification.ts";
 import { decodeKe, decodeNonce, encodeKe, encodeNonce, type KePayload, type NoncePayload } from "./key-exchange.ts";
@@ -237,6 +237,13 @@ export function requirePayload<K extends Payload["kind"]>(payloads: readonly Pay
     throw new EsplexError("peer.invalidSyntax", `${found.length} ${kind} payloads where one is needed`);
   }
   return first;
+}
+
+/** The first notify that is an error (RFC 7296 §3.10.1); null for none. */
+export function findError(payloads: readonly Payload[]): NotifyPayload | null {
+  const isNotifiedError = (payload: Payload): payload is NotifyPayload =>
+    payload.kind === "notify" && payload.type < FIRST_STATUS_NOTIFY;
+  return payloads.find(isNotifiedError) ?? null;
 }
 
 /** The first notify of this type. */

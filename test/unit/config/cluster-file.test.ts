@@ -40,6 +40,8 @@ peers:
     ikeProposals: [aes256gcm16-prfsha384-ecp384]
     espProposals: [chacha20poly1305, null-sha256]
     esn: never
+    childLifetime: { seconds: 600 }
+    initiate: { start: none, mode: tunnel }
 `;
 
 /** The message for a broken file. */
@@ -96,6 +98,9 @@ test("a good file, with defaults filled in and addresses canonical", () => {
         ikeProposals: null,
         espProposals: null,
         esn: "allow",
+        childLifetime: { seconds: 3_600 },
+        ikeLifetime: { seconds: 14_400 },
+        initiate: { start: "none", dvipa: null, mode: null },
       },
       {
         name: "anybody",
@@ -111,6 +116,9 @@ test("a good file, with defaults filled in and addresses canonical", () => {
         ikeProposals: [{ cipher: { kind: "aes-gcm-16", keyBits: 256 }, prf: "hmac-sha2-384", group: 20 }],
         espProposals: [{ kind: "chacha20-poly1305" }, { kind: "null", integrity: "hmac-sha2-256" }],
         esn: "never",
+        childLifetime: { seconds: 600 },
+        ikeLifetime: { seconds: 14_400 },
+        initiate: { start: "none", dvipa: null, mode: "tunnel" },
       },
     ],
   });
@@ -180,6 +188,15 @@ test.each([
   ["[chacha20poly1305, null-sha256]", "[]", "peers[1].espProposals: found a list of 0; allowed: a list of 1 to 32"],
   ["[chacha20poly1305, null-sha256]", "aes128gcm16", 'peers[1].espProposals: found "aes128gcm16"; allowed: a list'],
   ["prfsha384-ecp384", "prfsha384-ecp192", 'peers[1].ikeProposals[0]: found "aes256gcm16-prfsha384-ecp192"; allowed:'],
+  ["seconds: 600", "seconds: 5", "peers[1].childLifetime.seconds: found 5; allowed: 30 to 2592000 (seconds)"],
+  ["start: none", "start: auto", "peers[1].initiate: found start: auto with address ANY; allowed: the peer's address"],
+  ["mode: tunnel }", "mode: transport }", "peers[1].initiate: found mode: transport; allowed: one of the peer's modes"],
+  [
+    "start: none,",
+    "dvipa: 192.0.2.101,",
+    "peers[1].initiate: found dvipa: 192.0.2.101; allowed: one of the file's dvipas",
+  ],
+  ["start: none", "start: yes", 'peers[1].initiate.start: found "yes"; allowed: auto or none'],
   ["esn: never", "esn: yes", 'peers[1].esn: found "yes"; allowed: prefer, allow or never'],
   ["cluster: lab", "cluster: lab\ncluster: lab", "lab.yaml:2:1: not YAML: Map keys must be unique"],
   ["[80, 443]", "[80, 443", "not YAML"],

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { silentLog } from "../../../src/core/log.ts";
-import { callControl, serveControl } from "../../../src/daemons/control.ts";
+import { callControl, serveControl, type ControlArguments } from "../../../src/daemons/control.ts";
 import { type Part, startParts } from "../../../src/daemons/parts.ts";
 
 let directory = "";
@@ -27,6 +27,7 @@ test("commands are answered, nonsense too, and the socket is the owner's alone",
   const handlers = {
     status: () => ({ next: 1n << 40n }),
     slow: () => Promise.resolve(5),
+    echo: (args: ControlArguments) => args,
     broken: () => {
       throw new Error("no luck");
     },
@@ -34,8 +35,11 @@ test("commands are answered, nonsense too, and the socket is the owner's alone",
   const server = await serveControl(path, handlers, silentLog);
   expect(await callControl(path, "status")).toEqual({ next: "1099511627776" });
   expect(await callControl(path, "slow")).toBe(5);
+  expect(await callControl(path, "echo", { sa: "x" })).toEqual({ sa: "x" });
+  expect(await callControl(path, "echo")).toEqual({});
+  expect(await ask(path, '{"command":"echo","arguments":5}\n')).toBe('{"result":{}}\n');
   await expect(callControl(path, "broken")).rejects.toThrow(/no luck/);
-  await expect(callControl(path, "toString")).rejects.toThrow(/known: status, slow, broken/);
+  await expect(callControl(path, "toString")).rejects.toThrow(/known: status, slow, echo, broken/);
   for (const text of ["\n", "nonsense\n", "[]\n", "5\n", '{"command":5}\n'])
     expect(await ask(path, text)).toContain("error");
   expect(await ask(path, "x".repeat(10_000))).toContain("too long");

@@ -37,9 +37,10 @@ describe("our requests", () => {
     const own = new OwnRequests();
     own.enqueue({ kind: "dpd" });
     own.enqueue({ kind: "deleteIke" });
-    const seal = (messageId: number) => [bytes(messageId)];
-    expect(own.start(0, timing, seal)).toEqual([bytes(0)]);
-    expect(own.start(0, timing, seal)).toBeNull();
+    expect(own.next()).toEqual({ kind: "dpd" });
+    expect(own.start(0, timing, { kind: "dpd" }, (messageId) => [bytes(messageId)])).toEqual([bytes(0)]);
+    expect(own.next()).toBeNull();
+    expect(() => own.start(0, timing, { kind: "dpd" }, (messageId) => [bytes(messageId)])).toThrow("invariant");
     const sentAtMs: number[] = [];
     for (let i = 1; i < timing.attempts; i++) {
       const nowMs = own.nextAtMs ?? 0;
@@ -56,12 +57,17 @@ describe("our requests", () => {
     const own = new OwnRequests();
     own.enqueue({ kind: "dpd" });
     own.enqueue({ kind: "deleteChild", saId: "x" });
-    own.start(0, timing, (messageId) => [bytes(messageId)]);
+    expect(own.next()).toEqual({ kind: "dpd" });
+    own.start(0, timing, { kind: "dpd" }, (messageId) => [bytes(messageId)]);
+    expect(own.has(({ kind }) => kind === "dpd")).toBe(true);
+    expect(own.has(({ kind }) => kind === "deleteChild")).toBe(true);
     expect(own.expects(0)).toBe(true);
     expect(own.expects(1)).toBe(false);
     expect(own.answered()).toEqual({ kind: "dpd" });
     expect(own.expects(0)).toBe(false);
-    expect(own.start(0, timing, (messageId) => [bytes(messageId)])).toEqual([bytes(1)]);
+    const next = { kind: "deleteChild", saId: "x" } as const;
+    expect(own.next()).toEqual(next);
+    expect(own.start(0, timing, next, (messageId) => [bytes(messageId)])).toEqual([bytes(1)]);
     expect(own.idle).toBe(false);
     own.clear();
     expect(own.idle).toBe(true);

@@ -1,13 +1,15 @@
 import { sha256Hex } from "../crypto/hash.ts";
 import { EsplexError, isError, unreachable } from "../core/errors.ts";
 import { ipFromBytes, ipToBytes } from "../core/ip.ts";
-import { runCommand } from "./commands.ts";
+import { reportUse, runCommand } from "./commands.ts";
 import { CookieJar } from "./cookie.ts";
 import type { IkeEnvironment } from "./environment.ts";
 import { answerInit, statelessAnswer } from "./exchange/init.ts";
 import { failureNotify, reasonOf } from "./exchange/failure.ts";
 import type { Endpoint, IkeEffect, IkeEvent, IkeSaSummary, Path } from "./events.ts";
+import { Initiations } from "./initiations.ts";
 import { reportInstall } from "./installation.ts";
+import { hintUnknownEsp } from "./hints.ts";
 import { receive } from "./receiving.ts";
 import { SessionTable } from "./session-table.ts";
 import { DEFAULT_IKE_SETTINGS, type IkeSettings } from "./settings.ts";
@@ -21,7 +23,7 @@ import { notify } from "./wire/notify.ts";
 
 type Datagram = IkeEvent & { kind: "datagram" };
 
-/** Status of the responder: no keys. */
+/** Status of the core: no keys. */
 export interface IkeSnapshot {
   /** Peers that have not authenticated. */
   readonly unproven: number;
@@ -29,13 +31,14 @@ export interface IkeSnapshot {
 }
 
 /**
- * The IKEv2 responder of all DVIPAs of a node (RFC 7296): events in, effects out; no socket, clock or kernel. The runner
- * performs the effects in order and reports installations back.
+ * IKEv2 of all DVIPAs of a node, as responder and as initiator (RFC 7296): events in, effects out; no socket, clock or kernel. The
+ * runner performs the effects in order and reports installations back.
  */
-export class IkeResponder {
+export class IkeCore {
   readonly #environment: IkeEnvironment;
   readonly #settings: IkeSettings;
   readonly #table = new SessionTable();
+  readonly #initiations = new Initiations();
   readonly #cookies: CookieJar;
   /** What the runner was told last; undefined when its timer has fired. */
   #wakeAtMs: number | null | undefined = null;
@@ -55,7 +58,9 @@ export class IkeResponder {
   step(event: IkeEvent): IkeEffect[] {
     const step = new Step(event.nowMs, this.#environment, this.#settings);
     this.#handle(step, event);
-    const wakeAtMs = nextWakeMs(this.#table, this.#settings.timing);
+    this.#initiations.run(step, this.#table);
+    this.#initiations.settle(step);
+    const wakeAtMs = this.#nextWakeMs();
     if (wakeAtMs !== this.#wakeAtMs) step.emit({ kind: "wakeAt", atMs: wakeAtMs });
     this.#wakeAtMs = wakeAtMs;
     return step.effects;
@@ -63,6 +68,12 @@ export class IkeResponder {
 
   snapshot(): IkeSnapshot {
     return { unproven: this.#table.unproven, ikeSas: [...this.#table.all].map((session) => session.summary()) };
+  }
+
+  #nextWakeMs(): number | null {
+    const { limits, timing } = this.#settings;
+    const times = [nextWakeMs(this.#table, timing), this.#initiations.nextWakeMs(limits.initiating)];
+    return times.reduce((a, b) => (a === null || (b !== null && b < a) ? b : a));
   }
 
   #handle(step: Step, event: IkeEvent): void {
@@ -85,8 +96,16 @@ export class IkeResponder {
         reportInstall(step, this.#table, event.saId, { kind: "failed", reason: event.reason });
         return;
       }
+      case "unknownEsp": {
+        hintUnknownEsp(step, this.#table, event);
+        return;
+      }
+      case "childUsed": {
+        reportUse(step, this.#table, event.saId, event);
+        return;
+      }
       case "command": {
-        runCommand(step, this.#table, event.command);
+        runCommand(step, this.#table, this.#initiations, event.command);
         return;
       }
       default:
@@ -116,9 +135,10 @@ export class IkeResponder {
       this.#init(step, path, bytes, message);
       return;
     }
-    const session = this.#table.bySpi(header.spiR);
+    const session = this.#table.bySpi(header.fromInitiator ? header.spiR : header.spiI);
     if (session === undefined) {
       step.count("unknownSpi");
+      if (isOfLostSession(message)) this.#refuseUnprotected(step, path, header, NOTIFY.INVALID_IKE_SPI);
       return;
     }
     receive(step, this.#table, session, { path, bytes, message });
@@ -131,7 +151,8 @@ export class IkeResponder {
       header = decodeHeader(bytes);
       if (header.majorVersion !== IKE_MAJOR_VERSION) {
         step.count("wrongVersion");
-        if (header.majorVersion > IKE_MAJOR_VERSION) this.#refuseVersion(step, path, header);
+        const isNewer = header.majorVersion > IKE_MAJOR_VERSION && !header.isResponse;
+        if (isNewer) this.#refuseUnprotected(step, path, header, NOTIFY.INVALID_MAJOR_VERSION);
         return null;
       }
       return decodeMessage(bytes);
@@ -145,6 +166,10 @@ export class IkeResponder {
 
   #init(step: Step, path: Path, bytes: Uint8Array, message: IkeMessage): void {
     const { header } = message;
+    if (header.isResponse && !header.fromInitiator) {
+      this.#initAnswer(step, path, bytes, message);
+      return;
+    }
     if (!isInitRequest(header)) {
       step.count("unexpectedInit");
       return;
@@ -167,6 +192,16 @@ export class IkeResponder {
     }
   }
 
+  #initAnswer(step: Step, path: Path, bytes: Uint8Array, message: IkeMessage): void {
+    try {
+      this.#initiations.takeAnswer(step, this.#table, path, message, bytes);
+    } catch (error) {
+      if (!(error instanceof EsplexError)) throw error;
+      step.count(reasonOf(error));
+      step.log("info", "an answer to IKE_SA_INIT is of no use", { remote: path.remote.address, reason: error.message });
+    }
+  }
+
   /** Only what is worth telling without encryption: INVALID_SYNTAX never is (RFC 7296 §3.10.1). */
   #refuseInit(step: Step, path: Path, spiI: Uint8Array, error: EsplexError): void {
     if (!isError(error, "peer.noProposalChosen") && !isError(error, "peer.unsupportedCriticalPayload")) return;
@@ -176,11 +211,12 @@ export class IkeResponder {
     }
   }
 
-  #refuseVersion(step: Step, path: Path, header: IkeHeader): void {
-    if (header.isResponse || !this.#maySendError(step)) return;
+  /** Answers a request without an IKE SA (RFC 7296 §1.5): its SPIs and message ID come back, nothing is kept. */
+  #refuseUnprotected(step: Step, path: Path, header: IkeHeader, type: number): void {
+    if (!this.#maySendError(step)) return;
     const { spiI, spiR, exchange, messageId } = header;
     const fields = { spiI, spiR, exchange, messageId, fromInitiator: !header.fromInitiator, isResponse: true };
-    step.emit({ kind: "send", ...path, bytes: encodeMessage(fields, [notify(NOTIFY.INVALID_MAJOR_VERSION)]) });
+    step.emit({ kind: "send", ...path, bytes: encodeMessage(fields, [notify(type)]) });
   }
 
   #maySendError(step: Step): boolean {
@@ -206,6 +242,12 @@ function isInitRequest(header: IkeHeader): boolean {
     !header.isResponse &&
     header.messageId === 0
   );
+}
+
+/** An encrypted request as only a peer sends that has an IKE SA with us, and we none: from before a restart (RFC 7296 §1.5). */
+function isOfLostSession({ header, payloads }: IkeMessage): boolean {
+  const isForSession = header.exchange === EXCHANGE.CREATE_CHILD_SA || header.exchange === EXCHANGE.INFORMATIONAL;
+  return isForSession && !header.isResponse && payloads.at(-1)?.kind === "encrypted";
 }
 
 function canonical(endpoint: Endpoint): Endpoint {

@@ -1,0 +1,41 @@
+import { sendOwn } from "./sending.ts";
+import type { EstablishedSession, SessionTable } from "./session-table.ts";
+import type { Step } from "./step.ts";
+
+/*
+ * What anybody may say, or forge: it changes no state, and makes us send at most one request per IKE SA and pause
+ * (RFC 7296 §1.5, §2.21.4).
+ */
+
+/** ESP for an SA that we do not have came from this address: a peer that has an IKE SA with us is told to drop it. */
+export function hintUnknownEsp(step: Step, table: SessionTable, esp: UnknownEsp): void {
+  for (const session of table.established()) {
+    const { path, state } = session;
+    if (path.remote.address !== esp.peer || path.local.address !== esp.dvipa) continue;
+    const made = [state.pending, state.ownPending, ...state.children.values()];
+    if (made.some((child) => child?.sa.inbound.spi === esp.spi)) return;
+    if (!mayFollow(step, session)) return;
+    step.count("invalidSpiSent");
+    step.log("warn", "ESP for an SA that is not there: the peer is told", { ...session.facts(), spi: esp.spi });
+    session.own.enqueue({ kind: "invalidSpi", spi: esp.spi });
+    sendOwn(step, session);
+    return;
+  }
+}
+
+/** An ESP packet that belongs to no SA. */
+interface UnknownEsp {
+  readonly peer: string;
+  readonly dvipa: string;
+  readonly spi: number;
+}
+
+function mayFollow(step: Step, { state }: EstablishedSession): boolean {
+  const { lastHintMs } = state;
+  if (lastHintMs !== null && step.nowMs < lastHintMs + step.settings.timing.hintMs) {
+    step.count("hintLimit");
+    return false;
+  }
+  state.lastHintMs = step.nowMs;
+  return true;
+}

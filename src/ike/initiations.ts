@@ -1,0 +1,251 @@
+import { toHex } from "../core/bytes.ts";
+import { EsplexError } from "../core/errors.ts";
+import { ipFromBytes, ipToBytes, ipVersion } from "../core/ip.ts";
+import type { IkePeerConfig } from "./environment.ts";
+import type { Path } from "./events.ts";
+import { beginInit, readInitAnswer } from "./exchange/begin-init.ts";
+import { reasonOf } from "./exchange/failure.ts";
+import { wishFor } from "./exchange/first-child.ts";
+import type { Initiation, Target } from "./initiation.ts";
+import { dropSession } from "./lifecycle.ts";
+import { pauseMs } from "./lifetime.ts";
+import { sendOwn } from "./sending.ts";
+import type { EstablishedSession, SessionTable } from "./session-table.ts";
+import type { Step } from "./step.ts";
+import { IKE_PORT } from "./wire/constants.ts";
+import type { IkeMessage } from "./wire/message.ts";
+
+/** A peer that we want an IKE SA with. */
+interface Wanted {
+  readonly target: Target;
+  /** `auto`: for ever; else until it is there once, or was tried often enough. */
+  readonly isStanding: boolean;
+  failures: number;
+  /** When the next attempt begins; null while one runs, and while the peer is there. */
+  dueAtMs: number | null;
+  isRunning: boolean;
+}
+
+/**
+ * The peers that we reach out to: attempts with back-off and jitter, few at a time, so that a start or a takeover with many
+ * peers is no storm. Standing ones are looked after: a peer that is lost is tried again.
+ */
+export class Initiations {
+  readonly #wanted = new Map<string, Wanted>();
+  /** By our SPI in hex: what waits for an answer to IKE_SA_INIT. */
+  readonly #onWire = new Map<string, Initiation>();
+  #checkAtMs: number | null = null;
+
+  /** Wants a peer: now, or (standing) some time within the spread of a start. */
+  want(step: Step, target: Target, isStanding: boolean): void {
+    const key = keyOf(target);
+    const known = this.#wanted.get(key);
+    if (known?.isRunning === true) return;
+    const { startSpreadMs } = step.settings.timing;
+    const dueAtMs = isStanding ? step.nowMs + startSpreadMs * step.random() : step.nowMs;
+    this.#wanted.set(key, {
+      target,
+      isStanding: isStanding || known?.isStanding === true,
+      failures: 0,
+      dueAtMs,
+      isRunning: false,
+    });
+  }
+
+  /** Wants every peer of the cluster file that says `auto`. */
+  wantAll(step: Step): void {
+    for (const peer of step.environment.peers()) {
+      const target = peer.initiate.start === "auto" ? targetOf(step, peer, null) : null;
+      if (target !== null) this.want(step, target, true);
+    }
+  }
+
+  /** Gives up this peer, or (null) all: an operator ended them. */
+  forget(peerName: string | null): void {
+    const isMeant = ({ target }: { readonly target: Target }): boolean =>
+      peerName === null || target.peerName === peerName;
+    for (const [key, wanted] of this.#wanted) if (isMeant(wanted)) this.#wanted.delete(key);
+    for (const [key, initiation] of this.#onWire) if (isMeant(initiation)) this.#onWire.delete(key);
+  }
+
+  /** Does everything whose time has come. */
+  run(step: Step, table: SessionTable): void {
+    for (const [key, initiation] of [...this.#onWire]) this.#repeat(step, key, initiation);
+    this.#check(step, table);
+    for (const wanted of this.#wanted.values()) {
+      if (this.#runningCount() >= step.settings.limits.initiating) return;
+      if (wanted.dueAtMs !== null && step.nowMs >= wanted.dueAtMs) this.#start(step, table, wanted);
+    }
+  }
+
+  /** Notes what became of attempts. */
+  settle(step: Step): void {
+    for (const { target, ok } of step.outcomes.splice(0)) {
+      const key = keyOf(target);
+      const wanted = this.#wanted.get(key);
+      if (wanted === undefined) continue;
+      wanted.isRunning = false;
+      if (ok) {
+        wanted.failures = 0;
+        wanted.dueAtMs = null;
+        if (!wanted.isStanding) this.#wanted.delete(key);
+        continue;
+      }
+      step.count("initiateFailed");
+      wanted.failures += 1;
+      wanted.dueAtMs = step.nowMs + pauseMs(step, wanted.failures);
+      if (wanted.isStanding || wanted.failures < step.settings.limits.initiateTries) continue;
+      step.log("warn", "the peer is given up", { peer: target.peerName, dvipa: target.dvipa });
+      this.#wanted.delete(key);
+    }
+  }
+
+  /** Takes an answer to IKE_SA_INIT. Throws `wire.*` and `peer.*`: it may be anybody's, so it changes nothing then. */
+  takeAnswer(step: Step, table: SessionTable, path: Path, message: IkeMessage, bytes: Uint8Array): void {
+    const { header } = message;
+    const key = toHex(header.spiI);
+    const initiation = this.#onWire.get(key);
+    const isOurs =
+      initiation?.path.remote.address === path.remote.address && initiation.path.local.address === path.local.address;
+    if (!isOurs || header.messageId !== 0) {
+      step.count("unexpectedInit");
+      return;
+    }
+    const isFirst = ![...table.established()].some(({ state }) => state.peer.name === initiation.peer.name);
+    const answer = readInitAnswer(step, initiation, isFirst, message, bytes);
+    switch (answer.kind) {
+      case "useless": {
+        step.count("initUseless");
+        step.log("info", "an answer to IKE_SA_INIT is of no use", { ...factsOf(initiation), reason: answer.reason });
+        return;
+      }
+      case "again": {
+        this.#onWire.set(key, answer.initiation);
+        step.emit({ kind: "send", ...answer.initiation.path, bytes: answer.initiation.request });
+        return;
+      }
+      case "session": {
+        this.#onWire.delete(key);
+        table.add(answer.session);
+        answer.session.own.enqueue({ kind: "auth" });
+        sendOwn(step, answer.session);
+        if (answer.session.own.idle) dropSession(step, table, answer.session, "we cannot prove ourselves");
+        return;
+      }
+    }
+  }
+
+  /** When the next thing is due; null for nothing. */
+  nextWakeMs(limit: number): number | null {
+    const mayStart = this.#runningCount() < limit;
+    const times = [
+      this.#checkAtMs,
+      ...[...this.#onWire.values()].map(({ nextAtMs }) => nextAtMs),
+      ...(mayStart ? [...this.#wanted.values()].map(({ dueAtMs }) => dueAtMs) : []),
+    ].filter((atMs) => atMs !== null);
+    return times.length === 0 ? null : times.reduce((a, b) => Math.min(a, b));
+  }
+
+  #runningCount(): number {
+    let count = 0;
+    for (const { isRunning } of this.#wanted.values()) if (isRunning) count += 1;
+    return count;
+  }
+
+  #repeat(step: Step, key: string, initiation: Initiation): void {
+    const { retransmitMs, attempts } = step.settings.timing;
+    if (step.nowMs < initiation.nextAtMs) return;
+    if (initiation.sent >= attempts) {
+      this.#onWire.delete(key);
+      step.log("warn", "the peer does not answer IKE_SA_INIT", factsOf(initiation));
+      step.outcomes.push({ target: initiation.target, ok: false });
+      return;
+    }
+    initiation.nextAtMs = step.nowMs + retransmitMs * 2 ** initiation.sent;
+    initiation.sent += 1;
+    step.count("requestRetransmitted");
+    step.emit({ kind: "send", ...initiation.path, bytes: initiation.request });
+  }
+
+  /** Now and then: standing peers that are not there (any more) become due. */
+  #check(step: Step, table: SessionTable): void {
+    const standing = [...this.#wanted.values()].filter(({ isStanding }) => isStanding);
+    if (standing.length === 0) {
+      this.#checkAtMs = null;
+      return;
+    }
+    if (this.#checkAtMs !== null && step.nowMs < this.#checkAtMs) return;
+    this.#checkAtMs = step.nowMs + step.settings.timing.standingCheckMs;
+    const there = new Set([...table.established()].filter(hasChild).map(sessionKey));
+    for (const wanted of standing) {
+      if (wanted.isRunning || wanted.dueAtMs !== null || there.has(keyOf(wanted.target))) continue;
+      wanted.dueAtMs = step.nowMs + step.settings.timing.startSpreadMs * step.random();
+    }
+  }
+
+  #start(step: Step, table: SessionTable, wanted: Wanted): void {
+    const { target } = wanted;
+    wanted.dueAtMs = null;
+    const peer = step.environment.peers().find(({ name }) => name === target.peerName);
+    if (peer === undefined || peer.address === "any") {
+      step.log("warn", "a peer without an address cannot be reached", { peer: target.peerName });
+      this.#wanted.delete(keyOf(target));
+      return;
+    }
+    const session = [...table.established()].find((one) => sessionKey(one) === keyOf(target));
+    if (session !== undefined) {
+      this.#useSession(step, wanted, session);
+      return;
+    }
+    const path: Path = {
+      local: { address: target.dvipa, port: IKE_PORT },
+      remote: { address: ipFromBytes(ipToBytes(peer.address)), port: IKE_PORT },
+    };
+    wanted.isRunning = true;
+    step.count("initiated");
+    try {
+      const initiation = beginInit(step, target, peer, path);
+      this.#onWire.set(toHex(initiation.spiI), initiation);
+      step.emit({ kind: "send", ...path, bytes: initiation.request });
+    } catch (error) {
+      if (!(error instanceof EsplexError)) throw error;
+      step.count(reasonOf(error));
+      step.outcomes.push({ target, ok: false });
+    }
+  }
+
+  /** The IKE SA is there: a Child SA is all that may be missing. */
+  #useSession(step: Step, wanted: Wanted, session: EstablishedSession): void {
+    if (!wanted.isStanding) this.#wanted.delete(keyOf(wanted.target));
+    const isAsked = session.own.has(({ kind }) => kind === "createChild");
+    if (hasChild(session) || isAsked) return;
+    session.own.enqueue({ kind: "createChild", wish: wishFor(session.state.peer, session.path), group: null });
+    sendOwn(step, session);
+  }
+}
+
+/** Whom a command means: the peer's own choice of DVIPA, or the first of the right IP version. Null when there is none. */
+export function targetOf(step: Step, peer: IkePeerConfig, dvipa: string | null): Target | null {
+  if (peer.address === "any") return null;
+  const version = ipVersion(peer.address);
+  const ours = step.environment.dvipas().map((address) => ipFromBytes(ipToBytes(address)));
+  const wanted = dvipa ?? peer.initiate.dvipa;
+  const found = ours.find((own) => ipVersion(own) === version && (wanted === null || own === wanted));
+  return found === undefined ? null : { peerName: peer.name, dvipa: found };
+}
+
+function hasChild({ state }: EstablishedSession): boolean {
+  return state.children.size > 0 || state.pending !== null || state.ownPending !== null;
+}
+
+function keyOf({ peerName, dvipa }: Target): string {
+  return `${dvipa} ${peerName}`;
+}
+
+function sessionKey({ state, path }: EstablishedSession): string {
+  return keyOf({ peerName: state.peer.name, dvipa: path.local.address });
+}
+
+function factsOf({ target, path }: Initiation): Readonly<Record<string, unknown>> {
+  return { peer: target.peerName, local: path.local.address, remote: path.remote.address };
+}

@@ -1,0 +1,146 @@
+/**
+ * Rekeying begun by the distributor while ping and downloads run, also when the client rekeys at the same moment. Topology:
+ * `netns/layout.ts`. "0 packets lost" is counted by ping, whose interval is far below the time that a rekey takes. The window
+ * is the largest and the rates are low: what is lost here is lost by a rekey, not by a lease that ran dry on a slow machine.
+ */
+import { afterEach, describe, expect, it } from "vitest";
+import { readClientDrops, readXfrmStat } from "../../netns/counters.ts";
+import { examineCapture } from "../../netns/evidence.ts";
+import { DVIPA } from "../../netns/layout.ts";
+import type { ChildName, StrongSwan } from "../../netns/strongswan.ts";
+import { download, ping } from "../../netns/traffic.ts";
+import type { SaStatus } from "../../src/daemons/node/status.ts";
+import { close, negotiate, statesOnEveryNode } from "../support/cluster-probes.ts";
+import { useLab } from "../support/lab-fixture.ts";
+
+const REKEY_LIMIT_MS = 60_000;
+/** 50 packets a second for half a minute: longer than the rekeys below take on the slowest machine. */
+const PING = { count: 1_500, intervalSeconds: 0.02 };
+/** Slow enough that the rekeys fall into the transfer. */
+const TRANSFER_BYTES = 6_000_000;
+const PACE = { bytesPerSecond: 250_000, limitSeconds: 120 };
+const REKEYS = 5;
+const WINDOW_PACKETS = 4096;
+const TEST_LIMIT_MS = 400_000;
+
+let client: StrongSwan;
+const lab = useLab({ targets: 2, cluster: { peerWindowPackets: WINDOW_PACKETS } }, async (up) => {
+  await up.startCluster();
+  client = await up.startClient({ replayWindowPackets: WINDOW_PACKETS });
+});
+
+afterEach(async () => {
+  await client.terminate();
+});
+
+/** The one SA that the distributor sends on; waits until there is no other. */
+async function onlySa(not: SaStatus | undefined): Promise<SaStatus> {
+  const { sas } = await lab().distributor.waitFor(
+    "has one SA, a new one",
+    REKEY_LIMIT_MS,
+    (status) => status.sas.length === 1 && status.sas[0]?.id !== not?.id && status.sas[0]?.outbound === "now",
+  );
+  const [sa] = sas;
+  if (sa === undefined) throw new Error("no SA");
+  return sa;
+}
+
+async function order(sa: SaStatus): Promise<void> {
+  await lab().distributor.ask("rekeyChild", { sa: sa.id });
+}
+
+/** Runs `work` under ping and a download; fails when a packet is lost, repeated, late or in clear. */
+async function underTraffic(
+  mode: ChildName,
+  espProposals: string,
+  work: (first: SaStatus) => Promise<void>,
+): Promise<number> {
+  const before = await nodeErrors();
+  const capture = await lab().startCapture();
+  await negotiate(lab(), client, mode, { espProposals, replayWindowPackets: WINDOW_PACKETS });
+  await statesOnEveryNode(lab(), 2);
+  const first = await onlySa(undefined);
+  const pinging = ping(lab(), PING.count, { intervalSeconds: PING.intervalSeconds });
+  const running = download(lab(), TRANSFER_BYTES, PACE);
+  await lab().distributor.waitFor("sees the download", REKEY_LIMIT_MS, ({ targets }) =>
+    targets.some(({ connections }) => connections > 0),
+  );
+  await work(first);
+  expect(await running).toMatchObject({ ok: true });
+  const pinged = await pinging;
+  expect(await nodeErrors()).toEqual(before);
+  expect(pinged, await whatStopped()).toEqual({ sent: PING.count, received: PING.count });
+  await statesOnEveryNode(lab(), 2);
+  await close(lab(), client);
+  expect(await capture.stop()).toEqual({ droppedByKernel: 0 });
+  const wire = await examineCapture(capture.path, DVIPA);
+  expect(wire).toMatchObject({ duplicates: [], cleartextPackets: 0 });
+  expect(await readClientDrops(lab().network)).toEqual({ replay: 0, integrity: 0 });
+  return wire.espFromDvipaBySpi.size;
+}
+
+/** For a person: what besides a rekey may have stopped a packet at the distributor. */
+async function whatStopped(): Promise<string> {
+  const { counters } = await lab().distributor.status();
+  return JSON.stringify(Object.entries(counters).filter(([name]) => /^(lease|steer|gate|xfrm)/.test(name)));
+}
+
+/** Packets for SAs that a kernel did not have: what a break before make would show. */
+async function nodeErrors(): Promise<readonly (readonly [string, number])[]> {
+  const names = ["client", ...lab().nodes.map(({ node }) => node)];
+  return Promise.all(
+    names.map(async (node) => {
+      const stat = await readXfrmStat(lab().network, node);
+      return [node, (stat.get("XfrmInNoStates") ?? 0) + (stat.get("XfrmInStateInvalid") ?? 0)] as const;
+    }),
+  );
+}
+
+describe("rekeying by the distributor", () => {
+  it.each([
+    ["without PFS", "transport", "aes256gcm16"],
+    ["with PFS", "tunnel", "aes256gcm16-x25519"],
+    ["with PFS after a wrong guess", "transport", "aes128-sha256-ecp256"],
+  ] as const)(
+    "%s in %s mode loses no packet",
+    async (_, mode, espProposals) => {
+      const spis = await underTraffic(mode, espProposals, async (first) => {
+        let sa = first;
+        for (let i = 0; i < REKEYS; i++) {
+          await order(sa);
+          const heir = await onlySa(sa);
+          expect(heir).toMatchObject({ reqid: sa.reqid, mode, suite: sa.suite });
+          sa = heir;
+        }
+      });
+      expect(spis).toBe(1 + REKEYS);
+      const log = await lab().logTail("client", 400);
+      const exchanges = log.slice(log.lastIndexOf("establishing CHILD_SA"));
+      expect(exchanges.match(/parsed CREATE_CHILD_SA request \d+ \[.*REKEY_SA/g)?.length).toBeGreaterThanOrEqual(
+        REKEYS,
+      );
+      const pfs = /generating CREATE_CHILD_SA response \d+ \[.* KE /.test(exchanges);
+      expect(pfs).toBe(espProposals !== "aes256gcm16");
+    },
+    TEST_LIMIT_MS,
+  );
+});
+
+describe("both ends rekey at the same moment", () => {
+  it(
+    "one SA is left on every node, and no packet is lost",
+    async () => {
+      await underTraffic("transport", "aes256gcm16-x25519", async (first) => {
+        let sa = first;
+        for (let i = 0; i < REKEYS; i++) {
+          const [said] = await Promise.all([client.rekey("transport"), order(sa)]);
+          expect(said.exitCode).toBe(0);
+          sa = await onlySa(sa);
+        }
+      });
+      const { counters } = await lab().distributor.status();
+      expect(counters["ike.childRekeyBegun"]).toBeGreaterThanOrEqual(REKEYS);
+    },
+    TEST_LIMIT_MS,
+  );
+});
