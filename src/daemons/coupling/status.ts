@@ -22,7 +22,7 @@ interface NonceStatus {
   readonly kernelInstances: number;
   /** Numbers end here at the latest; null for a cipher without a budget. */
   readonly budgetEnd: bigint | null;
-  /** `next / budgetEnd`: from 7/8 on, or of the number space, a rekey is asked for. */
+  /** `next / budgetEnd`: from 3/4 on, or of the number space, a rekey is asked for. */
   readonly usedShare: number | null;
 }
 
