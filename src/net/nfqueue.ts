@@ -50,6 +50,10 @@ const MARK_OFFSET = VERDICT_OFFSET + 8 + 4;
 const ENVELOPE_BYTES = 512;
 /** A message's share of the receive buffer beyond the copied bytes: envelope, kernel bookkeeping, rounding up. */
 const MESSAGE_OVERHEAD_BYTES = 2048;
+/** What packets have at most, jumbo frames and whole fragments apart: the length of the queue counts on it. */
+const USUAL_PACKET_BYTES = 2048;
+/** Room for what waits while the program is busy elsewhere: some 8,000 packets. Our choice. */
+const RECEIVE_BUFFER_BYTES = 32 * 1024 * 1024;
 const PROC_QUEUES = "/proc/net/netfilter/nfnetlink_queue";
 
 /** A queued packet, waiting for its verdict. `payload` is the caller's to keep. */
@@ -124,6 +128,7 @@ export class PacketQueue {
     const { onFault } = options;
     this.#socket = NetlinkSocket.open(NETLINK_NETFILTER, {
       datagramBytes: options.copyRangeBytes + ENVELOPE_BYTES,
+      receiveBufferBytes: RECEIVE_BUFFER_BYTES,
       onMessage: (message) => this.#received(message),
       onOverrun: options.onOverrun,
       ...(onFault === undefined ? {} : { onFault }),
@@ -131,12 +136,13 @@ export class PacketQueue {
   }
 
   /**
-   * Once, by `openQueue`. No more packets wait than the longest messages have room for in the receive buffer: what is
-   * dropped in a flood is then dropped by the queue, and stands in its own counter.
+   * Once, by `openQueue`. No more packets wait than packets of the usual length have room for in the receive buffer; many
+   * long ones overrun it. Either way the kernel drops what is too much, and counts it.
    */
   async bind(): Promise<void> {
     const { copyRangeBytes } = this.#options;
-    const room = Math.floor(this.#socket.receiveBufferBytes / (copyRangeBytes + MESSAGE_OVERHEAD_BYTES));
+    const messageBytes = Math.min(copyRangeBytes, USUAL_PACKET_BYTES) + MESSAGE_OVERHEAD_BYTES;
+    const room = Math.floor(this.#socket.receiveBufferBytes / messageBytes);
     const maxLength = Math.max(1, Math.min(this.#options.maxLength, room));
     await this.#configure("bind", (builder) => builder.attribute(NFQA_CFG_CMD, command(NFQNL_CFG_CMD_BIND)));
     await this.#configure("set up", (builder) =>

@@ -81,8 +81,13 @@ async function underTraffic(
 
 /** For a person: what besides a rekey may have stopped a packet at the distributor. */
 async function whatStopped(): Promise<string> {
-  const { counters } = await lab().distributor.status();
-  return JSON.stringify(Object.entries(counters).filter(([name]) => /^(lease|steer|gate|xfrm)/.test(name)));
+  const { counters, steeringQueue } = await lab().distributor.status();
+  const names = ["client", ...lab().nodes.map(({ node }) => node)];
+  const xfrm = await Promise.all(
+    names.map(async (node) => [node, [...(await readXfrmStat(lab().network, node))].filter(([, count]) => count > 0)]),
+  );
+  const told = Object.entries(counters).filter(([name]) => /^(lease|steer|gate|xfrm)/.test(name));
+  return JSON.stringify({ steeringQueue, xfrm, told });
 }
 
 /** Packets for SAs that a kernel did not have: what a break before make would show. */

@@ -1,4 +1,5 @@
 import { randomBytes, randomInt } from "node:crypto";
+import type { QueueCounters } from "../../net/nfqueue.ts";
 import type { BusConnection, BusHandlers } from "../../bus/connection.ts";
 import type { Clock, Timer } from "../../core/clock.ts";
 import type { Counters } from "../../core/counters.ts";
@@ -210,6 +211,11 @@ export class Distributor {
       connected: this.#targets.isConnected(name),
       connections: this.#connections.openOn(name),
     }));
+  }
+
+  /** For status: what waits in the kernel to be steered, and what it had to drop. */
+  queueCounters(): QueueCounters | null {
+    return this.#steering.queueCounters();
   }
 
   connectionStatus(): ConnectionStatus[] {

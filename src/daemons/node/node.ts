@@ -305,6 +305,7 @@ class Node {
       targets: this.#distributor?.targetStatus() ?? [],
       sas: await this.#keeper.status(),
       connections: this.#distributor?.connectionStatus() ?? [],
+      steeringQueue: this.#distributor?.queueCounters() ?? null,
       counters: this.#context.bus.counters.snapshot(),
     };
   }

@@ -1,3 +1,4 @@
+import type { QueueCounters } from "../../net/nfqueue.ts";
 import type { WindowRule } from "../../sequence/size.ts";
 import type { RefillLatency } from "./refill-clock.ts";
 
@@ -14,6 +15,8 @@ export interface NodeStatus {
   readonly targets: readonly TargetStatus[];
   readonly sas: readonly SaStatus[];
   readonly connections: readonly ConnectionStatus[];
+  /** The queue of packets to this node's DVIPAs; null where it distributes none. */
+  readonly steeringQueue: QueueCounters | null;
   readonly counters: Readonly<Record<string, number>>;
 }
 

@@ -3,7 +3,7 @@ import type { Counters } from "../../core/counters.ts";
 import { messageOf } from "../../core/errors.ts";
 import type { Log } from "../../core/log.ts";
 import { steeringMark } from "../../net/ids.ts";
-import { openQueue, type PacketQueue, type QueuedPacket } from "../../net/nfqueue.ts";
+import { openQueue, type PacketQueue, type QueueCounters, type QueuedPacket } from "../../net/nfqueue.ts";
 import { parseEsp } from "../../sa/packet.ts";
 import type { LeaseGate } from "../../steer/lease-gate.ts";
 import { decide, type SteeringTables } from "../../steer/verdict.ts";
@@ -11,7 +11,7 @@ import { STEERING_QUEUE } from "./host-network.ts";
 
 /** The trailer of a transport-mode packet tells its protocol, so whole packets are copied; what is longer has been cut and is dropped. */
 const COPY_RANGE_BYTES = 65_535;
-/** Packets that wait in the kernel for a verdict; our choice: some 15 MB at the worst. */
+/** Packets that wait in the kernel for a verdict, as far as its buffer has room for them; our choice. */
 const QUEUE_LENGTH_PACKETS = 10_000;
 
 /** What steering needs to know of the rest of the node. */
@@ -59,6 +59,11 @@ export class Steering {
   async stop(): Promise<void> {
     await this.#queue?.close();
     this.#queue = null;
+  }
+
+  /** What the kernel counts for the queue; null while it is not open. */
+  queueCounters(): QueueCounters | null {
+    return this.#queue?.counters() ?? null;
   }
 
   #steer(packet: QueuedPacket): void {
