@@ -1,6 +1,7 @@
 import { sha256Hex } from "../crypto/hash.ts";
 import { EsplexError, isError, unreachable } from "../core/errors.ts";
 import { ipFromBytes, ipToBytes } from "../core/ip.ts";
+import { RateLimit } from "../core/rate-limit.ts";
 import { reportUse, runCommand } from "./commands.ts";
 import { CookieJar } from "./cookie.ts";
 import type { IkeEnvironment } from "./environment.ts";
@@ -43,11 +44,12 @@ export class IkeCore {
   /** What the runner was told last; undefined when its timer has fired. */
   #wakeAtMs: number | null | undefined = null;
   /** Error answers outside of an IKE SA that this second still allows. */
-  #errorBudget = { second: 0, left: 0 };
+  readonly #errorReplies: RateLimit;
 
   constructor(environment: IkeEnvironment, settings: IkeSettings = DEFAULT_IKE_SETTINGS) {
     this.#environment = environment;
     this.#settings = settings;
+    this.#errorReplies = new RateLimit(settings.limits.errorRepliesPerSecond);
     this.#cookies = new CookieJar(
       (lengthBytes) => environment.randomBytes(lengthBytes),
       settings.timing.cookieSecretMs,
@@ -220,16 +222,9 @@ export class IkeCore {
   }
 
   #maySendError(step: Step): boolean {
-    const second = Math.floor(step.nowMs / 1000);
-    if (second !== this.#errorBudget.second) {
-      this.#errorBudget = { second, left: this.#settings.limits.errorRepliesPerSecond };
-    }
-    if (this.#errorBudget.left === 0) {
-      step.count("errorReplyLimit");
-      return false;
-    }
-    this.#errorBudget.left -= 1;
-    return true;
+    if (this.#errorReplies.take(step.nowMs)) return true;
+    step.count("errorReplyLimit");
+    return false;
   }
 }
 

@@ -1,6 +1,7 @@
 import type { Clock } from "../../core/clock.ts";
 import type { Counters } from "../../core/counters.ts";
 import { messageOf } from "../../core/errors.ts";
+import { RateLimit } from "../../core/rate-limit.ts";
 import type { Log } from "../../core/log.ts";
 import { steeringMark } from "../../net/ids.ts";
 import { openQueue, type PacketQueue, type QueueCounters, type QueuedPacket } from "../../net/nfqueue.ts";
@@ -11,6 +12,8 @@ import { STEERING_QUEUE } from "./host-network.ts";
 
 /** The trailer of a transport-mode packet tells its protocol, so whole packets are copied; what is longer has been cut and is dropped. */
 const COPY_RANGE_BYTES = 65_535;
+/** ESP of unknown SAs that IKE hears of, in each second: anybody can send it, and looking for its peer costs. Our choice. */
+const HINTS_PER_SECOND = 20;
 /** Packets that wait in the kernel for a verdict, as far as its buffer has room for them; our choice. */
 const QUEUE_LENGTH_PACKETS = 10_000;
 
@@ -35,6 +38,7 @@ export interface SteeringContext {
 export class Steering {
   readonly #context: SteeringContext;
   #queue: PacketQueue | null = null;
+  readonly #hints = new RateLimit(HINTS_PER_SECOND);
 
   constructor(context: SteeringContext) {
     this.#context = context;
@@ -73,7 +77,7 @@ export class Steering {
     if (verdict.kind === "drop") {
       counters.add(`steer.drop.${verdict.reason}`);
       this.#queue?.verdict(packet.id, "drop");
-      if (verdict.reason === "unknownSpi") this.#tellUnknown(packet.payload);
+      if (verdict.reason === "unknownSpi" && this.#hints.take(nowMs)) this.#tellUnknown(packet.payload);
       return;
     }
     if (verdict.kind === "local") {
