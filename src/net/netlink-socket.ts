@@ -4,6 +4,7 @@ import { systemClock, type Clock, type Timer } from "../core/clock.ts";
 import { EsplexError, invariant, messageOf } from "../core/errors.ts";
 import { droppedMessages, prepareNetlinkSocket } from "./socket-options.ts";
 import { kernelRefusal } from "./kernel-error.ts";
+import { expectation, required, type Expectation, type Submission, type Waiting } from "./netlink-exchange.ts";
 import { asRefusal, errorOf, inDatagrams, lost } from "./netlink-answers.ts";
 import {
   finishFrame,
@@ -56,28 +57,6 @@ export interface NetlinkSocketOptions {
   readonly clock?: Clock;
   readonly timeoutMs?: number;
 }
-
-interface Waiting {
-  readonly operation: string;
-  /** An answer that is no error and no end. */
-  readonly onAnswer: (message: NetlinkMessage) => void;
-  /** Called once: null is success. */
-  readonly settle: (error: EsplexError | null, lastFlags: number) => void;
-  readonly submission: Submission;
-}
-
-interface Submission {
-  readonly expectations: readonly Expectation[];
-  /** Its sequence numbers, once it was sent. */
-  readonly seqs: number[];
-  /** One for all: it is cancelled with the last. */
-  timer: Timer | null;
-  waiting: number;
-  /** When it was sent, or last answered. */
-  heardMs: number;
-}
-
-type Expectation = Omit<Waiting, "submission"> & { readonly request: NetlinkRequest; readonly flags: number };
 
 /**
  * A netlink socket in the current network namespace: requests matched to answers by sequence number, dumps, batches,
@@ -459,26 +438,4 @@ export class NetlinkSocket {
     } while (this.#seq === 0 || this.#waiting.has(this.#seq));
     return this.#seq;
   }
-}
-
-function expectation<T>(
-  request: NetlinkRequest,
-  flags: number,
-  decode: (message: NetlinkMessage) => T,
-  answer: PromiseWithResolvers<T | null>,
-): Expectation {
-  let value: T | null = null;
-  const onAnswer = (message: NetlinkMessage): void => {
-    value = decode(message);
-  };
-  const settle = (error: EsplexError | null): void => {
-    if (error === null) answer.resolve(value);
-    else answer.reject(error);
-  };
-  return { request, flags, operation: request.operation, onAnswer, settle };
-}
-
-function required<T>(value: T | null, request: NetlinkRequest): T {
-  if (value === null) throw new EsplexError("wire.malformed", `${request.operation}: acknowledged but not answered`);
-  return value;
 }

@@ -31,7 +31,9 @@ import {
   DEFAULT_ALLOCATOR_LIMITS,
 } from "./allocator-options.ts";
 import type { CeilingStore } from "./ceiling-store.ts";
+import { max, min } from "../core/bigint.ts";
 import { Epochs } from "./epochs.ts";
+import { Presence } from "./presence.ts";
 import { NO_INSTANCES } from "./instance-counts.ts";
 import { type Grant, NumberLine, type Registration, type Room, type Sharing } from "./number-line.ts";
 import {
@@ -61,8 +63,7 @@ export class Allocator {
   readonly #held = new Set<Entry>();
   readonly #retired: Set<string>;
   readonly #epochs: Epochs;
-  /** When a node's connection went; null while it stands. */
-  readonly #goneAtMs = new Map<string, number | null>();
+  readonly #presence: Presence;
   #failure: EsplexError | null = null;
   /** A ceiling rises when fewer durable numbers than this are left. */
   readonly #raiseBelowNumbers: bigint;
@@ -75,6 +76,7 @@ export class Allocator {
     this.#counters = options.counters;
     this.#events = options.events;
     this.#limits = { ...DEFAULT_ALLOCATOR_LIMITS, ...options.limits };
+    this.#presence = new Presence(this.#clock, this.#limits.graceMs);
     this.#raiseBelowNumbers = this.#limits.ceilingStepNumbers / 2n;
     const { sequences, epochs, retired } = options.store.initial();
     this.#epochs = new Epochs(epochs);
@@ -232,7 +234,7 @@ export class Allocator {
 
   /** A node's connection stands: it counts, and hears about leases that it may still hold from before a restart. */
   connected(node: string): void {
-    this.#goneAtMs.set(node, null);
+    this.#presence.connected(node);
     for (const [sa, { line, isRestored }] of this.#entries) {
       if (isRestored) this.#events.recall(node, sa, line.next, this.holderCount(line));
     }
@@ -240,7 +242,7 @@ export class Allocator {
 
   /** A node's connection is gone: after the grace time its leases no longer bind others. */
   disconnected(node: string): void {
-    this.#goneAtMs.set(node, this.#clock.nowMs());
+    this.#presence.disconnected(node);
     for (const { waiting } of this.#held) {
       waiting.get(node)?.answer({ refused: windowHeld("its connection is gone") });
       waiting.delete(node);
@@ -252,21 +254,15 @@ export class Allocator {
     return [...this.#entries.values()].map((entry) => entry.line);
   }
 
-  /** Nodes that hold a live lease on a line of `lines`, or wait for one. */
+  /** Nodes that hold a live lease on one of `lines()`, or wait for one. */
   holderCount(line: NumberLine): number {
     const entry = this.#entries.get(line.registration.sa);
     return entry === undefined ? 0 : line.holderCount(null, this.#sharing(entry));
   }
 
   #sharing({ waiting }: Entry): Sharing {
-    return { nowMs: this.#clock.nowMs(), isLive: this.#isLive, waiting };
+    return { nowMs: this.#clock.nowMs(), isLive: this.#presence.isLive, waiting };
   }
-
-  /** False for a node whose connection is gone for longer than the grace time: its leases no longer bind others. */
-  readonly #isLive = (node: string): boolean => {
-    const goneAtMs = this.#goneAtMs.get(node);
-    return goneAtMs == null || this.#clock.nowMs() - goneAtMs < this.#limits.graceMs;
-  };
 
   #refusal(entry: Entry | undefined, { sa, epoch }: Pick<ReserveRequest, "sa" | "epoch">): EsplexError | null {
     if (this.#failure !== null) return this.#failure;
@@ -469,12 +465,4 @@ export class Allocator {
       );
     });
   }
-}
-
-function min(a: bigint, b: bigint): bigint {
-  return a < b ? a : b;
-}
-
-function max(a: bigint, b: bigint): bigint {
-  return a > b ? a : b;
 }

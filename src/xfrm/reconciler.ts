@@ -52,8 +52,8 @@ export function openXfrm(): NetlinkSocket {
 
 /**
  * Makes the kernel have the wanted states and policies: dumps, plans, applies, and again until the plan is empty or the
- * kernel has acknowledged each of its steps. Touches only what is recognisably ours. Calls run one after the other. Expired states are not told from missing ones: they are
- * added anew, so the caller counts instances per key.
+ * kernel has acknowledged each of its steps. Touches only what is recognisably ours. Calls run one after the other. Expired
+ * states are not told from missing ones: they are added anew, so the caller counts instances per key.
  */
 export class XfrmReconciler {
   readonly #xfrm: NetlinkSocket;

@@ -149,7 +149,7 @@ export class Distributor {
     await this.#steering.start();
     await this.#applyNetwork();
     await this.#ike.start(addresses);
-    this.#ike.command({ kind: "initiateAll" });
+    this.initiateAll();
     if (this.#expire === null) this.#scheduleExpiry();
   }
 
@@ -195,6 +195,11 @@ export class Distributor {
   /** Reaches out to a peer of the cluster file; what comes of it is in `ikeSas`. */
   initiate(peerName: string, dvipa: string | null): void {
     this.#ike.command({ kind: "initiate", peerName, dvipa });
+  }
+
+  /** Reaches out to the peers that the cluster file wants at the start; those that are there are left alone. */
+  initiateAll(): void {
+    this.#ike.command({ kind: "initiateAll" });
   }
 
   /** May this node park its own lease on the tunnel? */

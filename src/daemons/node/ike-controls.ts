@@ -10,7 +10,7 @@ export type IkeStatus = readonly IkeSaSummary[];
 /** What an operator may see and order of a distributor's IKE. */
 export function ikeControls(
   distributor: Pick<Distributor, "ikeSas" | "rekeyChild" | "rekeyIke" | "initiate">,
-  peerNames: readonly string[],
+  peerNames: () => readonly string[],
 ): ControlHandlers {
   return {
     ikeSas: (): IkeStatus => distributor.ikeSas(),
@@ -24,7 +24,7 @@ export function ikeControls(
     },
     initiate: (args) => {
       const peer = textOf(args, "peer");
-      if (!peerNames.includes(peer)) throw new EsplexError("config.invalid", `the cluster file has no peer ${peer}`);
+      if (!peerNames().includes(peer)) throw new EsplexError("config.invalid", `the cluster file has no peer ${peer}`);
       distributor.initiate(peer, args["dvipa"] === undefined ? null : canonical(textOf(args, "dvipa")));
     },
   };

@@ -5,18 +5,13 @@ import type { Log } from "../../core/log.ts";
 import { isErrno } from "../../net/kernel-error.ts";
 import type { RequestBody, ResponseBody } from "../../bus/messages.ts";
 import type { SharedSa } from "../../sa/spec.ts";
-import {
-  initialHolder,
-  leaseOf,
-  stepHolder,
-  type HolderEffect,
-  type HolderEvent,
-  type HolderState,
-} from "../../sequence/holder.ts";
+import { initialHolder, leaseOf, stepHolder, type HolderState } from "../../sequence/holder.ts";
+import type { HolderEffect, HolderEvent } from "../../sequence/holder-events.ts";
 import { windowRule, type SoleLease, type WindowRule } from "../../sequence/size.ts";
 import { lastUsableOf, type LeaseReading, type Leases } from "../../xfrm/leases.ts";
 import { outboundId } from "../../xfrm/shadow.ts";
 import type { SequenceRange, StateId } from "../../xfrm/states.ts";
+import { WindowWatch } from "./window-watch.ts";
 import { RefillClock, type RefillLatency } from "./refill-clock.ts";
 
 /** How often a holder is asked whether something is due; our choice. */
@@ -98,7 +93,7 @@ export class LeaseRunner {
   #lastSendableBefore: bigint | null = null;
   /** The kernel is being written to. */
   #isWriting = false;
-  #isRuleKept = true;
+  readonly #window: WindowWatch;
   readonly #refills = new RefillClock();
 
   /** `isAlive`: the kernel has the outbound state. */
@@ -107,6 +102,7 @@ export class LeaseRunner {
     this.#epoch = epoch;
     this.#context = context;
     this.id = outboundId(sa);
+    this.#window = new WindowWatch(sa, context);
     this.#state = initialHolder(sa.peerWindowPackets, isAlive, context.soleLease);
     this.#scheduleTick();
   }
@@ -212,25 +208,10 @@ export class LeaseRunner {
   #feed(event: HolderEvent): void {
     if (this.#stopped) return;
     const { state, effects } = stepHolder(this.#state, event);
-    if (state.holders !== this.#state.holders) this.#checkWindow(state.holders);
+    if (state.holders !== this.#state.holders) this.#window.check(state.holders);
     this.#state = state;
     this.#refills.stepped(event, effects, state.kind === "held");
     for (const effect of effects) this.#tail = this.#tail.then(() => this.#perform(effect));
-  }
-
-  /** Says aloud when the peer's window becomes too small for the nodes that send, and when it is enough again. */
-  #checkWindow(holders: number): void {
-    const { kept, advice, windowPackets, leaseNumbers } = windowRule(this.#sa.peerWindowPackets, holders);
-    if (kept === this.#isRuleKept) return;
-    this.#isRuleKept = kept;
-    const { counters, log } = this.#context;
-    const facts = { sa: this.#sa.id, peer: this.#sa.peerName, windowPackets, holders, leaseNumbers };
-    if (kept) {
-      log.info("the peer's window carries the nodes that send again", facts);
-      return;
-    }
-    counters.add("lease.windowRuleBroken");
-    log.warn("the window rule cannot be kept", { ...facts, advice });
   }
 
   /** True when the error is the tripwire's: the state is deleted, and the holder told what it may have used. */
@@ -385,7 +366,7 @@ export class LeaseRunner {
         const code: ErrorCode = error instanceof EsplexError ? error.code : "bus.closed";
         this.#context.counters.add(`lease.refused.${code}`);
         if (isError(error, "cluster.exhausted")) {
-          this.#context.log.warn("the SA gets no more numbers; the peer must rekey", { sa: this.#sa.id });
+          this.#context.log.warn("the SA gets no more numbers: it must be rekeyed", { sa: this.#sa.id });
         }
         this.#feed({ kind: "refused", code, nowMs: this.#now() });
       },
@@ -398,7 +379,8 @@ export class LeaseRunner {
         sa: this.#sa.id,
         reason: messageOf(error),
       });
-      const mustBeTold = nextUnsent !== 0n && isError(error, "bus.") && !this.#stopped;
+      const isOver = isError(error, "cluster.unknownSa") || isError(error, "cluster.notOwner");
+      const mustBeTold = nextUnsent !== 0n && !isOver && !this.#stopped;
       if (mustBeTold) this.#context.clock.after(TELL_AGAIN_MS, () => this.#release(nextUnsent));
     });
   }

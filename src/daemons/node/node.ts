@@ -187,6 +187,7 @@ class Node {
       this.#log.error("reload failed, everything stays as it was", { reason: messageOf(error) });
       throw error;
     }
+    this.#distributor?.initiateAll();
     const { peers, warnings } = this.#ike;
     this.#log.info("peers and credentials read anew", { peers: peers.length });
     return { peers: peers.length, warnings };
@@ -284,7 +285,7 @@ class Node {
 
   #controls(): ControlHandlers {
     const distributor = this.#distributor;
-    const peerNames = this.#context.config.peers.map(({ name }) => name);
+    const peerNames = (): string[] => this.#ike.peers.map(({ name }) => name);
     const always = { status: () => this.#status(), reload: () => this.#reload() };
     return distributor === null ? always : { ...always, ...ikeControls(distributor, peerNames) };
   }

@@ -1,5 +1,5 @@
 import { LatencyHistogram } from "../../core/latency-histogram.ts";
-import type { HolderEffect, HolderEvent } from "../../sequence/holder.ts";
+import type { HolderEffect, HolderEvent } from "../../sequence/holder-events.ts";
 
 const US_PER_MS = 1000;
 

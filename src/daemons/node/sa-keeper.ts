@@ -158,6 +158,7 @@ export class SaKeeper {
    */
   async #retireOlder(heir: Entry): Promise<void> {
     if (this.#older(heir).some(({ runner }) => runner?.isNeeded === true)) await heir.runner?.want();
+    const held = this.#older(heir).filter(({ runner }) => runner?.holdsLease === true);
     for (const entry of this.#older(heir)) {
       entry.outbound = "hold";
       entry.runner?.replaced();
@@ -166,6 +167,14 @@ export class SaKeeper {
       this.#leases.forget(outboundId(entry.sa));
     }
     await this.#apply();
+    await this.#giveBack(held);
+  }
+
+  /** After their states are gone: nodes that still send on these SAs need not wait for this one's numbers. */
+  async #giveBack(entries: readonly Entry[]): Promise<void> {
+    const coupling = this.#context.coupling();
+    const released = entries.map(({ sa, epoch }) => coupling.request("release", { sa: sa.id, epoch, nextUnsent: 0n }));
+    await Promise.allSettled(released);
   }
 
   /** Resolves once the kernel has nothing of the SA; its keys are wiped. */
@@ -177,7 +186,7 @@ export class SaKeeper {
     wipeSaKeys(entry.sa);
   }
 
-  /** The SA that a tunnel's packets leave on; null when there is none. The youngest, as the kernel chooses. */
+  /** The SA that a tunnel's packets leave on; null when there is none: the youngest. */
   currentOutbound(tunnel: number): string | null {
     return this.#table.sender(tunnel)?.sa.id ?? null;
   }
@@ -216,9 +225,7 @@ export class SaKeeper {
     this.#keepUnknown = false;
     await this.#serial(() => this.#reconciler.apply(NOTHING));
     for (const { sa } of gone) wipeSaKeys(sa);
-    const coupling = this.#context.coupling();
-    const released = held.map(({ sa, epoch }) => coupling.request("release", { sa: sa.id, epoch, nextUnsent: 0n }));
-    await Promise.allSettled(released);
+    await this.#giveBack(held);
     this.#events.close();
     this.#xfrm.close();
   }

@@ -4,6 +4,7 @@ import { keyName, schemeName, verifySignature, type SignatureScheme } from "../.
 import type { Certificate } from "../../x509/certificate.ts";
 import type { CertificateCache } from "../../x509/certificate-cache.ts";
 import { validateChain, type TrustStore } from "../../x509/chain.ts";
+import type { Decoy } from "./decoy.ts";
 import type { PeerAuth } from "../environment.ts";
 import { identityText, isIdentityOf } from "../identity.ts";
 import { pskAuth, signedOctets } from "../keys.ts";
@@ -22,12 +23,6 @@ export interface PeerClaim {
   readonly identity: IdentificationPayload;
   /** Of its message: AUTH and CERT are in them. */
   readonly payloads: readonly Payload[];
-}
-
-/** What the answer to an unknown peer costs as much with, as that to a known one. */
-export interface Decoy {
-  readonly psk: Secret;
-  readonly trust: TrustStore;
 }
 
 /** A peer that has proved who it is. */

@@ -1,14 +1,13 @@
 import { EsplexError, invariant } from "../../core/errors.ts";
-import { Secret } from "../../core/secret.ts";
-import { CertificateCache } from "../../x509/certificate-cache.ts";
+import { decoyFor } from "../auth/decoy.ts";
 import type { AuthContext } from "../auth/octets.ts";
 import { proveOurselves, type OwnProof } from "../auth/prove.ts";
-import { verifyPeer, type Decoy } from "../auth/verify.ts";
+import { verifyPeer } from "../auth/verify.ts";
 import type { IkePeerConfig } from "../environment.ts";
 import { identityKey, identityText } from "../identity.ts";
 import { dropSession } from "../lifecycle.ts";
 import { newIkeLife } from "../lifetime.ts";
-import { anchorsFor, findPeer } from "../peers.ts";
+import { findPeer } from "../peers.ts";
 import { sameIkeSuite } from "../proposal.ts";
 import type { Established, HalfOpen, IkeSession, ResponseDraft } from "../session.ts";
 import { isEstablished, type EstablishedSession, type SessionTable } from "../session-table.ts";
@@ -21,9 +20,6 @@ import { findNotify, findPayload, requirePayload, type Payload } from "../wire/p
 import { madeByPeer, negotiateChild } from "./child.ts";
 import { failureNotify, reasonOf } from "./failure.ts";
 import { respond, respondAndClose, type Outcome } from "./outcome.ts";
-
-/** A PSK that nobody has: for the work that an unknown peer's AUTH costs, as much as a known one's. */
-export const DECOY_PSK_BYTES = 32;
 
 /**
  * Answers IKE_AUTH (RFC 7296 §1.2, §2.15): authenticates both sides and negotiates the first Child SA.
@@ -84,19 +80,9 @@ function authenticate(
   const { environment } = step;
   const { remote, local } = session.path;
   const idR = findPayload(payloads, "idr");
-  const peers = environment.peers();
-  const peer = findPeer(peers, remote.address, identity, idR);
+  const peer = findPeer(environment.peers(), remote.address, identity, idR);
   const context: AuthContext = { suite: session.suite, keys: session.keys, init };
-  const decoy: Decoy = {
-    psk: new Secret(environment.randomBytes(DECOY_PSK_BYTES)),
-    trust: {
-      anchors: anchorsFor(peers, remote.address),
-      revocationLists: [],
-      revocation: "relaxed",
-      otherUsages: [],
-      known: new CertificateCache(),
-    },
-  };
+  const decoy = decoyFor(environment, remote.address);
   try {
     const claim = { side: "initiator", identity, payloads } as const;
     const { scheme, method } = verifyPeer(context, claim, peer?.auth, decoy, environment.wallClockMs());

@@ -28,14 +28,15 @@ const MAX_TURNS = 4;
 const PRFS = ["hmac-sha2-256", "hmac-sha2-384", "hmac-sha2-512"] as const;
 
 /** What we offer where the cluster file names nothing: everything that we support, the fastest first. */
-const DEFAULT_SUITES: readonly IkeSuite[] = DH_GROUPS.flatMap(({ id: group }) =>
-  ([256, 128] as const).flatMap((keyBits) =>
+const DEFAULT_SUITES: readonly IkeSuite[] = DH_GROUPS.flatMap(({ id: group }) => [
+  ...([256, 128] as const).flatMap((keyBits) =>
     PRFS.flatMap((prf): IkeSuite[] => [
       { cipher: { kind: "aes-gcm-16", keyBits }, prf, group },
       { cipher: { kind: "aes-cbc", keyBits, integrity: prf }, prf, group },
     ]),
   ),
-);
+  ...PRFS.map((prf): IkeSuite => ({ cipher: { kind: "chacha20-poly1305" }, prf, group })),
+]);
 
 /** IKE_SA_INIT to a peer. Emits nothing: the caller sends `request`. */
 export function beginInit(step: Step, target: Target, peer: IkePeerConfig, path: Path): Initiation {

@@ -1,20 +1,18 @@
 import type { EsplexError } from "../../core/errors.ts";
-import { Secret } from "../../core/secret.ts";
+import { decoyFor } from "../auth/decoy.ts";
 import type { AuthContext } from "../auth/octets.ts";
 import { authRefused } from "../auth/problem.ts";
 import { proveOurselves } from "../auth/prove.ts";
 import { verifyPeer } from "../auth/verify.ts";
 import { identityKey, identityPayload, identityText } from "../identity.ts";
-import { anchorsFor, exactIdentity, isOfPeer } from "../peers.ts";
+import { exactIdentity, isOfPeer } from "../peers.ts";
 import type { Authenticating, IkeSession } from "../session.ts";
 import type { Step } from "../step.ts";
 import { NOTIFY } from "../wire/constants.ts";
 import { notify } from "../wire/notify.ts";
 import { requirePayload, type Payload } from "../wire/payload.ts";
-import { DECOY_PSK_BYTES } from "./auth.ts";
 import { certRequestsFor } from "./begin-init.ts";
 import { offerPayloads } from "./offer-child.ts";
-import { CertificateCache } from "../../x509/certificate-cache.ts";
 
 /**
  * IKE_AUTH of ours: SK{IDi, [CERT…], AUTH, [CERTREQ], [IDr], [N(INITIAL_CONTACT)], [N(USE_TRANSPORT_MODE)], SAi2, TSi, TSr},
@@ -49,16 +47,7 @@ export function verifyResponder(
     throw authRefused("wrongName", `the peer calls itself ${identityText(identity)}`);
   }
   const context: AuthContext = { suite: session.suite, keys: session.keys, init };
-  const decoy = {
-    psk: new Secret(environment.randomBytes(DECOY_PSK_BYTES)),
-    trust: {
-      anchors: anchorsFor(environment.peers(), session.path.remote.address),
-      revocationLists: [],
-      revocation: "relaxed" as const,
-      otherUsages: [],
-      known: new CertificateCache(),
-    },
-  };
+  const decoy = decoyFor(environment, session.path.remote.address);
   const claim = { side: "responder", identity, payloads } as const;
   verifyPeer(context, claim, peer.auth, decoy, environment.wallClockMs());
   return identityKey(identity);

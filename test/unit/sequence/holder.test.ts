@@ -1,12 +1,6 @@
 import { expect, test } from "vitest";
-import {
-  type HolderEffect,
-  type HolderEvent,
-  type HolderState,
-  initialHolder,
-  leaseOf,
-  stepHolder,
-} from "../../../src/sequence/holder.ts";
+import { type HolderState, initialHolder, leaseOf, stepHolder } from "../../../src/sequence/holder.ts";
+import type { HolderEffect, HolderEvent } from "../../../src/sequence/holder-events.ts";
 import { sharedLeaseNumbers, windowCarriesBursts } from "../../../src/sequence/size.ts";
 
 const W = 64;

@@ -1,12 +1,7 @@
 import { Counters } from "../../../src/core/counters.ts";
 import { Allocator } from "../../../src/sequence/allocator.ts";
-import {
-  type HolderEffect,
-  type HolderEvent,
-  type HolderState,
-  initialHolder,
-  stepHolder,
-} from "../../../src/sequence/holder.ts";
+import { type HolderState, initialHolder, stepHolder } from "../../../src/sequence/holder.ts";
+import type { HolderEffect, HolderEvent } from "../../../src/sequence/holder-events.ts";
 import { LedgerBook } from "../../../src/sequence/ledger-book.ts";
 import { decodeLedgerRecord } from "../../../src/sequence/ledger-record.ts";
 import type { Grant } from "../../../src/sequence/number-line.ts";
