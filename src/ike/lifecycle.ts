@@ -37,7 +37,21 @@ export function removeChild(
     successor.redundantUntilMs = null;
     useOutbound(step, successor);
   }
+  reinstate(step, state, child, successor);
   step.emit({ kind: "removeChild", saId: child.sa.id, reason, afterMs });
+}
+
+/**
+ * The SA that this one had replaced, where the peer has not deleted it yet: it counts again, or belongs to the next heir. When
+ * nobody sends on it any more, it is rekeyed at once.
+ */
+function reinstate(step: Step, state: Established, child: Child, successor: Child | undefined): void {
+  const old = [...state.children.values()].find(({ replacedBy }) => replacedBy === child.sa.id);
+  if (old === undefined) return;
+  old.replacedBy = successor?.sa.id ?? null;
+  if (successor !== undefined || old.closing) return;
+  step.count("childReinstated");
+  if (child.held === null) old.life.rekeyAtMs = step.nowMs;
 }
 
 /** Its heir; or the other heir of the SA that both replaced, when the peer sees the winner of that collision otherwise. */

@@ -208,6 +208,32 @@ describe("standing peers (auto)", () => {
   });
 });
 
+describe("an heir that its maker takes back", () => {
+  test("the SA that it had replaced counts again, and is rekeyed at once", () => {
+    const world = new World();
+    reach(world);
+    world.isPrompt = false;
+    const old = world.b.children()[0]?.saId ?? "";
+    world.command(world.a, { kind: "rekeyChild", saId: world.a.children()[0]?.saId ?? "" });
+    world.deliver(0);
+    world.report(world.b);
+    world.deliver(0);
+    // The kernels of `a` never report. Meanwhile `b` has begun to send on the heir.
+    world.pass(9_000, true);
+    expect([...world.b.kernel.values()].map(({ outbound }) => outbound)).toEqual(["now", "now"]);
+    world.a.installing.length = 0;
+    world.isPrompt = true;
+    world.pass(2_000);
+    expect(world.a.counts.get("ike.installFailed")).toBe(1);
+    expect(world.b.counts.get("ike.childReinstated")).toBe(1);
+    world.pass(3_000);
+    expect(world.disagreements()).toEqual([]);
+    expect(world.b.children()).toHaveLength(1);
+    expect(world.b.children()[0]?.saId).not.toBe(old);
+    expect(world.a.counts.get("ike.refusedByPeer.TEMPORARY_FAILURE")).toBeUndefined();
+  });
+});
+
 /** What may happen to the two cores and the wire between them. */
 const ACTION = fc.oneof(
   { weight: 6, arbitrary: fc.record({ kind: fc.constant("deliver" as const), index: fc.nat(7) }) },
