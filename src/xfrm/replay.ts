@@ -1,6 +1,8 @@
 import { EsplexError } from "../core/errors.ts";
 import { concatBytes } from "../core/bytes.ts";
+import { u32 } from "../core/struct.ts";
 import type { Attributes } from "../net/netlink-message.ts";
+import type { ReceivedNumbers } from "../sa/received-numbers.ts";
 import { LEGACY_WINDOW_MAX_PACKETS, XFRMA_REPLAY_ESN_VAL, XFRMA_REPLAY_VAL } from "./constants.ts";
 import { xfrmReplayState, xfrmReplayStateEsn } from "./structs.ts";
 
@@ -60,4 +62,20 @@ function decodeEsn(bytes: Uint8Array): ReplayState {
     windowPackets: replayWindow,
     bitmap: new Uint8Array(bytes.subarray(start, start + 4 * bmpWords)),
   };
+}
+
+/**
+ * What was received, in the order of the numbers. The legacy bitmap has them so; the other one is a ring, in which the highest
+ * number stands at `(seq - 1) mod window` (net/xfrm/xfrm_replay.c, `xfrm_replay_check_bmp`).
+ */
+export function receivedNumbers({ isLegacy, seq, windowPackets, bitmap }: ReplayState): ReceivedNumbers {
+  const view = new DataView(bitmap.buffer, bitmap.byteOffset, bitmap.length);
+  const bits = new Uint8Array(Math.ceil(windowPackets / 8));
+  const top = Number((seq - 1n) & LOW_MASK) % windowPackets;
+  for (let offset = 0; offset < windowPackets; offset++) {
+    const at = isLegacy ? offset : (top - offset + windowPackets) % windowPackets;
+    const isSet = ((u32.read(view, 4 * (at >> 5)) >>> (at & 31)) & 1) === 1;
+    if (isSet) bits[offset >> 3] = (bits[offset >> 3] ?? 0) | (1 << (offset & 7));
+  }
+  return { highest: seq, bits };
 }

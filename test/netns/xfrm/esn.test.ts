@@ -1,6 +1,7 @@
 import { afterAll, afterEach, beforeAll, expect, it } from "vitest";
 import { tunnelReqid } from "../../../src/net/ids.ts";
 import type { EspSuite } from "../../../src/sa/suite.ts";
+import { receivedNumbers } from "../../../src/xfrm/replay.ts";
 import type { StateId } from "../../../src/xfrm/states.ts";
 import { eventually } from "../support/eventually.ts";
 import { describeWithEsp } from "../support/kernel.ts";
@@ -118,6 +119,28 @@ describeWithEsp("extended numbers around 2^32", () => {
   });
 });
 
+describeWithEsp("what a receiving state has authenticated", () => {
+  const near = (first: bigint): readonly (readonly [bigint, number])[] => [
+    [first, 3],
+    [first + 15n, 2],
+    [first + 5n, 1],
+  ];
+  const cases: readonly [string, number, boolean, bigint][] = [
+    ["32 bits, window 32", 32, false, 5n],
+    ["32 bits, window 64", 64, false, 1n],
+    ["32 bits, window 4096, past its size", 4096, false, 10_000n],
+    ["extended, window 32", 32, true, 40n],
+    ["extended, window 4096, over the edge", 4096, true, EDGE - 7n],
+  ];
+  it.each(cases)("reads as the numbers that came: %s", async (_name, window, esn, first) => {
+    const sa = await openSa(GCM_128, window, esn);
+    if (first > EDGE / 2n) await sa.send(first - BigInt(window), 1);
+    const sent = near(first).flatMap(([from, count]) => Array.from({ length: count }, (_, i) => from + BigInt(i)));
+    for (const [from, count] of near(first)) await sa.send(from, count);
+    expect((await sa.received()).filter((number) => number >= first)).toEqual(sent.sort((a, b) => Number(a - b)));
+  });
+});
+
 interface Seen {
   readonly decrypted: number;
   /** Highest number that was authenticated. */
@@ -131,9 +154,9 @@ interface Seen {
 let lastSpi = 0x6000;
 
 /** An inbound state at r, and hosts at s that send on it. */
-async function openSa(suite: EspSuite, replayWindowPackets: number) {
+async function openSa(suite: EspSuite, replayWindowPackets: number, esn = true) {
   lastSpi += 1;
-  const state = testState(S, R, lastSpi, { suite, esn: true, replayWindowPackets });
+  const state = testState(S, R, lastSpi, { suite, esn, replayWindowPackets });
   const { id } = state;
   await receiver.call("addState", state);
   const delivered = await receiveUdp.call("received", undefined);
@@ -156,7 +179,17 @@ async function openSa(suite: EspSuite, replayWindowPackets: number) {
       return decrypted + replayed + tooOld + forged === sent;
     });
   };
-  return { send, seen };
+  /** The numbers of the window that were authenticated, ascending. */
+  const received = async (): Promise<bigint[]> => {
+    const state = await receiver.call("getState", id);
+    if (state === null) throw new Error("the receiver's state is gone");
+    const { highest, bits } = receivedNumbers(state.replay);
+    const offsets = Array.from({ length: bits.length * 8 }, (_, offset) => offset).reverse();
+    return offsets
+      .filter((offset) => ((bits[offset >> 3] ?? 0) & (1 << (offset & 7))) !== 0)
+      .map((offset) => highest - BigInt(offset));
+  };
+  return { send, seen, received };
 }
 
 async function readSeen(id: StateId): Promise<Seen> {
