@@ -10,10 +10,12 @@ const NFT = {
  * The nftables ruleset that gives ESP to the DVIPAs a `verdict` (`queue num N`) at prerouting. Without `bypass` in it the
  * kernel drops when no steering listens (fail closed).
  *
- * Of a fragmented packet only the first fragment has an SPI. The `ct` expression is there because it makes the kernel
- * track connections, hence reassemble fragments (priority -400, ahead of everything here); the DVIPAs' own packets,
- * ESP and IKE, are not tracked: neither a full connection table (a flood of IKE from spoofed addresses would fill it) nor
- * another ruleset's `ct state invalid` touches them.
+ * Of a fragmented packet only the first fragment has an SPI. The `tproxy` expressions, on a port that nobody uses, are there
+ * because they make the kernel reassemble fragments (priority -400, ahead of everything here) without tracking connections.
+ * Tracking would lose packets: what ESP in transport mode has brought passes prerouting and waits, before it is confirmed at
+ * local input; of several first packets of one ICMP flow that come at once, as when the gate opens, only one is. Where somebody
+ * else tracks connections, the DVIPAs' own packets, ESP and IKE, are left out: neither a full table (a flood of IKE from
+ * spoofed addresses would fill it) nor another ruleset's `ct state invalid` touches them.
  */
 export function steeringRuleset(table: string, dvipas: readonly string[], verdict: string): string {
   const families = FAMILIES.filter((family) => dvipas.some((dvipa) => familyOf(dvipa) === family));
@@ -40,7 +42,7 @@ export function steeringRuleset(table: string, dvipas: readonly string[], verdic
       }
       chain steering {
         type filter hook prerouting priority mangle; policy accept;
-        ${lines(rules("daddr", "meta l4proto esp ct state untracked counter"))}
+        ${lines(families.map((family) => `udp dport 0 tproxy ${NFT.header[family]} to :1`))}
         ${lines(rules("daddr", `meta l4proto esp ${verdict}`))}
       }
     }
