@@ -14,7 +14,7 @@ import type { IkeSession } from "./session.ts";
 import { isEstablished, type EstablishedSession, type SessionTable } from "./session-table.ts";
 import type { Step } from "./step.ts";
 import type { OwnRequest } from "./window.ts";
-import { NOTIFY, notifyName } from "./wire/constants.ts";
+import { NOTIFY, notifyCounter, notifyName } from "./wire/constants.ts";
 import { openedPayloads, type OpenedMessage } from "./wire/encrypted.ts";
 import type { NotifyPayload } from "./wire/notify.ts";
 import { findError, requirePayload, type Payload } from "./wire/payload.ts";
@@ -110,7 +110,7 @@ function takeRefusal(step: Step, session: EstablishedSession, request: ChildAnsw
   const { replaces } = request.offer.wish;
   const old = replaces === null ? undefined : session.state.children.get(replaces);
   const facts = { ...session.facts(), notify: notifyName(refused.type), replaces };
-  step.count(`refusedByPeer.${notifyName(refused.type)}`);
+  step.count(`refusedByPeer.${notifyCounter(refused.type)}`);
   if (refused.type === NOTIFY.INVALID_KE_PAYLOAD && tryOtherGroup(session, request, refused)) return;
   if (request.kind === "rekeyChild" && (old === undefined || old.replacedBy !== null)) {
     // The peer's own rekey was faster, or it has deleted the SA: nothing is left to be rekeyed (RFC 7296 §2.8.1).

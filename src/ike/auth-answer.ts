@@ -10,7 +10,7 @@ import { sendOwn } from "./sending.ts";
 import type { Authenticating, IkeSession } from "./session.ts";
 import type { EstablishedSession, SessionTable } from "./session-table.ts";
 import type { Step } from "./step.ts";
-import { notifyName } from "./wire/constants.ts";
+import { notifyCounter, notifyName } from "./wire/constants.ts";
 import { openedPayloads, type OpenedMessage } from "./wire/encrypted.ts";
 import { findError, findPayload, type Payload } from "./wire/payload.ts";
 
@@ -26,7 +26,7 @@ export function takeAuthAnswer(
   const refused = payloads === null ? null : findError(payloads);
   if (payloads === null || (refused !== null && findPayload(payloads, "auth") === undefined)) {
     const notified = refused === null ? "an answer that cannot be read" : notifyName(refused.type);
-    if (refused !== null) step.count(`refusedByPeer.${notified}`);
+    if (refused !== null) step.count(`refusedByPeer.${notifyCounter(refused.type)}`);
     step.log("warn", "the peer refuses us", { ...session.facts(), reason: notified });
     dropSession(step, table, session, `the peer reported ${notified}`);
     return;

@@ -10,7 +10,7 @@ import { sendOwn } from "./sending.ts";
 import { IkeSession, type Rekeyed } from "./session.ts";
 import { isEstablished, type EstablishedSession, type SessionTable } from "./session-table.ts";
 import type { Step } from "./step.ts";
-import { NOTIFY, notifyName } from "./wire/constants.ts";
+import { NOTIFY, notifyCounter, notifyName } from "./wire/constants.ts";
 import type { NotifyPayload } from "./wire/notify.ts";
 import { findError, type Payload } from "./wire/payload.ts";
 
@@ -111,7 +111,7 @@ function endInstallations(step: Step, session: EstablishedSession): void {
 }
 
 function takeRefusal(step: Step, session: IkeSession, offer: IkeOffer, refused: NotifyPayload): void {
-  step.count(`refusedByPeer.${notifyName(refused.type)}`);
+  step.count(`refusedByPeer.${notifyCounter(refused.type)}`);
   // The peer's own rekey was faster: ours is forgotten (RFC 7296 §2.8.2).
   if (session.state.kind === "rekeyed") sendOwn(step, session.state.heir);
   if (!isEstablished(session)) return;

@@ -345,6 +345,14 @@ describe("refusals of our rekey", () => {
     });
   }
 
+  test("numbers that nobody knows share one counter: a peer must not make up names that stay for ever", () => {
+    const lab = new Lab({ peers: [peerConfig({ childLifetime: { timeMs: 100_000, bytes: null, packets: null } })] });
+    const { client } = connect(lab);
+    reply(lab, client, rekey(lab), [notify(8_000)]);
+    reply(lab, client, passUntilSent(lab, 5_000), [notify(8_001)]);
+    expect(lab.count("refusedByPeer.other")).toBe(2);
+  });
+
   test("INVALID_SYNTAX ends the IKE SA", () => {
     const lab = new Lab();
     const { client } = connect(lab);

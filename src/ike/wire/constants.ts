@@ -169,6 +169,11 @@ export function notifyName(type: number): string {
   return NOTIFY_NAMES.get(type) ?? `?(${type})`;
 }
 
+/** Names for counters: all numbers without a name share one, for the peer chooses them and counters stay for ever. */
+export function notifyCounter(type: number): string {
+  return NOTIFY_NAMES.get(type) ?? "other";
+}
+
 export function authMethodName(method: number): string {
   return AUTH_METHOD_NAMES.get(method) ?? `?(${method})`;
 }
