@@ -33,7 +33,7 @@ export function takeAuthAnswer(
   }
   const remoteIdentity = verify(step, session, state, payloads);
   if (remoteIdentity === null) return;
-  const established = establish(step, session, state.peer, remoteIdentity);
+  const established = establish(step, table, session, state.peer, remoteIdentity);
   if (refused === null) takeFirstChild(step, table, established, state, payloads);
   else failChild(step, established, state, notifyName(refused.type));
 }

@@ -28,9 +28,10 @@ export function runCommand(step: Step, table: SessionTable, initiations: Initiat
       return;
     }
     case "rekeyIke": {
-      const found = [...table.established()].find(({ id }) => id === command.ikeSaId);
-      if (found === undefined) step.count("commandForUnknownSa");
+      const found = [...table.all].find(({ id }) => id === command.ikeSaId);
+      if (found === undefined || !isEstablished(found)) step.count("commandForUnknownSa");
       else {
+        table.touch(found);
         found.state.life.rekeyAtMs = step.nowMs;
         runIkeLife(step, found);
       }
@@ -66,7 +67,7 @@ function withChild(
   saId: string,
   act: (session: EstablishedSession, child: Child) => void,
 ): void {
-  for (const session of table.established()) {
+  for (const session of table.aroundSa(saId)) {
     const child = session.state.children.get(saId);
     if (child === undefined) continue;
     act(session, child);
@@ -95,6 +96,7 @@ function deleteWhere(step: Step, table: SessionTable, wanted: (session: IkeSessi
   const found = [...table.all].filter(wanted);
   if (found.length === 0) step.count("commandForUnknownSa");
   for (const session of found) {
+    table.touch(session);
     if (isEstablished(session)) beginDeleteIke(step, session, "deleted by order");
     else if (session.state.kind !== "deleting") dropSession(step, table, session, "deleted by order");
   }

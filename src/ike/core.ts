@@ -15,7 +15,7 @@ import { receive } from "./receiving.ts";
 import { SessionTable } from "./session-table.ts";
 import { DEFAULT_IKE_SETTINGS, type IkeSettings } from "./settings.ts";
 import { Step } from "./step.ts";
-import { nextWakeMs, runTimers } from "./timers.ts";
+import { runTimers, scanDeadlines, schedule } from "./timers.ts";
 import { EXCHANGE, IKE_HEADER_BYTES, IKE_MAJOR_VERSION, NOTIFY } from "./wire/constants.ts";
 import { decodeHeader, type IkeHeader } from "./wire/header.ts";
 import { WIRE_LIMITS } from "./wire/limits.ts";
@@ -29,6 +29,8 @@ export interface IkeSnapshot {
   /** Peers that have not authenticated. */
   readonly unproven: number;
   readonly ikeSas: readonly IkeSaSummary[];
+  /** When the core has something to do next, looked up anew: what it said last with `wakeAt`. */
+  readonly wakeAtMs: number | null;
 }
 
 /**
@@ -62,20 +64,30 @@ export class IkeCore {
     this.#handle(step, event);
     this.#initiations.run(step, this.#table);
     this.#initiations.settle(step);
-    const wakeAtMs = this.#nextWakeMs();
+    for (const effect of step.effects) {
+      if (effect.kind === "installChild") this.#table.installs(effect.sa);
+      else if (effect.kind === "removeChild") this.#table.removes(effect.saId);
+    }
+    schedule(this.#table, this.#settings.timing);
+    const wakeAtMs = this.#earlierWish(this.#table.deadlines.firstMs);
     if (wakeAtMs !== this.#wakeAtMs) step.emit({ kind: "wakeAt", atMs: wakeAtMs });
     this.#wakeAtMs = wakeAtMs;
     return step.effects;
   }
 
   snapshot(): IkeSnapshot {
-    return { unproven: this.#table.unproven, ikeSas: [...this.#table.all].map((session) => session.summary()) };
+    return {
+      unproven: this.#table.unproven,
+      ikeSas: [...this.#table.all].map((session) => session.summary()),
+      wakeAtMs: this.#earlierWish(scanDeadlines(this.#table, this.#settings.timing)),
+    };
   }
 
-  #nextWakeMs(): number | null {
-    const { limits, timing } = this.#settings;
-    const times = [nextWakeMs(this.#table, timing), this.#initiations.nextWakeMs(limits.initiating)];
-    return times.reduce((a, b) => (a === null || (b !== null && b < a) ? b : a));
+  /** Of an IKE SA at this time, or of an attempt to reach a peer. */
+  #earlierWish(ofSessionsMs: number | null): number | null {
+    const ofInitiationsMs = this.#initiations.nextWakeMs(this.#settings.limits.initiating);
+    if (ofSessionsMs === null || ofInitiationsMs === null) return ofSessionsMs ?? ofInitiationsMs;
+    return Math.min(ofSessionsMs, ofInitiationsMs);
   }
 
   #handle(step: Step, event: IkeEvent): void {

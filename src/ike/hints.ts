@@ -9,12 +9,12 @@ import type { Step } from "./step.ts";
 
 /** ESP for an SA that we do not have came from this address: a peer that has an IKE SA with us is told to drop it. */
 export function hintUnknownEsp(step: Step, table: SessionTable, esp: UnknownEsp): void {
-  for (const session of table.established()) {
-    const { path, state } = session;
-    if (path.remote.address !== esp.peer || path.local.address !== esp.dvipa) continue;
+  for (const session of table.at(esp.dvipa, esp.peer)) {
+    const { state } = session;
     const made = [state.pending, state.ownPending, ...state.children.values()];
     if (made.some((child) => child?.sa.inbound.spi === esp.spi)) return;
     if (!mayFollow(step, session)) return;
+    table.touch(session);
     step.count("invalidSpiSent");
     step.log("warn", "ESP for an SA that is not there: the peer is told", { ...session.facts(), spi: esp.spi });
     session.own.enqueue({ kind: "invalidSpi", spi: esp.spi });

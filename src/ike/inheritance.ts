@@ -1,7 +1,8 @@
+import { invariant } from "../core/errors.ts";
 import type { IkeKeys } from "./keys.ts";
 import { newIkeLife } from "./lifetime.ts";
 import { IkeSession, type Established, type IkeRole } from "./session.ts";
-import type { EstablishedSession, SessionTable } from "./session-table.ts";
+import { isEstablished, type EstablishedSession, type SessionTable } from "./session-table.ts";
 import type { Step } from "./step.ts";
 import { ikeSuiteName, type IkeSuite } from "./suite.ts";
 
@@ -31,6 +32,8 @@ export function inherit(step: Step, table: SessionTable, old: EstablishedSession
   const heir = new IkeSession({ ...made, path, natDetected, fragmentation, nextRequestId: 0, state });
   for (const wish of old.own.takeChildWishes()) heir.own.enqueue(wish);
   table.add(heir);
+  invariant(isEstablished(heir), "an heir is up from its birth");
+  table.know(heir);
   step.count("ikeRekeyed");
   step.log("info", "IKE SA rekeyed", {
     ...heir.facts(),

@@ -111,7 +111,7 @@ export class Initiations {
       step.count("unexpectedInit");
       return;
     }
-    const isFirst = ![...table.established()].some(({ state }) => state.peer.name === initiation.peer.name);
+    const isFirst = table.ofPeer(initiation.peer.name).length === 0;
     const answer = readInitAnswer(step, initiation, isFirst, message, bytes);
     switch (answer.kind) {
       case "useless": {
@@ -176,9 +176,9 @@ export class Initiations {
     }
     if (this.#checkAtMs !== null && step.nowMs < this.#checkAtMs) return;
     this.#checkAtMs = step.nowMs + step.settings.timing.standingCheckMs;
-    const there = new Set([...table.established()].filter(hasChild).map(sessionKey));
     for (const wanted of standing) {
-      if (wanted.isRunning || wanted.dueAtMs !== null || there.has(keyOf(wanted.target))) continue;
+      if (wanted.isRunning || wanted.dueAtMs !== null) continue;
+      if (sessionsWith(table, wanted.target).some(hasChild)) continue;
       wanted.dueAtMs = step.nowMs + step.settings.timing.startSpreadMs * step.random();
     }
   }
@@ -192,8 +192,9 @@ export class Initiations {
       this.#wanted.delete(keyOf(target));
       return;
     }
-    const session = [...table.established()].find((one) => sessionKey(one) === keyOf(target));
+    const [session] = sessionsWith(table, target);
     if (session !== undefined) {
+      table.touch(session);
       this.#useSession(step, wanted, session);
       return;
     }
@@ -242,8 +243,8 @@ function keyOf({ peerName, dvipa }: Target): string {
   return `${dvipa} ${peerName}`;
 }
 
-function sessionKey({ state, path }: EstablishedSession): string {
-  return keyOf({ peerName: state.peer.name, dvipa: path.local.address });
+function sessionsWith(table: SessionTable, { peerName, dvipa }: Target): EstablishedSession[] {
+  return table.ofPeer(peerName).filter(({ path }) => path.local.address === dvipa);
 }
 
 function factsOf({ target, path }: Initiation): Readonly<Record<string, unknown>> {

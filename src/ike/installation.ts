@@ -31,7 +31,7 @@ export type InstallReport = { readonly kind: "installed" } | { readonly kind: "f
 
 /** Goes on with what waited for the installation. A report that nobody waits for removes what it installed. */
 export function reportInstall(step: Step, table: SessionTable, saId: string, report: InstallReport): void {
-  for (const session of table.established()) {
+  for (const session of table.aroundSa(saId)) {
     const { children, pending, ownPending } = session.state;
     if (children.has(saId)) {
       step.count("installReportRepeated");

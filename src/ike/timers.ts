@@ -9,7 +9,12 @@ import type { Step } from "./step.ts";
 
 /** Does everything whose time has come. */
 export function runTimers(step: Step, table: SessionTable): void {
-  for (const session of [...table.all]) runSession(step, table, session);
+  for (const session of table.deadlines.due(step.nowMs)) {
+    // What another one did a moment ago may have ended this one.
+    if (!table.has(session)) continue;
+    table.touch(session);
+    runSession(step, table, session);
+  }
 }
 
 function runSession(step: Step, table: SessionTable, session: IkeSession): void {
@@ -112,13 +117,20 @@ function rekeyDeadline({ state, own }: EstablishedSession, child: Child): number
   return isBusy ? null : child.life.rekeyAtMs;
 }
 
-/** When the next thing is due, null when nothing is. */
-export function nextWakeMs(table: SessionTable, timing: IkeTiming): number | null {
-  let next: number | null = null;
-  for (const session of table.all) {
-    for (const atMs of deadlines(session, timing)) if (next === null || atMs < next) next = atMs;
+/** After an event: notes when the sessions that it may have changed have something to do. */
+export function schedule(table: SessionTable, timing: IkeTiming): void {
+  for (const session of table.takeTouched()) {
+    if (table.has(session)) table.deadlines.set(session, earliest(deadlines(session, timing)));
   }
-  return next;
+}
+
+/** When the next thing is due, null when nothing is: as {@link schedule} should have noted it, from looking at every session. */
+export function scanDeadlines(table: SessionTable, timing: IkeTiming): number | null {
+  return earliest([...table.all].flatMap((session) => deadlines(session, timing)));
+}
+
+function earliest(times: readonly number[]): number | null {
+  return times.length === 0 ? null : times.reduce((a, b) => Math.min(a, b));
 }
 
 function deadlines(session: IkeSession, timing: IkeTiming): number[] {

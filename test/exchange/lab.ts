@@ -135,6 +135,8 @@ export class Lab {
           : { kind: "childInstallFailed", ...about, reason: "planted" };
       effects.push(...this.step(report));
     }
+    const due = this.responder.snapshot().wakeAtMs;
+    if (due !== this.wakeAtMs) throw new Error(`wants to be woken at ${this.wakeAtMs}, not at ${due}`);
     return effects;
   }
 

@@ -100,6 +100,8 @@ export class World {
           break;
       }
     }
+    const due = end.core.snapshot().wakeAtMs;
+    if (due !== end.wakeAtMs) throw new Error(`${end.address} wants to be woken at ${end.wakeAtMs}, not at ${due}`);
     if (this.isPrompt) this.report(end);
   }
 

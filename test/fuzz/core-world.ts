@@ -116,7 +116,8 @@ export class CoreWorld {
 
   /** No limit is passed, at any moment. */
   checkBounds(): void {
-    const { unproven, ikeSas } = this.core.snapshot();
+    const { unproven, ikeSas, wakeAtMs } = this.core.snapshot();
+    if (wakeAtMs !== this.#wakeAtMs) throw new Error(`told to be woken at ${this.#wakeAtMs}, due at ${wakeAtMs}`);
     const { limits } = SETTINGS;
     const up = ikeSas.filter(({ state }) => state === "established");
     const sizes: readonly [string, number, number][] = [

@@ -46,7 +46,7 @@ export function handleAuth(
   if (refused !== null) return respondAndClose([notify(refused)], `refused with ${notifyName(refused)}`);
 
   const always: Payload[] = [own.identity, ...own.payloads];
-  const established = establish(step, session, peer, remoteIdentity);
+  const established = establish(step, table, session, peer, remoteIdentity);
   const { nonceI, nonceR } = state.init;
   try {
     const child = negotiateChild(step, table, established, { payloads, nonceI, nonceR, pfs: false, replaces: null });
@@ -120,9 +120,8 @@ function dropOthers(
   peer: IkePeerConfig,
   remoteIdentity: string,
 ): void {
-  for (const other of [...table.established()]) {
+  for (const other of table.ofIdentity(peer.name, remoteIdentity)) {
     if (other === session || other.path.local.address !== session.path.local.address) continue;
-    if (other.state.remoteIdentity !== remoteIdentity || other.state.peer.name !== peer.name) continue;
     step.count("initialContact");
     dropSession(step, table, other, "the peer started anew");
   }
@@ -140,10 +139,7 @@ function refusal(
     step.count("noProposalChosen");
     return NOTIFY.NO_PROPOSAL_CHOSEN;
   }
-  const others = [...table.established()].filter(
-    ({ state }) => state.peer.name === peer.name && state.remoteIdentity === remoteIdentity,
-  );
-  if (others.length < step.settings.limits.ikeSasPerPeer) return null;
+  if (table.ofIdentity(peer.name, remoteIdentity).length < step.settings.limits.ikeSasPerPeer) return null;
   step.count("ikeSasPerPeerLimit");
   return NOTIFY.NO_ADDITIONAL_SAS;
 }
@@ -151,6 +147,7 @@ function refusal(
 /** The IKE SA is up: both ends are authenticated. */
 export function establish(
   step: Step,
+  table: SessionTable,
   session: IkeSession,
   peer: IkePeerConfig,
   remoteIdentity: string,
@@ -170,6 +167,7 @@ export function establish(
   };
   session.state = state;
   invariant(isEstablished(session), "just established");
+  table.know(session);
   step.count("ikeEstablished");
   step.log("info", "IKE SA established", { ...session.facts(), suite: ikeSuiteName(session.suite) });
   return session;

@@ -160,10 +160,9 @@ export function reqidFor(
   },
 ): number {
   if (replaces !== null) return replaces.sa.reqid;
-  for (const { state } of table.established()) {
+  for (const { state } of table.at(wanted.dvipa, wanted.peer)) {
     for (const { sa } of state.children.values()) {
-      const same = sa.dvipa === wanted.dvipa && sa.peer === wanted.peer && sa.mode === wanted.mode;
-      if (!same || !sameSelectors(sa.localSelectors, wanted.local)) continue;
+      if (sa.mode !== wanted.mode || !sameSelectors(sa.localSelectors, wanted.local)) continue;
       if (sameSelectors(sa.remoteSelectors, wanted.remote)) return sa.reqid;
     }
   }
