@@ -20,6 +20,15 @@ export class Deadlines<T> {
     return this.#heap[0]?.atMs ?? null;
   }
 
+  has(item: T): boolean {
+    return this.#places.has(item);
+  }
+
+  /** The earliest one itself. */
+  get first(): T | undefined {
+    return this.#heap[0]?.item;
+  }
+
   /** Null: never. */
   set(item: T, atMs: number | null): void {
     const place = this.#places.get(item);

@@ -1,4 +1,5 @@
 import { toHex } from "../core/bytes.ts";
+import { Deadlines } from "../core/deadlines.ts";
 import { EsplexError } from "../core/errors.ts";
 import { ipFromBytes, ipToBytes, ipVersion } from "../core/ip.ts";
 import type { IkePeerConfig } from "./environment.ts";
@@ -21,9 +22,6 @@ interface Wanted {
   /** `auto`: for ever; else until it is there once, or was tried often enough. */
   readonly isStanding: boolean;
   failures: number;
-  /** When the next attempt begins; null while one runs, and while the peer is there. */
-  dueAtMs: number | null;
-  isRunning: boolean;
 }
 
 /**
@@ -32,6 +30,9 @@ interface Wanted {
  */
 export class Initiations {
   readonly #wanted = new Map<string, Wanted>();
+  /** When the next attempt begins: of none that runs, and of no peer that is there. */
+  readonly #due = new Deadlines<Wanted>();
+  readonly #running = new Set<Wanted>();
   /** By our SPI in hex: what waits for an answer to IKE_SA_INIT. */
   readonly #onWire = new Map<string, Initiation>();
   #checkAtMs: number | null = null;
@@ -40,16 +41,20 @@ export class Initiations {
   want(step: Step, target: Target, isStanding: boolean): void {
     const key = keyOf(target);
     const known = this.#wanted.get(key);
-    if (known?.isRunning === true) return;
+    if (known !== undefined) {
+      if (this.#running.has(known)) return;
+      this.#drop(known);
+    }
     const { startSpreadMs } = step.settings.timing;
-    const dueAtMs = isStanding ? step.nowMs + startSpreadMs * step.random() : step.nowMs;
-    this.#wanted.set(key, {
-      target,
-      isStanding: isStanding || known?.isStanding === true,
-      failures: 0,
-      dueAtMs,
-      isRunning: false,
-    });
+    const wanted = { target, isStanding: isStanding || known?.isStanding === true, failures: 0 };
+    this.#wanted.set(key, wanted);
+    this.#due.set(wanted, isStanding ? step.nowMs + startSpreadMs * step.random() : step.nowMs);
+  }
+
+  #drop(wanted: Wanted): void {
+    this.#wanted.delete(keyOf(wanted.target));
+    this.#due.delete(wanted);
+    this.#running.delete(wanted);
   }
 
   /** Wants every peer of the cluster file that says `auto`. */
@@ -64,7 +69,8 @@ export class Initiations {
   forget(peerName: string | null): void {
     const isMeant = ({ target }: { readonly target: Target }): boolean =>
       peerName === null || target.peerName === peerName;
-    for (const [key, wanted] of this.#wanted) if (isMeant(wanted)) this.#wanted.delete(key);
+    for (const wanted of [...this.#wanted.values()].filter(isMeant)) this.#drop(wanted);
+    if (this.#wanted.size === 0) this.#checkAtMs = null;
     for (const [key, initiation] of this.#onWire) if (isMeant(initiation)) this.#onWire.delete(key);
   }
 
@@ -72,31 +78,32 @@ export class Initiations {
   run(step: Step, table: SessionTable): void {
     for (const [key, initiation] of [...this.#onWire]) this.#repeat(step, key, initiation);
     this.#check(step, table);
-    for (const wanted of this.#wanted.values()) {
-      if (this.#runningCount() >= step.settings.limits.initiating) return;
-      if (wanted.dueAtMs !== null && step.nowMs >= wanted.dueAtMs) this.#start(step, table, wanted);
+    while (this.#running.size < step.settings.limits.initiating && (this.#due.firstMs ?? Infinity) <= step.nowMs) {
+      const wanted = this.#due.first;
+      if (wanted === undefined) return;
+      this.#due.delete(wanted);
+      this.#start(step, table, wanted);
     }
   }
 
   /** Notes what became of attempts. */
   settle(step: Step): void {
     for (const { target, ok } of step.outcomes.splice(0)) {
-      const key = keyOf(target);
-      const wanted = this.#wanted.get(key);
+      const wanted = this.#wanted.get(keyOf(target));
       if (wanted === undefined) continue;
-      wanted.isRunning = false;
+      this.#running.delete(wanted);
       if (ok) {
         wanted.failures = 0;
-        wanted.dueAtMs = null;
-        if (!wanted.isStanding) this.#wanted.delete(key);
+        this.#due.delete(wanted);
+        if (!wanted.isStanding) this.#drop(wanted);
         continue;
       }
       step.count("initiateFailed");
       wanted.failures += 1;
-      wanted.dueAtMs = step.nowMs + pauseMs(step, wanted.failures);
+      this.#due.set(wanted, step.nowMs + pauseMs(step, wanted.failures));
       if (wanted.isStanding || wanted.failures < step.settings.limits.initiateTries) continue;
       step.log("warn", "the peer is given up", { peer: target.peerName, dvipa: target.dvipa });
-      this.#wanted.delete(key);
+      this.#drop(wanted);
     }
   }
 
@@ -137,19 +144,12 @@ export class Initiations {
 
   /** When the next thing is due; null for nothing. */
   nextWakeMs(limit: number): number | null {
-    const mayStart = this.#runningCount() < limit;
     const times = [
       this.#checkAtMs,
       ...[...this.#onWire.values()].map(({ nextAtMs }) => nextAtMs),
-      ...(mayStart ? [...this.#wanted.values()].map(({ dueAtMs }) => dueAtMs) : []),
+      this.#running.size < limit ? this.#due.firstMs : null,
     ].filter((atMs) => atMs !== null);
     return times.length === 0 ? null : times.reduce((a, b) => Math.min(a, b));
-  }
-
-  #runningCount(): number {
-    let count = 0;
-    for (const { isRunning } of this.#wanted.values()) if (isRunning) count += 1;
-    return count;
   }
 
   #repeat(step: Step, key: string, initiation: Initiation): void {
@@ -169,27 +169,26 @@ export class Initiations {
 
   /** Now and then: standing peers that are not there (any more) become due. */
   #check(step: Step, table: SessionTable): void {
+    if (this.#checkAtMs !== null && step.nowMs < this.#checkAtMs) return;
     const standing = [...this.#wanted.values()].filter(({ isStanding }) => isStanding);
     if (standing.length === 0) {
       this.#checkAtMs = null;
       return;
     }
-    if (this.#checkAtMs !== null && step.nowMs < this.#checkAtMs) return;
     this.#checkAtMs = step.nowMs + step.settings.timing.standingCheckMs;
     for (const wanted of standing) {
-      if (wanted.isRunning || wanted.dueAtMs !== null) continue;
+      if (this.#running.has(wanted) || this.#due.has(wanted)) continue;
       if (sessionsWith(table, wanted.target).some(hasChild)) continue;
-      wanted.dueAtMs = step.nowMs + step.settings.timing.startSpreadMs * step.random();
+      this.#due.set(wanted, step.nowMs + step.settings.timing.startSpreadMs * step.random());
     }
   }
 
   #start(step: Step, table: SessionTable, wanted: Wanted): void {
     const { target } = wanted;
-    wanted.dueAtMs = null;
     const peer = step.environment.peers().find(({ name }) => name === target.peerName);
     if (peer === undefined || peer.address === "any") {
       step.log("warn", "a peer without an address cannot be reached", { peer: target.peerName });
-      this.#wanted.delete(keyOf(target));
+      this.#drop(wanted);
       return;
     }
     const [session] = sessionsWith(table, target);
@@ -202,7 +201,7 @@ export class Initiations {
       local: { address: target.dvipa, port: IKE_PORT },
       remote: { address: ipFromBytes(ipToBytes(peer.address)), port: IKE_PORT },
     };
-    wanted.isRunning = true;
+    this.#running.add(wanted);
     step.count("initiated");
     try {
       const initiation = beginInit(step, target, peer, path);
@@ -217,7 +216,7 @@ export class Initiations {
 
   /** The IKE SA is there: a Child SA is all that may be missing. */
   #useSession(step: Step, wanted: Wanted, session: EstablishedSession): void {
-    if (!wanted.isStanding) this.#wanted.delete(keyOf(wanted.target));
+    if (!wanted.isStanding) this.#drop(wanted);
     const isAsked = session.own.has(({ kind }) => kind === "createChild");
     if (hasChild(session) || isAsked) return;
     session.own.enqueue({ kind: "createChild", wish: wishFor(session.state.peer, session.path), group: null });

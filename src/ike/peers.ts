@@ -8,12 +8,44 @@ import type { IdentificationPayload } from "./wire/identification.ts";
 /** Peer address that matches every source. */
 const ANY_ADDRESS = "any";
 
+/** A configuration, prepared once: a new one comes as a new array. */
+interface PeerIndex {
+  /** By canonical address. */
+  readonly named: ReadonlyMap<string, readonly IkePeerConfig[]>;
+  readonly any: readonly IkePeerConfig[];
+  /** By `identityKey`: those that are named exactly. */
+  readonly exact: ReadonlyMap<string, readonly IkePeerConfig[]>;
+  readonly wild: readonly IkePeerConfig[];
+}
+
+const indexes = new WeakMap<readonly IkePeerConfig[], PeerIndex>();
+
+function indexOf(peers: readonly IkePeerConfig[]): PeerIndex {
+  let index = indexes.get(peers);
+  if (index === undefined) indexes.set(peers, (index = makeIndex(peers)));
+  return index;
+}
+
+function makeIndex(peers: readonly IkePeerConfig[]): PeerIndex {
+  const isExact = (peer: IkePeerConfig): boolean => patternOf(peer).wildcard === null;
+  return {
+    named: Map.groupBy(
+      peers.filter(({ address }) => address !== ANY_ADDRESS),
+      ({ address }) => ipFromBytes(ipToBytes(address)),
+    ),
+    any: peers.filter(({ address }) => address === ANY_ADDRESS),
+    exact: Map.groupBy(peers.filter(isExact), ({ remoteIdentity }) =>
+      identityKey(identityPayload("idi", remoteIdentity)),
+    ),
+    wild: peers.filter((peer) => !isExact(peer)),
+  };
+}
+
 /** The peers that may speak from this address: those that name it before those that take any. */
-function peersAt(peers: readonly IkePeerConfig[], address: string): IkePeerConfig[] {
-  const named = peers.filter(
-    (peer) => peer.address !== ANY_ADDRESS && ipFromBytes(ipToBytes(peer.address)) === address,
-  );
-  return [...named, ...peers.filter((peer) => peer.address === ANY_ADDRESS)];
+function peersAt(peers: readonly IkePeerConfig[], address: string): readonly IkePeerConfig[] {
+  const { named, any } = indexOf(peers);
+  const found = named.get(address);
+  return found === undefined ? any : [...found, ...any];
 }
 
 /**
@@ -48,12 +80,18 @@ export function findPeer(
   idI: IdentificationPayload,
   idR: IdentificationPayload | undefined,
 ): IkePeerConfig | undefined {
-  const found = peersAt(peers, address).filter(
-    (peer) =>
-      patternOf(peer).matches(idI) &&
-      (idR === undefined || identityKey(identityPayload("idr", peer.localIdentity)) === identityKey(idR)),
-  );
-  return found.find((peer) => patternOf(peer).wildcard === null) ?? found[0];
+  const { named, exact, wild } = indexOf(peers);
+  const here = named.get(address) ?? [];
+  const find = (candidates: readonly IkePeerConfig[]): IkePeerConfig | undefined => {
+    const fitting = candidates.filter((peer) => patternOf(peer).matches(idI) && servesAs(peer, idR));
+    return fitting.find((peer) => here.includes(peer)) ?? fitting.find((peer) => peer.address === ANY_ADDRESS);
+  };
+  return find(exact.get(identityKey(idI)) ?? []) ?? find(wild);
+}
+
+/** True when we are, towards this peer, who it asks for. */
+function servesAs(peer: IkePeerConfig, idR: IdentificationPayload | undefined): boolean {
+  return idR === undefined || identityKey(identityPayload("idr", peer.localIdentity)) === identityKey(idR);
 }
 
 /** True when this identity is one that the peer may come with. */

@@ -15,6 +15,7 @@ test("says at every moment what a list would say", () => {
         else list.set(changed, atMs);
         const first = list.size === 0 ? null : Math.min(...list.values());
         expect([deadlines.size, deadlines.firstMs]).toEqual([list.size, first]);
+        expect(deadlines.first === undefined ? null : list.get(deadlines.first)).toBe(first);
       }
       const due = deadlines.due(nowMs);
       const wanted = [...list].filter(([, atMs]) => atMs <= nowMs);
