@@ -45,10 +45,7 @@ export class Program {
 
   /** Processor time it has used, in microseconds. */
   async cpuUs(): Promise<number> {
-    const stat = await readFile(`/proc/${this.#child.pid}/stat`, "latin1");
-    // proc(5): utime and stime are fields 14 and 15; the name in brackets may hold blanks.
-    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-    return (Number(fields[11]) + Number(fields[12])) * TICK_US;
+    return processCpuUs(this.#child.pid ?? 0);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -56,6 +53,14 @@ export class Program {
     this.#child.kill("SIGKILL");
     await once(this.#child, "exit");
   }
+}
+
+/** Processor time that a process has used, in microseconds. */
+export async function processCpuUs(pid: number): Promise<number> {
+  const stat = await readFile(`/proc/${pid}/stat`, "latin1");
+  // proc(5): utime and stime are fields 14 and 15; the name in brackets may hold blanks.
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return (Number(fields[11]) + Number(fields[12])) * TICK_US;
 }
 
 /** A TCP port on loopback that nobody uses. */
