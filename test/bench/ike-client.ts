@@ -1,7 +1,7 @@
 import { createSocket, type Socket } from "node:dgram";
 import { once } from "node:events";
 import { sign, type KeyObject } from "node:crypto";
-import { concatBytes, fromHex } from "../../src/core/bytes.ts";
+import { concatBytes, equalBytes, fromHex } from "../../src/core/bytes.ts";
 import { Secret } from "../../src/core/secret.ts";
 import type { Endpoint } from "../../src/ike/events.ts";
 import { AUTH_METHOD, EXCHANGE, NOTIFY } from "../../src/ike/wire/constants.ts";
@@ -15,7 +15,9 @@ import { BENCH_PSK, RESPONDER } from "./ike-lab.ts";
 /** ECDSA with SHA-256 (RFC 7427 appendix A), and that we take SHA-2-256 (§4). */
 const ECDSA_SHA256 = fromHex("300a06082a8648ce3d040302");
 const HASHES = notify(NOTIFY.SIGNATURE_HASH_ALGORITHMS, Uint8Array.of(0, 2));
-const ANSWER_MS = 20_000;
+const ANSWER_MS = 30_000;
+/** A busy machine loses datagrams. */
+const RETRANSMIT_MS = 3_000;
 
 /** How a client proves itself; null key: with the shared one. */
 export interface ClientProof {
@@ -29,6 +31,9 @@ export class IkeClient {
   readonly #address: string;
   readonly #responder: Endpoint;
   #waiting: ((bytes: Uint8Array) => void) | null = null;
+  /** Exchange of the request that waits for its answer. */
+  #asked = 0;
+  #spiI: Uint8Array = new Uint8Array(8);
   #initiator: Initiator | null = null;
   /** Requests of the responder that were answered: liveness checks. */
   answered = 0;
@@ -52,7 +57,7 @@ export class IkeClient {
   }
 
   /** IKE_SA_INIT and IKE_AUTH with one Child SA. Throws when the responder does not give it. */
-  async negotiate({ identity, certificate }: ClientProof): Promise<void> {
+  async negotiate({ identity, certificate }: ClientProof, transport = true): Promise<void> {
     const initiator = new Initiator({
       path: { local: this.#responder, remote: { address: this.#address, port: 500 } },
       suites: [CBC_SUITE],
@@ -63,7 +68,7 @@ export class IkeClient {
     });
     const before = certificate === null ? [] : [HASHES];
     initiator.readInit(await this.#ask(initiator.initRequest({ before })));
-    const wish = childWish(this.#address, this.#responder.address);
+    const wish = childWish(this.#address, this.#responder.address, { transport });
     const request = initiator.authRequest(
       wish,
       certificate === null ? {} : { proof: (octets) => proofOf(certificate, octets) },
@@ -71,17 +76,24 @@ export class IkeClient {
     const answer = await this.#ask(request.bytes);
     if (certificate === null) initiator.readAuth(answer, request);
     else if (findPayload(initiator.open(answer), "sa") === undefined) throw new Error("no Child SA");
-    if (findNotify(initiator.open(answer), NOTIFY.USE_TRANSPORT_MODE) === undefined)
-      throw new Error("no transport mode");
+    const isTransport = findNotify(initiator.open(answer), NOTIFY.USE_TRANSPORT_MODE) !== undefined;
+    if (isTransport !== transport) throw new Error("not the mode that was asked for");
     this.#initiator = initiator;
   }
 
   async #ask(bytes: Uint8Array): Promise<Uint8Array> {
+    const { exchange, spiI } = decodeHeader(bytes);
+    [this.#asked, this.#spiI] = [exchange, spiI];
     this.#send(bytes);
     return new Promise((resolve, reject) => {
-      const limit = setTimeout(() => reject(new Error(`${this.#address}: no answer`)), ANSWER_MS);
+      const again = setInterval(() => this.#send(bytes), RETRANSMIT_MS);
+      const limit = setTimeout(() => {
+        clearInterval(again);
+        reject(new Error(`${this.#address}: no answer`));
+      }, ANSWER_MS);
       this.#waiting = (answer) => {
         clearTimeout(limit);
+        clearInterval(again);
         this.#waiting = null;
         resolve(answer);
       };
@@ -93,9 +105,11 @@ export class IkeClient {
   }
 
   #received(bytes: Uint8Array): void {
-    const { isResponse, exchange, messageId } = decodeHeader(bytes);
-    if (isResponse) this.#waiting?.(bytes);
-    else if (this.#initiator !== null && exchange === EXCHANGE.INFORMATIONAL) {
+    const { isResponse, exchange, messageId, spiI } = decodeHeader(bytes);
+    if (isResponse) {
+      // A late answer to a request that came twice is of no use.
+      if (exchange === this.#asked && equalBytes(spiI, this.#spiI)) this.#waiting?.(bytes);
+    } else if (this.#initiator !== null && exchange === EXCHANGE.INFORMATIONAL) {
       this.answered += 1;
       this.#send(this.#initiator.seal(exchange, messageId, true, []));
     }

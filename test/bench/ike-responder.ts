@@ -83,7 +83,7 @@ function ratePeers(): IkePeerConfig[] {
     otherUsages: [],
     known: new CertificateCache(),
   } as const;
-  const common = { address: "any", modes: ["transport"] } as const;
+  const common = { address: "any", modes: ["transport", "tunnel"] } as const;
   return [
     peerConfig({ ...common, name: "psk", remoteIdentity: PSK_CLIENT, auth: { kind: "psk", psk: psk() } }),
     peerConfig({ ...common, name: "ecdsa", remoteIdentity: CERTIFICATE_CLIENT, auth: { kind: "certificate", trust } }),

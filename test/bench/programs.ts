@@ -43,6 +43,10 @@ export class Program {
     return new Program(child);
   }
 
+  get pid(): number {
+    return this.#child.pid ?? 0;
+  }
+
   /** Processor time it has used, in microseconds. */
   async cpuUs(): Promise<number> {
     return processCpuUs(this.#child.pid ?? 0);
