@@ -16,7 +16,7 @@ import { Program } from "./programs.ts";
 
 const CHARON = "/usr/sbin/charon-systemd";
 const PLUGINS =
-  "random nonce aes sha1 sha2 hmac kdf drbg openssl curve25519 gcm pem pkcs1 pkcs8 x509 pubkey constraints socket-default vici";
+  "random nonce aes sha1 sha2 hmac kdf drbg openssl curve25519 gcm pem pkcs1 pkcs8 x509 pubkey constraints kernel-netlink socket-default vici";
 const READY_POLLS = 100;
 const READY_POLL_MS = 100;
 const run = promisify(execFile);
@@ -31,13 +31,12 @@ export class StrongSwanResponder {
     this.#directory = directory;
   }
 
-  /** `inKernel` false: ESP in its own process (`kernel-libipsec`, Debian's libcharon-extra-plugins), where no kernel has IPsec. */
-  static async start(root: TestCertificate, own: TestCertificate, inKernel: boolean): Promise<StrongSwanResponder> {
+  static async start(root: TestCertificate, own: TestCertificate): Promise<StrongSwanResponder> {
     const directory = await mkdtemp(join(tmpdir(), "esplex-bench-"));
     const swanctl = join(directory, "swanctl");
     for (const folder of ["x509", "x509ca", "private"]) await mkdir(join(swanctl, folder), { recursive: true });
-    await writeFile(join(directory, "strongswan.conf"), daemonConfiguration(directory, inKernel));
-    await writeFile(join(swanctl, "swanctl.conf"), connections(inKernel), { mode: 0o600 });
+    await writeFile(join(directory, "strongswan.conf"), daemonConfiguration(directory));
+    await writeFile(join(swanctl, "swanctl.conf"), connections(), { mode: 0o600 });
     await writeFile(join(swanctl, "x509ca", "ca.pem"), root.pem);
     await writeFile(join(swanctl, "x509", "own.pem"), own.pem);
     await writeFile(join(swanctl, "private", "own.pem"), own.privatePem, { mode: 0o600 });
@@ -86,9 +85,9 @@ export class StrongSwanResponder {
   }
 }
 
-function daemonConfiguration(directory: string, inKernel: boolean): string {
+function daemonConfiguration(directory: string): string {
   return `charon-systemd {
-  load = ${PLUGINS} ${inKernel ? "" : "kernel-libipsec "}kernel-netlink
+  load = ${PLUGINS}
   port = ${STRONGSWAN_PORT}
   port_nat_t = ${STRONGSWAN_PORT + 1}
   install_routes = no
@@ -110,7 +109,7 @@ function daemonConfiguration(directory: string, inKernel: boolean): string {
 `;
 }
 
-function connections(inKernel: boolean): string {
+function connections(): string {
   const connection = (name: string, client: string, local: string, remote: string): string => `  ${name} {
     version = 2
     local_addrs = ${STRONGSWAN_ADDRESS}
@@ -130,7 +129,7 @@ function connections(inKernel: boolean): string {
     }
     children {
       c {
-        mode = ${inKernel ? "transport" : "tunnel"}
+        mode = transport
         esp_proposals = aes128gcm16
         rekey_time = 0
       }

@@ -4,9 +4,6 @@
  *
  * - Both install states and policies in the kernel before they answer. Ours: runner, core and reconciler of the product, in one
  *   process, without the rest of the node (no targets, no numbers). Theirs: charon with its 16 threads. Neither writes a log.
- * - With `--userspace` neither uses a kernel: ours installs nothing, strongSwan's `kernel-libipsec` sets up ESP in its own process (which
- *   knows tunnel mode alone: both do that).
- *   For machines whose processor time can be believed and whose kernel has no IPsec (`--kernel native` is not asked for then).
  * - A round is a number of negotiations, a few at a time, at each of the two in turning order; processor time is that of the
  *   responder's process alone. Everything that was negotiated stays. Medians over the rounds; the first one is not counted.
  * - `ratio`: negotiations per second of processor time, ours over theirs; above 1 ours needs less.
@@ -38,7 +35,6 @@ const { values } = parseArgs({
   options: {
     rounds: { type: "string" },
     negotiations: { type: "string" },
-    userspace: { type: "boolean", default: false },
     help: { type: "boolean" },
   },
 });
@@ -46,11 +42,10 @@ const rounds = Number(values.rounds ?? ROUNDS);
 const negotiations = Number(values.negotiations ?? NEGOTIATIONS);
 const isCount = (value: number): boolean => Number.isInteger(value) && value >= 1;
 if (values.help === true || !isCount(rounds) || !isCount(negotiations)) {
-  process.stdout.write(`Usage: scripts/bench ike [--rounds N] [--negotiations N] [--userspace]
+  process.stdout.write(`Usage: scripts/bench ike [--rounds N] [--negotiations N]
 
   --rounds N        rounds that count, each with both responders and both proofs (default ${ROUNDS})
   --negotiations N  in each of them (default ${NEGOTIATIONS})
-  --userspace       no kernel: ours installs nothing, strongSwan's ESP is in its process (libcharon-extra-plugins)
 `);
   process.exit(values.help === true ? 0 : 2);
 }
@@ -82,11 +77,11 @@ const proofs: Record<Proof, ClientProof> = {
 };
 const hex = (certificate: TestCertificate): string => Buffer.from(certificate.certificate.der).toString("hex");
 const order = {
-  ...{ clients: 0, kernel: !values.userspace, wallClockMs: Math.max(NOW_MS, Date.now()) },
+  ...{ clients: 0, kernel: true, wallClockMs: Math.max(NOW_MS, Date.now()) },
   ...{ authority: hex(root), certificate: hex(own), key: own.privatePem },
 };
 await using ours = await AskedProgram.start(process.execPath, ["test/bench/ike-responder.ts", JSON.stringify(order)]);
-await using strongswan = await StrongSwanResponder.start(root, own, !values.userspace);
+await using strongswan = await StrongSwanResponder.start(root, own);
 const subjects: Record<Name, Subject> = {
   ours: {
     responder: { address: OUR_ADDRESS, port: 500 },
@@ -130,7 +125,7 @@ async function measure(subject: Subject, proof: ClientProof): Promise<Sample> {
   );
   let left = negotiations;
   const loop = async (one: IkeClient): Promise<void> => {
-    while (left-- > 0) await one.negotiate(proof, !values.userspace);
+    while (left-- > 0) await one.negotiate(proof);
   };
   const rssBefore = await subject.rssKb();
   const [cpuBefore, startMs] = [await subject.cpuUs(), performance.now()];
