@@ -2,6 +2,7 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { stringify } from "yaml";
 import { APPLICATION_PORT, BUS_PORT, DVIPA } from "./layout.ts";
+import { endsOf, type PeerConnection } from "./ipsec-peer.ts";
 import type { LabNetwork } from "./network.ts";
 
 /** The cluster's name, also in its certificates. */
@@ -20,6 +21,8 @@ export interface ClusterSettings {
   readonly authentication: "psk" | "certificate";
   /** Sections of the peer as the cluster file has them; absent for the defaults. */
   readonly peer?: Readonly<Record<string, unknown>>;
+  /** A peer for each of these instead of the one client; null: the client. Needs `authentication: "certificate"`. */
+  readonly connections: readonly PeerConnection[] | null;
 }
 
 /** The DVIPA's certificates in the lab's IKE PKI with their kinds of keys, the preferred one first. */
@@ -84,7 +87,7 @@ export async function writeClusterFiles(
           }
         : {}),
       dvipas,
-      peers: [peer],
+      peers: settings.connections?.map((connection) => peerSection(connection, settings)) ?? [peer],
     },
     "cluster-target.yaml": { cluster: CLUSTER_NAME, bus },
   };
@@ -93,4 +96,17 @@ export async function writeClusterFiles(
       writeFile(join(directory, name), stringify(content), { mode: 0o600 }),
     ),
   );
+}
+
+function peerSection(connection: PeerConnection, settings: ClusterSettings): object {
+  const { address, identity, dvipaIdentity } = endsOf(connection);
+  return {
+    name: connection.name,
+    address,
+    identity,
+    localIdentity: dvipaIdentity,
+    ...(connection.auth === "psk" ? { psk: { file: "psk" } } : { certificate: {} }),
+    modes: [connection.mode],
+    replayWindow: settings.peerWindowPackets,
+  };
 }

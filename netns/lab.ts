@@ -14,6 +14,8 @@ import { APPLICATION_PORT, DVIPA, DVIPA_IDENTITY, planNodes, type LabNode, type 
 import { LabNetwork } from "./network.ts";
 import { Program } from "./program.ts";
 import { createPsk } from "./secrets.ts";
+import { dvipaCertificateName, endsOf, type IpsecPeer, type PeerConnection, type PeerKind } from "./ipsec-peer.ts";
+import { startPeer } from "./peers.ts";
 import { DEFAULT_CLIENT, StrongSwan, type ClientSettings } from "./strongswan.ts";
 import { until } from "./until.ts";
 
@@ -26,6 +28,7 @@ const DEFAULT_CLUSTER: ClusterSettings = {
   esn: "allow",
   espProposals: null,
   authentication: "psk",
+  connections: null,
 };
 
 /** What a lab may be asked for; the defaults are those of the demo. */
@@ -57,12 +60,14 @@ export class Lab implements AsyncDisposable {
   readonly #ownsDirectory: boolean;
   #captures = 0;
   #ikePki: IkePki | null = null;
+  #clientLog: string;
 
   private constructor(network: LabNetwork, directory: string, psk: string, ownsDirectory: boolean) {
     this.network = network;
     this.directory = directory;
     this.#psk = psk;
     this.#ownsDirectory = ownsDirectory;
+    this.#clientLog = join(directory, "client", "charon.log");
     this.coupling = this.#daemon("cf", this.#couplingArguments());
     this.distributor = this.#daemon("d1", this.#nodeArguments("d1"));
     this.targets = nodesOf(network, "target").map(({ name }) => this.#daemon(name, this.#nodeArguments(name)));
@@ -161,6 +166,31 @@ export class Lab implements AsyncDisposable {
     return StrongSwan.start(this.network, "client", join(this.directory, "client"), this.clientSettings(settings));
   }
 
+  /**
+   * Starts another peer in the client node, or a strongSwan with its default proposals, with the connections that the cluster
+   * file was made for. Certificates are made for them.
+   */
+  async startPeer(kind: PeerKind, connections: readonly PeerConnection[]): Promise<IpsecPeer> {
+    for (const key of ["ecdsa", "rsa"] as const) {
+      const names = connections.filter(({ auth }) => auth === key).map((connection) => endsOf(connection).identity);
+      if (names.length === 0) continue;
+      const wish = { subject: `/C=CH/O=Lab/CN=client ${key}`, names: names.map((name) => `DNS:${name}`).join(",") };
+      await this.ikePki.issue(`client-${key}`, { key, ...wish });
+    }
+    const certificates = { authority: this.ikePki.path("ca.pem"), directory: this.ikePki.directory };
+    const directory = join(this.directory, "client");
+    const peer = await startPeer(kind, {
+      network: this.network,
+      node: "client",
+      directory,
+      connections,
+      psk: this.#psk,
+      certificates,
+    });
+    this.#clientLog = peer.logFile;
+    return peer;
+  }
+
   /** Settings that fit this lab, with changes. */
   clientSettings(changes: Partial<ClientSettings> = {}): ClientSettings {
     const { client, dvipa } = this.network.identities;
@@ -179,10 +209,9 @@ export class Lab implements AsyncDisposable {
     return owner?.name ?? mac;
   }
 
-  /** The end of a node's log: its daemon's, or strongSwan's. */
+  /** The end of a node's log: its daemon's, or that of the peer. */
   async logTail(node: string, lines = 40): Promise<string> {
-    const path =
-      node === "client" ? join(this.directory, "client", "charon.log") : join(this.directory, "log", `${node}.log`);
+    const path = node === "client" ? this.#clientLog : join(this.directory, "log", `${node}.log`);
     const text = await readFile(path, "utf8").catch(() => "(no log)");
     return text.trimEnd().split("\n").slice(-lines).join("\n");
   }
@@ -221,8 +250,9 @@ export class Lab implements AsyncDisposable {
 async function createIkePki(directory: string): Promise<IkePki> {
   const pki = await IkePki.create(join(directory, IKE_PKI_DIRECTORY));
   await pki.authority("intermediate", "/C=CH/O=Lab/CN=IKE intermediate");
-  const wish = { subject: "/C=CH/O=Lab/CN=dvipa", names: `DNS:${DVIPA_IDENTITY},IP:${DVIPA}` };
+  const subject = "/C=CH/O=Lab/CN=dvipa";
   for (const [name, key] of Object.entries(DVIPA_CERTIFICATES)) {
+    const wish = { subject, names: `DNS:${DVIPA_IDENTITY},DNS:${dvipaCertificateName(key)},IP:${DVIPA}` };
     // The long one: its chain makes IKE_AUTH go in fragments.
     await pki.issue(name, { ...wish, key, ...(key === "rsa" ? { issuer: "intermediate" } : {}) });
   }

@@ -1,6 +1,7 @@
 import { chmod, copyFile, mkdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { CommandResult } from "./command.ts";
+import { exemptNeighbourDiscovery, type IpsecMode } from "./ipsec-peer.ts";
 import { CLIENT_IDENTITY, DVIPA_IDENTITY } from "./layout.ts";
 import type { LabNetwork } from "./network.ts";
 import { Program } from "./program.ts";
@@ -60,7 +61,7 @@ export const DEFAULT_CLIENT: Omit<ClientSettings, "psk"> = {
 };
 
 /** The names of the client's two child configurations, which are also IPsec modes. */
-export type ChildName = "transport" | "tunnel";
+export type ChildName = IpsecMode;
 
 /** A stock strongSwan in a node of the lab. */
 export class StrongSwan {
@@ -83,6 +84,13 @@ export class StrongSwan {
     directory: string,
     settings: ClientSettings,
   ): Promise<StrongSwan> {
+    const client = await StrongSwan.launch(network, node, directory);
+    await client.load(settings);
+    return client;
+  }
+
+  /** Starts charon without any connection. */
+  static async launch(network: LabNetwork, node: string, directory: string): Promise<StrongSwan> {
     await mkdir(join(directory, "swanctl"), { recursive: true, mode: 0o700 });
     await writeFile(join(directory, "strongswan.conf"), daemonConfiguration(directory), { mode: 0o600 });
     const program = Program.start({
@@ -98,7 +106,6 @@ export class StrongSwan {
       await program.assertRunning();
       return (await client.swanctl(["--stats"])).exitCode === 0;
     });
-    await client.load(settings);
     if (network.ipVersion === 6) await exemptNeighbourDiscovery(network, node);
     return client;
   }
@@ -167,20 +174,6 @@ export class StrongSwan {
       ...uri,
     ]);
   }
-}
-
-/**
- * Client and DVIPA are neighbours, and a policy for everything between them would protect neighbour discovery too: the
- * advertisement of a link-layer address could not be read without knowing it. strongSwan leaves the exemption (RFC 4891
- * §4) to the user; a client behind a router needs none.
- */
-async function exemptNeighbourDiscovery(network: LabNetwork, node: string): Promise<void> {
-  const { clientAddress, dvipa } = network;
-  const lines = [135, 136].flatMap((type) => [
-    `policy add src ${clientAddress} dst ${dvipa} proto ipv6-icmp type ${type} dir out priority 1 action allow`,
-    `policy add src ${dvipa} dst ${clientAddress} proto ipv6-icmp type ${type} dir in priority 1 action allow`,
-  ]);
-  await network.run(node, ["ip", "-batch", "-"], { input: lines.map((line) => `xfrm ${line}\n`).join("") });
 }
 
 function daemonConfiguration(directory: string): string {

@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { streamDigest, writeStreamFile } from "./app-stream.ts";
 import type { Lab } from "./lab.ts";
+import { SERVICE_ADDRESSES } from "./layout.ts";
 
 /** Longest time one transfer may take, s: 20 MB in a slow emulated machine. Our choice, below `COMMAND_LIMIT_MS`. */
 const TRANSFER_LIMIT_SECONDS = 110;
@@ -28,10 +29,10 @@ let files = 0;
 export async function ping(
   lab: Lab,
   count: number,
-  { bytes = PING_BYTES, intervalSeconds = PING_INTERVAL_SECONDS } = {},
+  { bytes = PING_BYTES, intervalSeconds = PING_INTERVAL_SECONDS, ipVersion = lab.network.ipVersion } = {},
 ): Promise<{ readonly sent: number; readonly received: number }> {
   const pace = ["-c", String(count), "-i", String(intervalSeconds), "-W", "5"];
-  const command = ["ping", "-n", "-q", ...pace, "-s", String(bytes), lab.network.dvipa];
+  const command = ["ping", "-n", "-q", ...pace, "-s", String(bytes), SERVICE_ADDRESSES[ipVersion].dvipa];
   const { stdout } = await lab.network.try("client", command);
   const [, sent, received] = /(\d+) packets transmitted, (\d+) (?:packets )?received/.exec(stdout) ?? [];
   if (sent === undefined) throw new Error(`ping said something else:\n${stdout}`);
@@ -39,8 +40,8 @@ export async function ping(
 }
 
 /** Asks the DVIPA for the name of the node that answers, over a connection of its own. */
-export async function requestName(lab: Lab): Promise<RequestResult> {
-  const { exitCode, stdout, stderr } = await curl(lab, REQUEST_LIMIT_SECONDS, ["/name"]);
+export async function requestName(lab: Lab, ipVersion = lab.network.ipVersion): Promise<RequestResult> {
+  const { exitCode, stdout, stderr } = await curl(lab, REQUEST_LIMIT_SECONDS, ["/name"], ipVersion);
   if (exitCode !== 0) return { ok: false, node: undefined, problem: stderr };
   return { ok: true, node: stdout.trim(), problem: undefined };
 }
@@ -105,10 +106,11 @@ async function curl(
   lab: Lab,
   limitSeconds: number,
   args: readonly string[],
+  ipVersion = lab.network.ipVersion,
 ): Promise<{ exitCode: number; stdout: string; stderr: string }> {
   const path = args.at(-1) ?? "/";
   const options = ["--silent", "--show-error", "--fail", "--http1.1", "--max-time", String(limitSeconds)];
-  const { dvipa, ipVersion } = lab.network;
+  const { dvipa } = SERVICE_ADDRESSES[ipVersion];
   const host = ipVersion === 4 ? dvipa : `[${dvipa}]`;
   return lab.network.try("client", ["curl", ...options, ...args.slice(0, -1), `http://${host}${path}`]);
 }

@@ -1,0 +1,8 @@
+/** The matrix of `test/support/peer-matrix.ts` with strongSwan. */
+import { describe } from "vitest";
+import { forgetAfterEach, testMatrix, usePeer } from "../support/peer-matrix.ts";
+
+const peer = usePeer("strongswan", 32);
+forgetAfterEach(peer);
+
+describe("strongSwan", () => testMatrix(peer));
