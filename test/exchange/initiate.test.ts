@@ -2,6 +2,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { decodeMessage } from "../../src/ike/wire/message.ts";
 import { EXCHANGE } from "../../src/ike/wire/constants.ts";
+import { WIRE_LIMITS } from "../../src/ike/wire/limits.ts";
 import { CBC_SUITE, ESP_CBC, GCM_SUITE, Lab, MODP_SUITE, peerConfig, psk } from "./lab.ts";
 import { World, type End } from "./two-cores.ts";
 
@@ -44,6 +45,22 @@ describe("we reach a peer", () => {
       expect([...world.a.kernel.values()]).toMatchObject([{ sa: { suite: ESP_CBC } }]);
     });
   }
+
+  test("IKE_SA_INIT is one packet, whatever the link and the group", () => {
+    const world = new World({ a: { ikeSuites: null }, b: { ikeSuites: [{ ...GCM_SUITE, group: 16 }] } });
+    world.command(world.a, initiate);
+    for (const group of [31, 16]) {
+      const { header, payloads } = decodeMessage(world.wire[0]?.bytes ?? new Uint8Array());
+      expect(header.exchange).toBe(EXCHANGE.IKE_SA_INIT);
+      expect(payloads.find(({ kind }) => kind === "ke")).toMatchObject({ group });
+      expect(world.wire[0]?.bytes.length).toBeLessThanOrEqual(WIRE_LIMITS.unfragmentedBytes);
+      world.deliver(0);
+      world.deliver(0);
+    }
+    world.flush();
+    expect(world.disagreements()).toEqual([]);
+    expect(world.a.up).toHaveLength(1);
+  });
 
   test("a peer that wants a COOKIE gets it", () => {
     const world = new World({ limits: { cookieThreshold: 0 } });

@@ -7,16 +7,16 @@ import type { Path } from "../events.ts";
 import type { Initiation, Target } from "../initiation.ts";
 import { deriveIkeKeys } from "../keys.ts";
 import { detectNat, natDetectionNotifies } from "../nat.ts";
-import { checkKeGroup, chooseIke, ikeTransforms } from "../proposal.ts";
+import { ikeProposals } from "../ike-proposals.ts";
+import { checkKeGroup, chooseIke } from "../proposal.ts";
 import { IkeSession } from "../session.ts";
 import type { Step } from "../step.ts";
 import type { IkeSuite } from "../suite.ts";
-import { EXCHANGE, IKE_SPI_BYTES, NOTIFY, PROTOCOL } from "../wire/constants.ts";
+import { EXCHANGE, IKE_SPI_BYTES, NOTIFY } from "../wire/constants.ts";
 import { WIRE_LIMITS } from "../wire/limits.ts";
 import { encodeMessage, type IkeMessage } from "../wire/message.ts";
 import { notify } from "../wire/notify.ts";
 import { findError, findNotify, requirePayload, type Payload } from "../wire/payload.ts";
-import type { Proposal } from "../wire/security-association.ts";
 import { firstChildOffer } from "./first-child.ts";
 import { NONCE_BYTES } from "./init.ts";
 import { wantedGroup } from "./failure.ts";
@@ -29,13 +29,17 @@ const PRFS = ["hmac-sha2-256", "hmac-sha2-384", "hmac-sha2-512"] as const;
 
 /** What we offer where the cluster file names nothing: everything that we support, the fastest first. */
 const DEFAULT_SUITES: readonly IkeSuite[] = DH_GROUPS.flatMap(({ id: group }) => [
-  ...([256, 128] as const).flatMap((keyBits) =>
-    PRFS.flatMap((prf): IkeSuite[] => [
-      { cipher: { kind: "aes-gcm-16", keyBits }, prf, group },
-      { cipher: { kind: "aes-cbc", keyBits, integrity: prf }, prf, group },
+  ...PRFS.flatMap((prf): IkeSuite[] => [
+    { cipher: { kind: "aes-gcm-16", keyBits: 256 }, prf, group },
+    { cipher: { kind: "aes-gcm-16", keyBits: 128 }, prf, group },
+    { cipher: { kind: "chacha20-poly1305" }, prf, group },
+  ]),
+  ...PRFS.flatMap((prf) =>
+    PRFS.flatMap((integrity): IkeSuite[] => [
+      { cipher: { kind: "aes-cbc", keyBits: 256, integrity }, prf, group },
+      { cipher: { kind: "aes-cbc", keyBits: 128, integrity }, prf, group },
     ]),
   ),
-  ...PRFS.map((prf): IkeSuite => ({ cipher: { kind: "chacha20-poly1305" }, prf, group })),
 ]);
 
 /** IKE_SA_INIT to a peer. Emits nothing: the caller sends `request`. */
@@ -56,7 +60,7 @@ function withRequest(step: Step, made: Omit<Initiation, "request" | "sent" | "ne
   const fields = { ...spis, exchange: EXCHANGE.IKE_SA_INIT, fromInitiator: true, isResponse: false, messageId: 0 };
   const request = encodeMessage(fields, [
     ...(cookie === null ? [] : [notify(NOTIFY.COOKIE, cookie)]),
-    { kind: "sa", proposals: proposalsOf(suites) },
+    { kind: "sa", proposals: ikeProposals(suites) },
     { kind: "ke", group: first.group, value: pair.publicValue },
     { kind: "nonce", nonce: nonceI },
     ...natDetectionNotifies(spis, path.local, path.remote),
@@ -64,21 +68,6 @@ function withRequest(step: Step, made: Omit<Initiation, "request" | "sent" | "ne
     hashNotify(),
   ]);
   return { ...made, request, sent: 1, nextAtMs: step.nowMs + step.settings.timing.retransmitMs };
-}
-
-/** One proposal for all suites that differ in their group alone. */
-function proposalsOf(suites: readonly IkeSuite[]): Proposal[] {
-  const byCipher = new Map<string, { suite: IkeSuite; groups: number[] }>();
-  for (const suite of suites) {
-    const key = JSON.stringify([suite.cipher, suite.prf]);
-    const known = byCipher.get(key);
-    if (known === undefined) byCipher.set(key, { suite, groups: [suite.group] });
-    else known.groups.push(suite.group);
-  }
-  return [...byCipher.values()].slice(0, WIRE_LIMITS.proposals).map(({ suite, groups }, i) => {
-    const transforms = groups.flatMap((group, j) => ikeTransforms({ ...suite, group }).slice(j === 0 ? 0 : -1));
-    return { number: i + 1, protocol: PROTOCOL.IKE, spi: new Uint8Array(0), transforms };
-  });
 }
 
 /** What an answer to our IKE_SA_INIT comes to. Nothing in it is authentic: what is no use is as if it had not come. */
