@@ -52,8 +52,8 @@ export interface PeerOptions {
   readonly connections: readonly PeerConnection[];
   /** The pre-shared key: these characters themselves. */
   readonly psk: string;
-  /** Files in PEM: the authority, and for each kind of certificate `client-KIND.pem` and `client-KIND.key`. */
-  readonly certificates: { readonly authority: string; readonly directory: string };
+  /** Files in PEM: the authority, the one below it, and for each kind of certificate `client-KIND.pem` and `client-KIND.key`. */
+  readonly certificates: { readonly authority: string; readonly intermediate: string; readonly directory: string };
 }
 
 /** An IKE daemon other than ours, in a node of the lab, with all of its connections loaded or ready to be. */

@@ -177,7 +177,9 @@ export class Lab implements AsyncDisposable {
       const wish = { subject: `/C=CH/O=Lab/CN=client ${key}`, names: names.map((name) => `DNS:${name}`).join(",") };
       await this.ikePki.issue(`client-${key}`, { key, ...wish });
     }
-    const certificates = { authority: this.ikePki.path("ca.pem"), directory: this.ikePki.directory };
+    const { directory: pki } = this.ikePki;
+    const [authority, intermediate] = [this.ikePki.path("ca.pem"), this.ikePki.path("intermediate.pem")];
+    const certificates = { authority, intermediate, directory: pki };
     const directory = join(this.directory, "client");
     const peer = await startPeer(kind, {
       network: this.network,

@@ -1,5 +1,6 @@
 import { copyFile, mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { runCommand } from "./command.ts";
 import {
   besideProgram,
   endsOf,
@@ -44,6 +45,12 @@ export class OpenIked implements IpsecPeer {
       await mkdir(join(directory, "iked", name), { recursive: true, mode: name === "private" ? 0o700 : 0o755 });
     }
     await copyFile(certificates.authority, join(directory, "iked", "ca", "ca.crt"));
+    // OpenIKED 7.2 looks at the first CERT payload only: what the DVIPA sends of its chain does not help (ca_validate_cert).
+    await copyFile(certificates.intermediate, join(directory, "iked", "ca", "intermediate.crt"));
+    // iked wants a key of its own even where it uses none; Debian's package makes it when it is installed.
+    const key = join(directory, "iked", "private", "local.key");
+    await writeFile(key, "", { mode: 0o600 });
+    await runCommand("openssl", ["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key]);
     return new OpenIked(options);
   }
 

@@ -1,8 +1,12 @@
-/** The matrix of `test/support/peer-matrix.ts` with strongSwan. */
+/** The matrix of `test/support/peer-matrix.ts` with strongSwan, and rekeying from both sides. */
 import { describe } from "vitest";
-import { forgetAfterEach, testMatrix, usePeer } from "../support/peer-matrix.ts";
+import { connectionOf, forgetAfterEach, testMatrix, usePeer } from "../support/peer-matrix.ts";
+import { testRekeys } from "../support/peer-rekey.ts";
 
 const peer = usePeer("strongswan", 32);
 forgetAfterEach(peer);
 
-describe("strongSwan", () => testMatrix(peer));
+describe("strongSwan", () => {
+  testMatrix(peer);
+  testRekeys(peer, connectionOf(["psk", "transport", 4]), connectionOf(["ecdsa", "tunnel", 6]));
+});

@@ -50,14 +50,9 @@ const CELLS: Readonly<Record<Beginner, readonly Cell[]>> = {
   ],
 };
 
-/** What a connection of the matrix is called in both ends' files. */
-function nameOf([auth, mode, ipVersion]: Cell): string {
-  return `${auth}-${mode}-v${ipVersion}`;
-}
-
-function connectionOf(cell: Cell): PeerConnection {
-  const [auth, mode, ipVersion] = cell;
-  return { name: nameOf(cell), auth, mode, ipVersion };
+/** The connection of a cell, as both ends' files have it. */
+export function connectionOf([auth, mode, ipVersion]: Cell): PeerConnection {
+  return { name: `${auth}-${mode}-v${ipVersion}`, auth, mode, ipVersion };
 }
 
 /** The lab of one file with its peer, and what its tests do with both. */
@@ -113,7 +108,7 @@ async function clientSas(lab: Lab): ReturnType<typeof readKernelSas> {
 }
 
 /** Closed ones stay for a while, to answer again. */
-async function establishedIkeSas(lab: Lab): Promise<IkeStatus> {
+export async function establishedIkeSas(lab: Lab): Promise<IkeStatus> {
   return ((await lab.distributor.ask("ikeSas")) as IkeStatus).filter(({ state }) => state === "established");
 }
 

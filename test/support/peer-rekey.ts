@@ -1,0 +1,97 @@
+import { describe, expect, it } from "vitest";
+import type { PeerConnection } from "../../netns/ipsec-peer.ts";
+import type { Lab } from "../../netns/lab.ts";
+import { ping } from "../../netns/traffic.ts";
+import { until } from "../../netns/until.ts";
+import { establishedIkeSas, onlySa, type PeerLab } from "./peer-matrix.ts";
+
+const REKEY_LIMIT_MS = 120_000;
+const TEST_LIMIT_MS = 400_000;
+/** A peer with a window of 32 leaves the distributor few numbers at a time: this is what it can answer with them. */
+const BATCH = { count: 25, intervalSeconds: 0.1 };
+
+/** Pings in batches, two of them at any time, until `work` is done; resolves to what was lost. */
+async function lostDuring(lab: Lab, { ipVersion }: PeerConnection, work: () => Promise<void>): Promise<number> {
+  let isDone = false;
+  const pings = async (): Promise<number> => {
+    let lost = 0;
+    do {
+      const { sent, received } = await ping(lab, BATCH.count, { ...BATCH, ipVersion });
+      lost += sent - received;
+    } while (!isDone);
+    return lost;
+  };
+  const running = Promise.all([pings(), pings()]);
+  try {
+    await work();
+  } finally {
+    isDone = true;
+    await running;
+  }
+  const [one, other] = await running;
+  return one + other;
+}
+
+/** Waits until another IKE SA is in the place of this one. */
+async function ikeHeir(lab: Lab, old: string): Promise<void> {
+  await until("one IKE SA is left, a new one", REKEY_LIMIT_MS, async () => {
+    const [ike, ...others] = await establishedIkeSas(lab);
+    return others.length === 0 && ike !== undefined && ike.id !== old && ike.children.length === 1;
+  });
+}
+
+async function onlyIkeSa(lab: Lab): Promise<string> {
+  const [ike] = await establishedIkeSas(lab);
+  if (ike === undefined) throw new Error("no IKE SA");
+  return ike.id;
+}
+
+/** Rekeys, of either kind, that the distributor began. */
+async function begunByUs(lab: Lab): Promise<number> {
+  const { counters } = await lab.distributor.status();
+  return (counters["ike.childRekeyBegun"] ?? 0) + (counters["ike.ikeRekeyBegun"] ?? 0);
+}
+
+/**
+ * The Child SA and then the IKE SA are rekeyed by either end, each time once or (by a peer's short lifetimes) oftener, under
+ * ping, and none of it is lost.
+ */
+export function testRekeys({ lab, peer, establish, close }: PeerLab, byUs: PeerConnection, byPeer: PeerConnection): void {
+  describe("rekeying of the Child SA and of the IKE SA", () => {
+    it(
+      "by the cluster loses nothing",
+      async () => {
+        const sa = await establish(byUs, "peer");
+        const lost = await lostDuring(lab(), byUs, async () => {
+          await lab().distributor.ask("rekeyChild", { sa: sa.id });
+          await onlySa(lab(), byUs, sa);
+          const ike = await onlyIkeSa(lab());
+          await lab().distributor.ask("rekeyIke", { ike });
+          await ikeHeir(lab(), ike);
+        });
+        expect(lost).toBe(0);
+        await close(byUs);
+      },
+      TEST_LIMIT_MS,
+    );
+
+    it(
+      "by the peer loses nothing",
+      async () => {
+        const sa = await establish(byPeer, "peer");
+        const before = await begunByUs(lab());
+        const first = await onlyIkeSa(lab());
+        const lost = await lostDuring(lab(), byPeer, async () => {
+          await peer().rekeyChild?.(byPeer);
+          await onlySa(lab(), byPeer, sa);
+          await peer().rekeyIke?.(byPeer);
+          await ikeHeir(lab(), first);
+        });
+        expect(lost).toBe(0);
+        expect(await begunByUs(lab())).toBe(before);
+        await close(byPeer);
+      },
+      TEST_LIMIT_MS,
+    );
+  });
+}
