@@ -1,12 +1,10 @@
-/** The matrix of `test/support/peer-matrix.ts` with strongSwan, and rekeying from both sides. */
+/** The matrix of `test/support/peer-matrix.ts` with strongSwan; `rekey*.test.ts` and `initiate.test.ts` rekey with it. */
 import { describe } from "vitest";
-import { connectionOf, forgetAfterEach, testMatrix, usePeer } from "../support/peer-matrix.ts";
-import { testRekeys } from "../support/peer-rekey.ts";
+import { forgetAfterEach, testMatrix, usePeer } from "../support/peer-matrix.ts";
 
 const peer = usePeer("strongswan", 32);
 forgetAfterEach(peer);
 
 describe("strongSwan", () => {
   testMatrix(peer);
-  testRekeys(peer, connectionOf(["psk", "transport", 4]), connectionOf(["ecdsa", "tunnel", 6]));
 });

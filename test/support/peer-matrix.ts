@@ -156,7 +156,7 @@ export function testMatrix({ lab, peer, establish, close }: PeerLab): void {
     expect(await capture.stop()).toEqual({ droppedByKernel: 0 });
     for (const version of [4, 6] as const) {
       const wire = await examineCapture(capture.path, SERVICE_ADDRESSES[version].dvipa);
-      expect(wire).toMatchObject({ duplicates: [], cleartextPackets: 0 });
+      expect(wire).toMatchObject({ duplicates: [], cleartextSamples: [], cleartextPackets: 0 });
       // One SA for each cell of that version, two pings and a TCP connection on each.
       const cells = [...CELLS.peer, ...CELLS.cluster].filter(([, , ipVersion]) => ipVersion === version);
       expect(wire.espFromDvipaBySpi.size).toBe(cells.length);

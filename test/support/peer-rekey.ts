@@ -8,7 +8,7 @@ import { establishedIkeSas, onlySa, type PeerLab } from "./peer-matrix.ts";
 const REKEY_LIMIT_MS = 120_000;
 const TEST_LIMIT_MS = 400_000;
 /** A peer with a window of 32 leaves the distributor few numbers at a time: this is what it can answer with them. */
-const BATCH = { count: 25, intervalSeconds: 0.1 };
+const BATCH = { count: 15, intervalSeconds: 0.2 };
 
 /** Pings in batches, two of them at any time, until `work` is done; resolves to what was lost. */
 async function lostDuring(lab: Lab, { ipVersion }: PeerConnection, work: () => Promise<void>): Promise<number> {
@@ -56,7 +56,11 @@ async function begunByUs(lab: Lab): Promise<number> {
  * The Child SA and then the IKE SA are rekeyed by either end, each time once or (by a peer's short lifetimes) oftener, under
  * ping, and none of it is lost.
  */
-export function testRekeys({ lab, peer, establish, close }: PeerLab, byUs: PeerConnection, byPeer: PeerConnection): void {
+export function testRekeys(
+  { lab, peer, establish, close }: PeerLab,
+  byUs: PeerConnection,
+  byPeer: PeerConnection,
+): void {
   describe("rekeying of the Child SA and of the IKE SA", () => {
     it(
       "by the cluster loses nothing",
