@@ -15,8 +15,12 @@ const MAX_SAS = 65_536;
 /** SAs in one part of a snapshot; the frame limit binds earlier. */
 const MAX_SAS_A_PART = 4096;
 
+/** SAs in one report of what they carried. */
+export const MAX_USE_REPORTS = 256;
+
 const empty = z.strictObject({});
 const ok = z.strictObject({ ok: z.boolean() });
+const useCounts = z.strictObject({ inBytes: u64, inPackets: u64, outBytes: u64, outPackets: u64 });
 const digest = z.string().regex(/^[0-9a-f]{64}$/);
 
 const member = z.strictObject({
@@ -122,6 +126,26 @@ export const REQUESTS = {
       otherAddress: ipAddress.nullable(),
     }),
     response: empty,
+  },
+  /**
+   * What the sender's kernel has carried on SAs with a lifesize: cumulative (`sa/use.ts`). The answer says, for each SA of the
+   * report that is there, how much the sender may carry before it reports again.
+   */
+  saUse: {
+    request: z.strictObject({
+      /** New with every start of the sender's process. */
+      process: z.string().regex(/^[0-9a-f]{32}$/),
+      round: z.number().int().min(1).max(Number.MAX_SAFE_INTEGER),
+      sas: z
+        .array(z.strictObject({ sa: saId, total: useCounts, start: useCounts, now: useCounts }))
+        .min(1)
+        .max(MAX_USE_REPORTS),
+    }),
+    response: z.strictObject({
+      shares: z
+        .array(z.strictObject({ sa: saId, bytes: u64.nullable(), packets: u64.nullable() }))
+        .max(MAX_USE_REPORTS),
+    }),
   },
   /** May I give my lease back? `ok` means that the distributor takes the target as inactive from now on. */
   leaseIdle: { request: z.strictObject({ sa: saId }), response: ok },

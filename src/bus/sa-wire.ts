@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { z } from "zod";
 import { MAX_WINDOW_PACKETS, type SaHalf, type SharedSa } from "../sa/spec.ts";
 import { suiteLengths } from "../sa/suite.ts";
-import { ipAddress, saId, secretBytes, u16, u32 } from "./fields.ts";
+import { ipAddress, saId, secretBytes, u16, u32, u64 } from "./fields.ts";
 
 /** RFC 7296 bounds the number of selectors by one byte; more than this no peer of ours needs. */
 const MAX_SELECTORS = 64;
@@ -51,6 +51,7 @@ export const sharedSa: z.ZodType<SharedSa> = z
     peerWindowPackets: u32.min(1).max(65_536),
     inboundWindowPackets: u32.min(1).max(MAX_WINDOW_PACKETS),
     esn: z.boolean(),
+    lifesize: z.strictObject({ bytes: u64.nullable(), packets: u64.nullable() }).optional(),
   })
   .refine((sa: SharedSa) => keysFit(sa, sa.inbound) && keysFit(sa, sa.outbound), { error: "key lengths" });
 

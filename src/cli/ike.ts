@@ -94,6 +94,11 @@ export const ikeCommand: CommandModule = {
   handler: () => {},
 };
 
+/** `used/limit`; `-` for what is not limited. */
+function ofLimit(used: string | null | undefined, limit: string | null): string {
+  return limit === null ? "-" : `${used ?? "0"}/${limit}`;
+}
+
 function describeSas(sas: IkeStatus): string {
   return [
     formatTable(
@@ -110,8 +115,14 @@ function describeSas(sas: IkeStatus): string {
     ),
     formatTable(
       "Child SAs",
-      ["ID", "peer", "mode", "suite", "state"],
-      sas.flatMap((sa) => sa.children.map((c) => [c.saId, sa.peerName ?? "-", c.mode, c.suite, c.state])),
+      ["ID", "peer", "mode", "suite", "state", "bytes", "packets"],
+      sas.flatMap((sa) =>
+        sa.children.map((c) => [
+          ...[c.saId, sa.peerName ?? "-", c.mode, c.suite, c.state],
+          ofLimit(c.used?.bytes, c.limits.bytes),
+          ofLimit(c.used?.packets, c.limits.packets),
+        ]),
+      ),
     ),
   ].join("\n");
 }

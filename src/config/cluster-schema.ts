@@ -18,6 +18,9 @@ const DEFAULT_IKE_SECONDS = 4 * 3_600;
 /** A rekey begins when a fifth to a tenth of the time is left, and may need two round trips. Our choice. */
 const MIN_LIFETIME_SECONDS = 30;
 const MAX_LIFETIME_SECONDS = 30 * 86_400;
+/** What is used is known to within what all nodes carry in a moment: smaller limits would be passed by a burst. Our choice. */
+const MIN_LIFETIME_BYTES = 1_000_000;
+const MIN_LIFETIME_PACKETS = 1_000;
 
 // The `error` of each schema is the text behind "allowed:" in the message.
 
@@ -67,6 +70,8 @@ const WINDOW = `a power of two from ${MIN_WINDOW_PACKETS} to ${MAX_WINDOW_PACKET
 const ESN = "prefer, allow or never";
 const MODES = "a list of transport and tunnel, at least one";
 const LIFETIME = `${MIN_LIFETIME_SECONDS} to ${MAX_LIFETIME_SECONDS} (seconds)`;
+const LIFETIME_BYTES = `${MIN_LIFETIME_BYTES} to ${Number.MAX_SAFE_INTEGER} (bytes)`;
+const LIFETIME_PACKETS = `${MIN_LIFETIME_PACKETS} to ${Number.MAX_SAFE_INTEGER} (packets)`;
 const START = "auto or none";
 const MODE = "transport or tunnel";
 const FILE = "a path, relative to the cluster file";
@@ -112,6 +117,17 @@ const seconds = (defaultSeconds: number) =>
     .min(MIN_LIFETIME_SECONDS, LIFETIME)
     .max(MAX_LIFETIME_SECONDS, LIFETIME)
     .default(defaultSeconds);
+
+/** A limit of what an SA carries; null for none. */
+const carried = (min: number, allowed: string) =>
+  z
+    .number(allowed)
+    .int(allowed)
+    .min(min, allowed)
+    .max(Number.MAX_SAFE_INTEGER, allowed)
+    .transform((value) => BigInt(value))
+    .nullable()
+    .default(null);
 
 /** A section of the file: unknown keys are refused, and the message lists the known ones. */
 function section<S extends z.ZodRawShape>(shape: S) {
@@ -175,7 +191,11 @@ export const peerSection = section({
   ikeProposals: proposals(parseIkeProposal, IKE_PROPOSALS),
   espProposals: proposals(parseEspProposal, ESP_PROPOSALS),
   esn: z.enum(["prefer", "allow", "never"], ESN).default("allow"),
-  childLifetime: section({ seconds: seconds(DEFAULT_CHILD_SECONDS) }).prefault({}),
+  childLifetime: section({
+    seconds: seconds(DEFAULT_CHILD_SECONDS),
+    bytes: carried(MIN_LIFETIME_BYTES, LIFETIME_BYTES),
+    packets: carried(MIN_LIFETIME_PACKETS, LIFETIME_PACKETS),
+  }).prefault({}),
   ikeLifetime: section({ seconds: seconds(DEFAULT_IKE_SECONDS) }).prefault({}),
   initiate: section({
     start: z.enum(["auto", "none"], START).default("none"),

@@ -87,6 +87,7 @@ function rekeyNow(step: Step, session: EstablishedSession, child: Child): void {
 export function reportUse(step: Step, table: SessionTable, saId: string, used: Usage): void {
   withChild(step, table, saId, (session, child) => {
     const { life } = child;
+    child.used = { bytes: used.bytes, packets: used.packets };
     if (reaches(used, life.hard)) expireChild(step, session, child, "it has carried all that it may");
     else if (reaches(used, life.soft) && life.failures === 0) rekeyNow(step, session, child);
   });

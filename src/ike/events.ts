@@ -91,6 +91,18 @@ export interface ChildSaSummary {
    * stays; `closing`: our DELETE is on its way.
    */
   readonly state: "installing" | "held" | "active" | "replaced" | "redundant" | "closing";
+  /**
+   * What all nodes together have used of it, in the direction that has more, as decimal text; null while nobody has said. Known
+   * only of SAs with such a limit.
+   */
+  readonly used: UsageText | null;
+  /** Hard limits, likewise; null for none. */
+  readonly limits: UsageText;
+}
+
+interface UsageText {
+  readonly bytes: string | null;
+  readonly packets: string | null;
 }
 
 /** An IKE SA for status output: no keys. */

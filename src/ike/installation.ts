@@ -97,6 +97,7 @@ function addChild(step: Step, session: EstablishedSession, pending: PendingInsta
     closing: false,
     redundantUntilMs: null,
     life: newChildLife(step, state.peer.childLifetime),
+    used: null,
   };
   state.children.set(sa.id, child);
   step.count(replaces === null ? "childEstablished" : "childRekeyed");

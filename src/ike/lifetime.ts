@@ -1,3 +1,4 @@
+import type { SharedSa } from "../sa/spec.ts";
 import type { ChildLifetime } from "./environment.ts";
 import type { Step } from "./step.ts";
 
@@ -68,6 +69,11 @@ export function newChildLife(step: Step, limits: ChildLifetime): ChildLife {
     },
     hard,
   };
+}
+
+/** What the nodes must know of the limits: nothing when it does not matter what the SA carries. */
+export function lifesizeOf({ bytes, packets }: ChildLifetime): Pick<SharedSa, "lifesize"> {
+  return bytes === null && packets === null ? {} : { lifesize: { bytes, packets } };
 }
 
 /** True when what was used has reached one of the limits. */

@@ -5,7 +5,7 @@ import type { SharedSa } from "../sa/spec.ts";
 import type { ChildOffer } from "./child-offer.ts";
 import type { IkePeerConfig } from "./environment.ts";
 import type { ChildSaSummary, IkeSaSummary, Path } from "./events.ts";
-import type { ChildLife, Life } from "./lifetime.ts";
+import type { ChildLife, Life, Usage } from "./lifetime.ts";
 import type { Target } from "./initiation.ts";
 import { wipeIkeKeys, type IkeKeys } from "./keys.ts";
 import { Reassembly } from "./reassembly.ts";
@@ -55,6 +55,8 @@ export interface Child extends MadeChild {
   /** Set when it lost against our rekey of the same SA: the peer that made it is to delete it, or else we do at this time. */
   redundantUntilMs: number | null;
   readonly life: ChildLife;
+  /** As reported last; null before. */
+  used: Usage | null;
 }
 
 /** A Child SA that the kernels are installing. */
@@ -259,7 +261,10 @@ export class IkeSession {
 }
 
 function childSummaries(state: Established): ChildSaSummary[] {
-  const installed = [...state.children.values()].map((child) => childSummary(child.sa, childState(child)));
+  const installed = [...state.children.values()].map((child) => ({
+    ...childSummary(child.sa, childState(child)),
+    used: child.used === null ? null : usageText(child.used),
+  }));
   const installing = [state.pending, state.ownPending].flatMap((pending) =>
     pending === null ? [] : [childSummary(pending.sa, "installing")],
   );
@@ -282,5 +287,11 @@ function childSummary(sa: SharedSa, state: ChildSaSummary["state"]): ChildSaSumm
     inboundSpi: sa.inbound.spi,
     outboundSpi: sa.outbound.spi,
     state,
+    used: null,
+    limits: usageText({ bytes: sa.lifesize?.bytes ?? null, packets: sa.lifesize?.packets ?? null }),
   };
+}
+
+function usageText({ bytes, packets }: Record<keyof Usage, bigint | null>): ChildSaSummary["limits"] {
+  return { bytes: bytes?.toString() ?? null, packets: packets?.toString() ?? null };
 }

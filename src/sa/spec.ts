@@ -14,6 +14,12 @@ export interface TrafficSelector {
   readonly endPort: number;
 }
 
+/** Hard limits of what an SA may carry in one direction, summed over all nodes (seeds: lifesize); null for none. */
+export interface Lifesize {
+  readonly bytes: bigint | null;
+  readonly packets: bigint | null;
+}
+
 /** One direction of a Child SA. */
 export interface SaHalf {
   /** RFC 4303 §2.1; at least 256. */
@@ -62,4 +68,6 @@ export interface SharedSa {
   readonly inboundWindowPackets: number;
   /** Extended sequence numbers (RFC 4303 §2.2.1). */
   readonly esn: boolean;
+  /** Absent: nobody counts what the SA carries. */
+  readonly lifesize?: Lifesize | undefined;
 }

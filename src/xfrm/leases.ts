@@ -19,6 +19,7 @@ import { isErrno } from "../net/kernel-error.ts";
 import { Attributes, MessageBuilder, NLM_F_REPLACE, numberBytes, type NetlinkRequest } from "../net/netlink-message.ts";
 import type { NetlinkSocket } from "../net/netlink-socket.ts";
 import { XFRM_AE_RTHR, XFRM_MSG_GETAE, XFRM_MSG_NEWAE, XFRMA_LTIME_VAL, XFRMA_REPLAY_THRESH } from "./constants.ts";
+import { OutboundUse, type Sent } from "./outbound-use.ts";
 import { decodeReplay, encodeReplay, type ReplayState } from "./replay.ts";
 import {
   checkLease,
@@ -70,9 +71,34 @@ export class Leases {
   readonly #tails = new Map<string, Promise<unknown>>();
   /** `lastSendable` as our last write or read left it, by state (invariant 5). */
   readonly #expected = new Map<string, bigint>();
+  /** By state, over all its lives. */
+  readonly #use = new Map<string, OutboundUse>();
+  readonly #nowMs: () => number;
 
-  constructor(xfrm: NetlinkSocket) {
+  constructor(xfrm: NetlinkSocket, nowMs: () => number = () => performance.now()) {
     this.#xfrm = xfrm;
+    this.#nowMs = nowMs;
+  }
+
+  /** What the SA has sent here since it was first read. */
+  sent(id: StateId): Sent {
+    return (this.#use.get(stateKey(id)) ?? new OutboundUse()).sent;
+  }
+
+  /** The state is about to be added, born with this lease. */
+  born(id: StateId, { first, end }: SequenceRange): void {
+    this.#useOf(id).born(first, end, this.#nowMs());
+  }
+
+  /** The kernel says that the state has died at its limit, after so many bytes. */
+  died(id: StateId, bytes: bigint): void {
+    this.#use.get(stateKey(id))?.ended(bytes);
+  }
+
+  /** The SA is gone: nothing is known of it any more. */
+  drop(id: StateId): void {
+    this.forget(id);
+    this.#use.delete(stateKey(id));
   }
 
   /** Null when the state is gone. Throws `kernel.offload` (see `lastUsableOf`) when the tripwire has deleted it. */
@@ -83,6 +109,7 @@ export class Leases {
       } catch (error) {
         if (!isErrno(error, "ESRCH")) throw error;
         this.forget(id);
+        this.#use.get(stateKey(id))?.ended(null);
         return null;
       }
     });
@@ -110,6 +137,7 @@ export class Leases {
         builder.attribute(XFRMA_REPLAY_THRESH, numberBytes(u32, eventThresholdPackets));
       }
       const after = await this.#write(id, builder, "install lease");
+      this.#useOf(id).installed(range.first, after, this.#nowMs());
       const inRange = after.oseq >= range.first - 1n && after.lastSendable === range.end - 1n;
       if (!inRange) await this.#failClosed(id, before, after, range);
       return publicPart(after);
@@ -143,6 +171,7 @@ export class Leases {
       const threshold = eventThreshold(publicPart(before));
       if (threshold !== null) builder.attribute(XFRMA_REPLAY_THRESH, numberBytes(u32, threshold));
       const after = await this.#write(id, builder, "extend lease");
+      this.#useOf(id).credited(credit, after, this.#nowMs());
       const inRange = after.lastSendable < end && after.lastSendable >= before.oseq + credit;
       if (!inRange) await this.#failClosed(id, before, after, { first: before.oseq + 1n, end });
       return { ...publicPart(after), pendingNumbers: end - 1n - after.lastSendable };
@@ -155,6 +184,7 @@ export class Leases {
       const before = await this.#look(id);
       const builder = this.#aevent(id).attribute(XFRMA_LTIME_VAL, lifetimeWithLeft(before, 0n));
       const after = await this.#write(id, builder, "park");
+      this.#useOf(id).credited(0n, after, this.#nowMs());
       if (after.leftNumbers !== 0n || after.oseq > before.lastSendable) await this.#failClosed(id, before, after, null);
       return publicPart(after);
     });
@@ -183,7 +213,15 @@ export class Leases {
       await this.#failClosed(id, { lastSendable: expected }, publicPart(reading), null);
     }
     this.#expected.set(stateKey(id), reading.lastSendable);
+    this.#useOf(id).looked(reading, this.#nowMs());
     return reading;
+  }
+
+  #useOf(id: StateId): OutboundUse {
+    const key = stateKey(id);
+    const known = this.#use.get(key) ?? new OutboundUse();
+    this.#use.set(key, known);
+    return known;
   }
 
   /** Write and read travel in one datagram: packets may go out in between, other writers cannot come in between. */
@@ -206,6 +244,7 @@ export class Leases {
     range: SequenceRange | null,
   ): Promise<never> {
     this.forget(id);
+    this.#use.get(stateKey(id))?.ended(null);
     try {
       await deleteState(this.#xfrm, id);
     } catch (error) {

@@ -113,6 +113,7 @@ const handlers = {
       coupling: () => timed,
       // As with a connection that is open: a lease is kept through a pause.
       mayPark: () => Promise.resolve(false),
+      reportUse: () => Promise.resolve(null),
       ...{ clock: systemClock, counters, log: silentLog },
       ...(soleLease && { soleLease }),
     });

@@ -1,6 +1,7 @@
 import { randomBytes, randomInt } from "node:crypto";
 import type { QueueCounters } from "../../net/nfqueue.ts";
 import type { BusConnection, BusHandlers } from "../../bus/connection.ts";
+import type { RequestBody, ResponseBody } from "../../bus/messages.ts";
 import type { Clock, Timer } from "../../core/clock.ts";
 import type { Counters } from "../../core/counters.ts";
 import { EsplexError, messageOf } from "../../core/errors.ts";
@@ -23,6 +24,7 @@ import type { SaKeeper } from "./sa-keeper.ts";
 import { OWN_IKE } from "./sa-table.ts";
 import type { ConnectionStatus, TargetStatus } from "./status.ts";
 import { Steering } from "./steering.ts";
+import { UseBook } from "./use-book.ts";
 import { isTargetOf, Targets, type DistributedDvipa, type DistributedSa } from "./targets.ts";
 import { Tunnels } from "./tunnels.ts";
 
@@ -66,6 +68,7 @@ export class Distributor {
   readonly #ike: IkeRunner;
   readonly #steering: Steering;
   readonly #tunnels = new Tunnels();
+  readonly #use: UseBook;
   readonly #sas = new Map<string, DistributedSa>();
   readonly #inbound = new InboundSas();
   readonly #connections = new ConnectionTable();
@@ -78,6 +81,11 @@ export class Distributor {
   constructor(context: DistributorContext) {
     this.#context = context;
     const { clock, counters, log, nodeName, ike, dvipas } = context;
+    this.#use = new UseBook({
+      serves: (node, { dvipa }) => node === nodeName || this.#targets.serves(node, dvipa),
+      onUse: (saId, carried) => this.#ike.childUsed(saId, carried),
+      ...{ clock, counters },
+    });
     this.#gate = new LeaseGate((node, tunnel) => this.#wantLease(node, tunnel), counters);
     this.#targets = new Targets({
       dvipas: () => this.#distributed(),
@@ -86,6 +94,8 @@ export class Distributor {
       onJoin: (name) => this.#gate.forgetNode(name),
       onSynced: (name) => this.#resume(name),
       mayPark: (name, saId) => this.#mayPark(name, saId),
+      takeUse: (name, body) => this.takeUse(name, body),
+      onLeave: (name) => this.#use.left(name),
       clock,
       counters,
       log,
@@ -208,6 +218,11 @@ export class Distributor {
     return this.#gate.close(nodeName, tunnel, clock.nowMs(), QUIET_BEFORE_PARK_MS);
   }
 
+  /** What a node, this one or a target, has carried on the SAs; the answer is when to report again. */
+  takeUse(node: string, body: RequestBody<"saUse">): ResponseBody<"saUse"> {
+    return this.#use.take(node, body);
+  }
+
   targetStatus(): TargetStatus[] {
     const names = new Set(this.#places);
     for (const { targets } of this.#context.dvipas) if (targets !== "ALL") for (const name of targets) names.add(name);
@@ -247,6 +262,7 @@ export class Distributor {
     }
     this.#sas.set(sa.id, entry);
     this.#inbound.add(sa);
+    this.#use.add(sa);
     await this.#targets.install(entry);
     this.#warnOfSmallWindow(sa);
     counters.add("sa.installed");
@@ -310,6 +326,7 @@ export class Distributor {
     const { sa, epoch } = entry;
     this.#sas.delete(saId);
     this.#inbound.remove(sa);
+    this.#use.remove(saId);
     const goneTunnel = this.#tunnels.release(sa);
     if (goneTunnel !== null) this.#gate.forgetTunnel(goneTunnel);
     await Promise.all([keeper.remove(OWN_IKE, saId), this.#targets.remove(sa)]);

@@ -2,7 +2,7 @@ import { readCredential, readTrust } from "../../config/certificates.ts";
 import type { ClusterConfig, PeerConfig } from "../../config/cluster-schema.ts";
 import { readPsk } from "../../config/psk.ts";
 import { EsplexError, messageOf } from "../../core/errors.ts";
-import type { IkeCredential, IkePeerConfig, PeerAuth } from "../../ike/environment.ts";
+import type { ChildLifetime, IkeCredential, IkePeerConfig, PeerAuth } from "../../ike/environment.ts";
 import { identityPattern, identityPayload, isIdentityOf } from "../../ike/identity.ts";
 import type { TrustStore } from "../../x509/chain.ts";
 
@@ -97,11 +97,14 @@ async function loadPeer(peer: PeerConfig, trustOf: TrustOf, clusterFile: string)
     ikeSuites: peer.ikeProposals,
     espSuites: peer.espProposals,
     esn: peer.esn,
-    // By bytes and packets too as soon as the targets report what they have used (R19).
-    childLifetime: { timeMs: 1_000 * peer.childLifetime.seconds, bytes: null, packets: null },
+    childLifetime: childLifetimeOf(peer),
     ikeLifetimeMs: 1_000 * peer.ikeLifetime.seconds,
     initiate: { ...peer.initiate, mode: peer.initiate.mode ?? peer.modes[0] ?? "tunnel" },
   };
+}
+
+function childLifetimeOf({ childLifetime: { seconds, bytes, packets } }: PeerConfig): ChildLifetime {
+  return { timeMs: 1_000 * seconds, bytes, packets };
 }
 
 async function loadAuth(peer: PeerConfig, trustOf: TrustOf, clusterFile: string): Promise<PeerAuth> {

@@ -88,6 +88,11 @@ export class IkeRunner {
     this.#dispatch({ kind: "unknownEsp", nowMs: this.#clock.nowMs(), ...esp });
   }
 
+  /** What all nodes together have used of an SA, in the direction that has more. */
+  childUsed(saId: string, { bytes, packets }: { readonly bytes: bigint; readonly packets: bigint }): void {
+    this.#dispatch({ kind: "childUsed", nowMs: this.#clock.nowMs(), saId, bytes, packets });
+  }
+
   summaries(): readonly IkeSaSummary[] {
     return this.#core.snapshot().ikeSas;
   }

@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import type { Member } from "../../bus/messages.ts";
+import type { Member, RequestBody, ResponseBody } from "../../bus/messages.ts";
 import { loadCredentials } from "../../bus/credentials.ts";
 import { listenBus, type BusOptions, type BusServer } from "../../bus/server.ts";
 import type { ClusterConfig } from "../../config/cluster-schema.ts";
@@ -104,6 +104,7 @@ class Node {
     this.#keeper = new SaKeeper({
       coupling: () => this.#coupling,
       mayPark: (source, sa) => this.#mayPark(source, sa),
+      reportUse: (source, body) => this.#reportUse(source, body),
       clock: bus.clock,
       counters: bus.counters,
       log: bus.log,
@@ -276,6 +277,11 @@ class Node {
   async #mayPark(source: SaSource, sa: SharedSa): Promise<boolean> {
     if (source === OWN_IKE) return this.#distributor?.mayParkOwn(sa.reqid) ?? true;
     return (await this.#shadows.get(source)?.mayPark(sa.id)) ?? false;
+  }
+
+  async #reportUse(source: SaSource, body: RequestBody<"saUse">): Promise<ResponseBody<"saUse"> | null> {
+    if (source === OWN_IKE) return this.#distributor?.takeUse(this.#context.options.name, body) ?? null;
+    return (await this.#shadows.get(source)?.reportUse(body)) ?? null;
   }
 
   #fenced(dvipa: string, epoch: bigint): void {

@@ -6,18 +6,20 @@ import { isErrno } from "../../net/kernel-error.ts";
 import type { NetlinkSocket } from "../../net/netlink-socket.ts";
 import { wipeSaKeys, type SharedSa } from "../../sa/spec.ts";
 import type { SoleLease } from "../../sequence/size.ts";
+import { readCarried } from "../../xfrm/carried.ts";
 import { openEvents, type XfrmEvent } from "../../xfrm/events.ts";
 import { Leases } from "../../xfrm/leases.ts";
 import { NOTHING, type PlanOptions } from "../../xfrm/plan.ts";
 import { refuseEspOffload } from "../../xfrm/probe.ts";
 import { openXfrm, XfrmReconciler, type ReconcileReport } from "../../xfrm/reconciler.ts";
-import { dvipaGuard, outboundId, shadowOf, type NodeRole } from "../../xfrm/shadow.ts";
+import { dvipaGuard, inboundId, outboundId, shadowOf, type NodeRole } from "../../xfrm/shadow.ts";
 import { addState, deleteState, stateKey, type SequenceRange, type StateSpec } from "../../xfrm/states.ts";
 import type { CouplingLink } from "./coupling-link.ts";
 import { LeaseRunner } from "./lease-runner.ts";
 import { statusOf } from "./sa-status.ts";
 import { SaTable, type Entry, type KeptSa, type SaSource } from "./sa-table.ts";
 import type { SaStatus } from "./status.ts";
+import { UseMeter, type UseMeterContext } from "./use-meter.ts";
 
 /** How often the whole kernel is compared with what it should be; at a change only what it names. Our choice. */
 const RECONCILE_MS = 10_000;
@@ -32,6 +34,8 @@ export interface SaKeeperContext {
   readonly coupling: () => Pick<CouplingLink, "request">;
   /** May this node give its lease on the SA back? */
   readonly mayPark: (source: SaSource, sa: SharedSa) => Promise<boolean>;
+  /** Tells who an SA comes from what this node has carried on it. */
+  readonly reportUse: UseMeterContext<Entry>["report"];
   readonly clock: Clock;
   readonly counters: Counters;
   readonly log: Log;
@@ -49,6 +53,7 @@ export class SaKeeper {
   readonly #reconciler: XfrmReconciler;
   readonly #leases: Leases;
   readonly #events: NetlinkSocket;
+  readonly #meter: UseMeter<Entry>;
   readonly #table = new SaTable();
   #isResyncDue = true;
   #queued: Promise<void> | null = null;
@@ -72,6 +77,20 @@ export class SaKeeper {
       },
       onFault: (error) => log.error("a kernel event could not be handled", { reason: messageOf(error) }),
       receiveBufferBytes: EVENT_BUFFER_BYTES,
+    });
+    this.#meter = new UseMeter({
+      sas: () => this.#table.values(),
+      readInbound: (entries) =>
+        readCarried(
+          this.#xfrm,
+          entries.map(({ sa }) => inboundId(sa)),
+        ),
+      readOutbound: async ({ sa, runner }) => {
+        await runner?.reading();
+        return this.#leases.sent(outboundId(sa));
+      },
+      report: context.reportUse,
+      ...{ clock: context.clock, counters, log },
     });
     this.#scheduleReconcile();
   }
@@ -212,12 +231,13 @@ export class SaKeeper {
   }
 
   async status(): Promise<SaStatus[]> {
-    return Promise.all([...this.#table.values()].map(async (entry) => statusOf(entry)));
+    return Promise.all([...this.#table.values()].map(async (entry) => statusOf(entry, this.#meter.useOf(entry.sa.id))));
   }
 
   /** Removes every state and policy of ours from the kernel, and gives the leases back. */
   async stop(): Promise<void> {
     this.#timer?.cancel();
+    this.#meter.stop();
     const held = [...this.#table.values()].filter(({ runner }) => runner?.holdsLease === true);
     const gone = [...this.#table.values()];
     for (const entry of gone) this.#drop(entry);
@@ -232,7 +252,7 @@ export class SaKeeper {
 
   #drop(entry: Entry): void {
     entry.runner?.stop();
-    this.#leases.forget(outboundId(entry.sa));
+    this.#leases.drop(outboundId(entry.sa));
     this.#table.leave(entry);
   }
 
@@ -273,6 +293,7 @@ export class SaKeeper {
       if (this.#table.get(entry.sa.id) !== entry) throw new EsplexError("cluster.unknownSa", "the SA is gone");
       refuseEspOffload();
       this.#leases.forget(outboundId(entry.sa));
+      this.#leases.born(outboundId(entry.sa), range);
       try {
         await addState(this.#xfrm, outboundState(entry.sa, range, eventThresholdPackets));
         entry.instances += 1;
@@ -363,7 +384,7 @@ export class SaKeeper {
       if (event.cause !== "update") entry.runner?.sent(event.oseq, event.leftNumbers);
       else if (event.writerPort !== this.#xfrm.port) entry.runner?.resync();
     } else if (event.kind === "expired") {
-      if (event.hard && isOutbound) this.#expired(entry);
+      if (event.hard && isOutbound) this.#expired(entry, event.bytes);
     } else if (event.writerPort !== this.#xfrm.port) {
       if (event.kind === "updated") this.#voidLease(entry);
       this.#foreignChange(`a state was ${event.kind}`);
@@ -382,7 +403,8 @@ export class SaKeeper {
       });
   }
 
-  #expired(entry: Entry): void {
+  #expired(entry: Entry, bytes: bigint): void {
+    this.#leases.died(outboundId(entry.sa), bytes);
     this.#context.counters.add("lease.ranOut");
     entry.runner?.expired();
   }

@@ -1,10 +1,11 @@
 import { suiteName } from "../../sa/suite.ts";
+import type { UseCounts } from "../../sa/use.ts";
 import { windowRule } from "../../sequence/size.ts";
 import type { Entry } from "./sa-table.ts";
 import type { LeaseStatus, SaStatus } from "./status.ts";
 
 /** What `esplex status` says of an SA: reads the kernel's numbers, never a key. */
-export async function statusOf({ sa, runner, outbound, instances }: Entry): Promise<SaStatus> {
+export async function statusOf({ sa, runner, outbound, instances }: Entry, use: UseCounts | null): Promise<SaStatus> {
   const reading = (await runner?.reading()) ?? null;
   const rule = windowRule(sa.peerWindowPackets, 1);
   const held = runner?.status() ?? { state: "none", first: null, end: null, windowRule: rule, refill: null };
@@ -30,6 +31,12 @@ export async function statusOf({ sa, runner, outbound, instances }: Entry): Prom
     spiOut: spiText(sa.outbound.spi),
     outbound,
     lease,
+    use: use && {
+      inBytes: use.inBytes.toString(),
+      inPackets: use.inPackets.toString(),
+      outBytes: use.outBytes.toString(),
+      outPackets: use.outPackets.toString(),
+    },
   };
 }
 

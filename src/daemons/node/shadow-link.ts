@@ -85,6 +85,12 @@ export class ShadowLink {
     return ok;
   }
 
+  /** Reports what this node has carried; null while the distributor is out of reach. */
+  async reportUse(body: RequestBody<"saUse">): Promise<ResponseBody<"saUse"> | null> {
+    const { connection } = this.#client;
+    return connection === null || !this.#synced ? null : connection.request("saUse", body);
+  }
+
   close(): void {
     this.#client.close();
   }

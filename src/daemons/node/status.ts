@@ -1,4 +1,5 @@
 import type { QueueCounters } from "../../net/nfqueue.ts";
+import type { UseCounts } from "../../sa/use.ts";
 import type { WindowRule } from "../../sequence/size.ts";
 import type { RefillLatency } from "./refill-clock.ts";
 
@@ -47,6 +48,8 @@ export interface SaStatus {
   /** Whether new packets may use the outbound half (a rekeyed SA waits for the peer). */
   readonly outbound: "now" | "hold";
   readonly lease: LeaseStatus;
+  /** What this node has carried on it since its daemon started; null for an SA without a lifesize. */
+  readonly use: Readonly<Record<keyof UseCounts, string>> | null;
 }
 
 export interface LeaseStatus {

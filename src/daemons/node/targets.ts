@@ -1,6 +1,6 @@
 import type { BusConnection, BusHandlers } from "../../bus/connection.ts";
 import { digestOfSas } from "../../bus/sa-wire.ts";
-import type { RequestBody } from "../../bus/messages.ts";
+import type { RequestBody, ResponseBody } from "../../bus/messages.ts";
 import type { Clock, Timer } from "../../core/clock.ts";
 import type { Counters } from "../../core/counters.ts";
 import { EsplexError, messageOf } from "../../core/errors.ts";
@@ -49,6 +49,10 @@ export interface TargetsContext {
   readonly onSynced: (name: string) => void;
   /** May this target park its lease on the SA's tunnel? */
   readonly mayPark: (name: string, saId: string) => boolean;
+  /** What a target has carried on the SAs. */
+  readonly takeUse: (name: string, body: RequestBody<"saUse">) => ResponseBody<"saUse">;
+  /** The target is out of reach. */
+  readonly onLeave: (name: string) => void;
   readonly clock: Clock;
   readonly counters: Counters;
   readonly log: Log;
@@ -87,6 +91,7 @@ export class Targets {
     return {
       requests: {
         join: (body) => this.#join(name, connection, body),
+        saUse: (body) => this.#takeUse(name, connection, body),
         leaseIdle: ({ sa }) => ({ ok: this.#context.mayPark(name, sa) }),
       },
       notices: { resync: () => this.#sendSnapshot(name, connection) },
@@ -160,6 +165,13 @@ export class Targets {
     return {};
   }
 
+  /** Reports of a connection that a newer one has replaced are out of order: the newer one says more. */
+  #takeUse(name: string, connection: BusConnection, body: RequestBody<"saUse">): ResponseBody<"saUse"> {
+    if (this.#joined.get(name)?.connection === connection) return this.#context.takeUse(name, body);
+    this.#context.counters.add("use.lateReport", body.sas.length);
+    return { shares: [] };
+  }
+
   #warnOfUnreachable(name: string): void {
     for (const { address } of this.#context.dvipas()) {
       if (!this.serves(name, address) || this.reaches(name, address)) continue;
@@ -174,6 +186,7 @@ export class Targets {
   #left(name: string, connection: BusConnection, reason: string): void {
     if (this.#joined.get(name)?.connection !== connection) return;
     this.#joined.delete(name);
+    this.#context.onLeave(name);
     this.#context.log.warn("target left; it gets no new connections", { target: name, reason });
   }
 

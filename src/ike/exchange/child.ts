@@ -5,6 +5,7 @@ import type { Secret } from "../../core/secret.ts";
 import type { SharedSa, TrafficSelector } from "../../sa/spec.ts";
 import type { ChildMode, IkePeerConfig } from "../environment.ts";
 import { deriveChildKeys } from "../keys.ts";
+import { lifesizeOf } from "../lifetime.ts";
 import { chooseEsp, type ChosenEsp } from "../proposal.ts";
 import { hostSelector, narrow, sameSelectors, selectorPayload, subnetSelector } from "../selectors.ts";
 import type { Child, IkeSession, PendingInstall } from "../session.ts";
@@ -80,6 +81,7 @@ export function negotiateChild(
     peerWindowPackets: peer.replayWindowPackets,
     inboundWindowPackets: peer.inboundWindowPackets,
     esn: chosen.esn,
+    ...lifesizeOf(peer.childLifetime),
   };
   return {
     sa,

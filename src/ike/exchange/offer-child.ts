@@ -6,6 +6,7 @@ import type { SharedSa, TrafficSelector } from "../../sa/spec.ts";
 import { suiteName } from "../../sa/suite.ts";
 import type { ChildOffer, ChildWish } from "../child-offer.ts";
 import { deriveChildKeys } from "../keys.ts";
+import { lifesizeOf } from "../lifetime.ts";
 import { chooseEsp, espTransforms, type ChosenEsp } from "../proposal.ts";
 import { narrow, sameSelectors, selectorPayload } from "../selectors.ts";
 import type { Child } from "../session.ts";
@@ -117,6 +118,7 @@ export function readChildAnswer(
     peerWindowPackets: peer.replayWindowPackets,
     inboundWindowPackets: peer.inboundWindowPackets,
     esn: chosen.esn,
+    ...lifesizeOf(peer.childLifetime),
   };
   return { sa, group: chosen.group, lowestNonce: lowestNonce(nonces) };
 }

@@ -40,7 +40,7 @@ peers:
     ikeProposals: [aes256gcm16-prfsha384-ecp384]
     espProposals: [chacha20poly1305, null-sha256]
     esn: never
-    childLifetime: { seconds: 600 }
+    childLifetime: { seconds: 600, bytes: 2000000000, packets: 3000000 }
     initiate: { start: none, mode: tunnel }
 `;
 
@@ -98,7 +98,7 @@ test("a good file, with defaults filled in and addresses canonical", () => {
         ikeProposals: null,
         espProposals: null,
         esn: "allow",
-        childLifetime: { seconds: 3_600 },
+        childLifetime: { seconds: 3_600, bytes: null, packets: null },
         ikeLifetime: { seconds: 14_400 },
         initiate: { start: "none", dvipa: null, mode: null },
       },
@@ -116,7 +116,7 @@ test("a good file, with defaults filled in and addresses canonical", () => {
         ikeProposals: [{ cipher: { kind: "aes-gcm-16", keyBits: 256 }, prf: "hmac-sha2-384", group: 20 }],
         espProposals: [{ kind: "chacha20-poly1305" }, { kind: "null", integrity: "hmac-sha2-256" }],
         esn: "never",
-        childLifetime: { seconds: 600 },
+        childLifetime: { seconds: 600, bytes: 2_000_000_000n, packets: 3_000_000n },
         ikeLifetime: { seconds: 14_400 },
         initiate: { start: "none", dvipa: null, mode: "tunnel" },
       },
@@ -188,6 +188,12 @@ test.each([
   ["[chacha20poly1305, null-sha256]", "[]", "peers[1].espProposals: found a list of 0; allowed: a list of 1 to 32"],
   ["[chacha20poly1305, null-sha256]", "aes128gcm16", 'peers[1].espProposals: found "aes128gcm16"; allowed: a list'],
   ["prfsha384-ecp384", "prfsha384-ecp192", 'peers[1].ikeProposals[0]: found "aes256gcm16-prfsha384-ecp192"; allowed:'],
+  [
+    "packets: 3000000",
+    "packets: 999",
+    "peers[1].childLifetime.packets: found 999; allowed: 1000 to 9007199254740991 (packets)",
+  ],
+  ["packets: 3000000", "packets: ~", "no problem"],
   ["seconds: 600", "seconds: 5", "peers[1].childLifetime.seconds: found 5; allowed: 30 to 2592000 (seconds)"],
   ["start: none", "start: auto", "peers[1].initiate: found start: auto with address ANY; allowed: the peer's address"],
   ["mode: tunnel }", "mode: transport }", "peers[1].initiate: found mode: transport; allowed: one of the peer's modes"],
