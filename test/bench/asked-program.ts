@@ -26,9 +26,9 @@ export class AskedProgram {
   /** Its answer, as it was sent. */
   async ask(line: string): Promise<unknown> {
     this.#child.stdin?.write(`${line}\n`);
-    const { value, done } = await this.#lines.next();
-    if (done === true) throw new Error("the program ended");
-    return JSON.parse(value);
+    const answer = await this.#lines.next();
+    if (answer.done === true) throw new Error("the program ended");
+    return JSON.parse(answer.value);
   }
 
   async cpuUs(): Promise<number> {

@@ -66,14 +66,16 @@ const runner = new IkeRunner(core, order.kernel ? kernelActions() : noActions(),
 await runner.start([OUR_ADDRESS]);
 process.stdout.write("ready\n");
 
-for await (const _line of createInterface({ input: process.stdin })) {
+createInterface({ input: process.stdin })
+  .on("line", tell)
+  .on("close", () => process.exit(0));
+
+function tell(): void {
   collectGarbage();
   const up = runner.summaries().filter(({ state }) => state === "established").length;
-  process.stdout.write(
-    `${JSON.stringify({ rssKb: process.memoryUsage.rss() / 1024, up, counters: counters.snapshot() })}\n`,
-  );
+  const answer = { rssKb: process.memoryUsage.rss() / 1024, up, counters: counters.snapshot() };
+  process.stdout.write(`${JSON.stringify(answer)}\n`);
 }
-process.exit(0);
 
 function ratePeers(): IkePeerConfig[] {
   const trust = {
