@@ -52,6 +52,7 @@ export const sharedSa: z.ZodType<SharedSa> = z
     inboundWindowPackets: u32.min(1).max(MAX_WINDOW_PACKETS),
     esn: z.boolean(),
     lifesize: z.strictObject({ bytes: u64.nullable(), packets: u64.nullable() }).optional(),
+    peerUdpPort: u16.min(1).nullable(),
   })
   .refine((sa: SharedSa) => keysFit(sa, sa.inbound) && keysFit(sa, sa.outbound), { error: "key lengths" });
 
@@ -79,15 +80,15 @@ function halfToWire({ spi, encryptionKey, integrityKey }: SaHalf): unknown {
 
 /** What the digest covers of one SA. Its keys are not in it: an id never stands for two sets of keys. */
 export interface DigestEntry {
-  readonly sa: Pick<SharedSa, "id" | "inbound" | "outbound">;
+  readonly sa: Pick<SharedSa, "id" | "inbound" | "outbound" | "peerUdpPort">;
   /** Ownership epoch of its DVIPA. */
   readonly epoch: bigint;
 }
 
-/** SHA-256 over the ids, SPIs and epochs of a set of SAs, in hex; the order of the entries does not matter. */
+/** SHA-256 over the ids, SPIs, UDP ports and epochs of a set of SAs, in hex; the order of the entries does not matter. */
 export function digestOfSas(entries: Iterable<DigestEntry>): string {
   const lines = [...entries].map(
-    ({ sa, epoch }) => `${sa.id} ${sa.inbound.spi} ${sa.outbound.spi} ${epoch.toString()}\n`,
+    ({ sa, epoch }) => `${sa.id} ${sa.inbound.spi} ${sa.outbound.spi} ${sa.peerUdpPort ?? "-"} ${epoch.toString()}\n`,
   );
   const hash = createHash("sha256");
   for (const line of lines.sort()) hash.update(line);

@@ -4,6 +4,9 @@ import type { EspSuite } from "./suite.ts";
 /** The largest replay window that a Linux state has, with or without ESN: `XFRMA_REPLAY_ESN_MAX`, include/uapi/linux/xfrm.h. */
 export const MAX_WINDOW_PACKETS = 4096;
 
+/** Port of IKE and ESP behind a NAT (RFC 7296 §2.23, RFC 3948 §2.1). */
+export const NAT_T_PORT = 4500;
+
 /** A traffic selector (RFC 7296 §3.13.1): an address range, a port range, one IP protocol or any. Ranges are inclusive, as on the wire. */
 export interface TrafficSelector {
   readonly startAddress: string;
@@ -70,4 +73,6 @@ export interface SharedSa {
   readonly esn: boolean;
   /** Absent: nobody counts what the SA carries. */
   readonly lifesize?: Lifesize | undefined;
+  /** The peer's UDP port when a NAT is on the way and ESP travels in UDP, from our port 4500 (RFC 3948); null: in IP itself. */
+  readonly peerUdpPort: number | null;
 }

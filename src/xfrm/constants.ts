@@ -16,6 +16,7 @@ export const XFRM_MSG_NEWAE = 0x1e;
 export const XFRM_MSG_GETAE = 0x1f;
 
 export const XFRMA_ALG_CRYPT = 2;
+export const XFRMA_ENCAP = 4;
 export const XFRMA_TMPL = 5;
 export const XFRMA_LTIME_VAL = 9;
 export const XFRMA_REPLAY_VAL = 10;
@@ -40,6 +41,9 @@ export const XFRM_INF = 0xffff_ffff_ffff_ffffn;
 export const REPLAY_WINDOW_MAX_PACKETS = 4096;
 /** The largest window that `struct xfrm_replay_state` can hold, in packets. */
 export const LEGACY_WINDOW_MAX_PACKETS = 32;
+
+/** ESP in UDP, RFC 3948: include/uapi/linux/udp.h. */
+export const UDP_ENCAP_ESPINUDP = 2;
 
 /** `xfrm_ae_ftype_t`: what a GETAE asks for, and why an event came. */
 export const XFRM_AE_RTHR = 1;

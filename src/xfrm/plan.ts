@@ -23,6 +23,8 @@ export type Step =
   | { readonly kind: "updatePolicy"; readonly policy: PolicySpec }
   | { readonly kind: "deletePolicy"; readonly policy: PolicySpec }
   | { readonly kind: "addState"; readonly state: StateSpec }
+  /** The peer's UDP port has changed. */
+  | { readonly kind: "movePorts"; readonly state: StateSpec }
   | { readonly kind: "deleteState"; readonly id: KernelState["id"] }
   /** A state that waits for a negotiation, SPI 0. */
   | { readonly kind: "deleteLarval"; readonly state: KernelState };
@@ -131,6 +133,8 @@ function planStates(
       // Another SA that got the same SPI: it is over.
       add.push({ kind: "deleteState", id: there.id });
       if (mayAdd) add.push({ kind: "addState", state });
+    } else if (!hasSamePorts(there, state)) {
+      add.push({ kind: "movePorts", state });
     }
   }
   const remove = current
@@ -146,7 +150,17 @@ function obstacleTo(there: KeyedKernelState, wanted: StateSpec): string | null {
   if (!hasOurPrefix(there.reqid)) return "one that is not ours has its name";
   if (!hasSameKeys(there, wanted)) return null;
   const isSame = there.reqid === wanted.reqid && there.mode === wanted.mode && there.esn === wanted.esn;
-  return isSame ? null : "it has these keys already, but another reqid, mode or number length";
+  // The kernel changes ports, never whether there is a UDP header.
+  const isSameKind =
+    there.encapsulation !== "other" && (there.encapsulation === null) === (wanted.encapsulation === null);
+  return isSame && isSameKind
+    ? null
+    : "it has these keys already, but another reqid, mode, number length or encapsulation";
+}
+
+function hasSamePorts({ encapsulation: there }: KeyedKernelState, { encapsulation: wanted }: StateSpec): boolean {
+  if (there === null || there === "other" || wanted === null) return true;
+  return there.sourcePort === wanted.sourcePort && there.destinationPort === wanted.destinationPort;
 }
 
 function hasSameKeys(there: KeyedKernelState, wanted: StateSpec): boolean {

@@ -40,6 +40,7 @@ export async function requireEsp(xfrm: NetlinkSocket, suite: EspSuite): Promise<
     integrityKey: integrityKeyBytes === 0 ? null : new Secret(randomBytes(integrityKeyBytes)),
     esn: false,
     replayWindowPackets: 0,
+    encapsulation: null,
     allowance: { kind: "parked" },
     eventThresholdPackets: 0,
   };

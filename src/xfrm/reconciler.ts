@@ -21,6 +21,7 @@ import {
   deleteStateRequest,
   getStateRequest,
   listKeyedStates,
+  movePortsRequest,
   nameLarvalRequest,
   newStateRequest,
   stateKey,
@@ -200,6 +201,8 @@ function jobsOf(step: Step, index: number): Job[] {
       return [job(() => deletePolicyRequest(step.policy), "ENOENT")];
     case "addState":
       return [job(() => newStateRequest(step.state), "EEXIST")];
+    case "movePorts":
+      return [job(() => movePortsRequest(step.state), "ESRCH", "EINVAL")];
     case "deleteState":
       return [job(() => deleteStateRequest(step.id), "ESRCH")];
     case "deleteLarval":

@@ -9,6 +9,7 @@
  * | policy fwd | tunnel mode with local selectors beyond the DVIPA | inner packets that are routed on |
  * | block in, out, fwd of the DVIPA | every node | nothing in clear when a policy or an SA is missing |
  * | allow fwd ESP, AH to and from the DVIPA | distributor | still-encrypted packets on their way to a target (measured: without it XfrmInTmplMismatch), and back where it is the target's router |
+ * | allow fwd UDP 4500 from the DVIPA | distributor | the same in UDP; a target's own block keeps its programs from sending there |
  * | allow UDP 500, 4500 in, out | distributor | IKE |
  * | allow neighbour discovery in, out | distributor, IPv6 | RFC 4861 messages from and to the DVIPA |
  *
@@ -22,7 +23,7 @@
  */
 import { ipFromBytes, ipToBytes } from "../core/ip.ts";
 import { addressBits, AF_INET6, anyAddress, familyOf } from "../net/inet-address.ts";
-import type { SharedSa, TrafficSelector } from "../sa/spec.ts";
+import { NAT_T_PORT, type SharedSa, type TrafficSelector } from "../sa/spec.ts";
 import { IPPROTO_AH, IPPROTO_ESP, IPPROTO_ICMPV6, IPPROTO_UDP } from "./constants.ts";
 import { POLICY_PRIORITY, type PolicySpec, type PolicyTemplate } from "./policies.ts";
 import { ANY_PORT, policySelectors, reversed, type PolicySelector, type PortMask, type Prefix } from "./selectors.ts";
@@ -48,7 +49,7 @@ export interface ShadowOptions {
 
 /** ESN needs a window on some kernels, even on a state that only sends; the smallest there is. */
 const OUTBOUND_ESN_WINDOW_PACKETS = 32;
-const IKE_PORTS = [500, 4500] as const;
+const IKE_PORTS = [500, NAT_T_PORT] as const;
 /** Neighbour solicitation and advertisement (RFC 4861 §4.3, §4.4). */
 const NEIGHBOUR_DISCOVERY_TYPES = [135, 136] as const;
 const EXACT_PORT = 0xffff;
@@ -98,12 +99,13 @@ function exemptions(dvipa: string, outgoing: PolicySelector): PolicySpec[] {
     rule("fwd", "allow", { ...incoming, protocol }),
     rule("fwd", "allow", { ...outgoing, protocol }),
   ]);
+  const inUdp = rule("fwd", "allow", { ...outgoing, protocol: IPPROTO_UDP, sourcePort: exactly(NAT_T_PORT) });
   const neighbours = familyOf(dvipa) === AF_INET6 ? NEIGHBOUR_DISCOVERY_TYPES : [];
   const discovery = neighbours.flatMap((type) => {
     const selector = { ...outgoing, protocol: IPPROTO_ICMPV6, sourcePort: exactly(type) };
     return [rule("out", "allow", selector), rule("in", "allow", reversed(selector))];
   });
-  return [...ike, ...ciphertext, ...discovery];
+  return [...ike, ...ciphertext, inUdp, ...discovery];
 }
 
 function inboundState(sa: SharedSa): StateSpec {
@@ -115,6 +117,7 @@ function inboundState(sa: SharedSa): StateSpec {
     encryptionKey,
     integrityKey,
     replayWindowPackets: sa.inboundWindowPackets,
+    encapsulation: null,
     allowance: { kind: "unlimited" },
     eventThresholdPackets: 0,
   };
@@ -129,6 +132,7 @@ function outboundState(sa: SharedSa, allowance: Allowance, eventThresholdPackets
     encryptionKey,
     integrityKey,
     replayWindowPackets: sa.esn ? OUTBOUND_ESN_WINDOW_PACKETS : 0,
+    encapsulation: sa.peerUdpPort === null ? null : { sourcePort: NAT_T_PORT, destinationPort: sa.peerUdpPort },
     allowance,
     eventThresholdPackets,
   };

@@ -14,21 +14,32 @@ import { appendAlgorithms, decodeAlgorithms, type KeyedSuite } from "./algorithm
 import type { IPPROTO_ESP } from "./constants.ts";
 import {
   REPLAY_WINDOW_MAX_PACKETS,
+  UDP_ENCAP_ESPINUDP,
   XFRM_MODE_TRANSPORT,
   XFRM_MODE_TUNNEL,
   XFRM_MSG_ALLOCSPI,
   XFRM_MSG_DELSA,
   XFRM_MSG_GETSA,
   XFRM_MSG_NEWSA,
+  XFRM_MSG_UPDSA,
   XFRM_STATE_AF_UNSPEC,
   XFRM_STATE_ESN,
+  XFRMA_ENCAP,
   XFRMA_ETIMER_THRESH,
   XFRMA_LASTUSED,
   XFRMA_LTIME_VAL,
   XFRMA_REPLAY_THRESH,
 } from "./constants.ts";
 import { decodeReplay, encodeReplay, freshReplay, type ReplayState } from "./replay.ts";
-import { UNLIMITED, xfrmLastused, xfrmLifetimeCur, xfrmUsersaId, xfrmUsersaInfo, xfrmUserspiInfo } from "./structs.ts";
+import {
+  UNLIMITED,
+  xfrmEncapTmpl,
+  xfrmLastused,
+  xfrmLifetimeCur,
+  xfrmUsersaId,
+  xfrmUsersaInfo,
+  xfrmUserspiInfo,
+} from "./structs.ts";
 
 /**
  * The packet limit of every state that runs on leases. The same constant everywhere: a lease of n packets is
@@ -58,6 +69,12 @@ export type Allowance =
   | { readonly kind: "parked" }
   | { readonly kind: "lease"; readonly range: SequenceRange };
 
+/** The UDP header that ESP packets of a state get (RFC 3948 §2.1). */
+export interface UdpEncapsulation {
+  readonly sourcePort: number;
+  readonly destinationPort: number;
+}
+
 /** A state as we want it. */
 export interface StateSpec extends KeyedSuite {
   readonly id: StateId;
@@ -66,6 +83,8 @@ export interface StateSpec extends KeyedSuite {
   readonly reqid: number;
   readonly esn: boolean;
   readonly replayWindowPackets: number;
+  /** Null: in IP itself. A state that receives has none: the UDP header is stripped before a kernel sees the packet. */
+  readonly encapsulation: UdpEncapsulation | null;
   readonly allowance: Allowance;
   /** Sequence events after this many packets; 0 for none. */
   readonly eventThresholdPackets: number;
@@ -88,6 +107,8 @@ export interface KernelState {
   readonly reqid: number;
   readonly esn: boolean;
   readonly replay: ReplayState;
+  /** `other`: of a kind that is not ours. */
+  readonly encapsulation: UdpEncapsulation | "other" | null;
   readonly bytes: bigint;
   /** On a state that runs on leases this is `LEASE_PACKET_LIMIT` minus what is left. */
   readonly packets: bigint;
@@ -152,7 +173,7 @@ export function wipeKeys(states: readonly KeyedKernelState[]): void {
 /** The NEWSA message: holds key bytes, to be sent on a socket that wipes. */
 export function newStateRequest(spec: StateSpec, nowSeconds = BigInt(Math.floor(Date.now() / 1000))): NetlinkRequest {
   checkSpec(spec);
-  const { id, esn, replayWindowPackets, allowance, eventThresholdPackets } = spec;
+  const { id, esn, replayWindowPackets, encapsulation, allowance, eventThresholdPackets } = spec;
   const lastUsed = allowance.kind === "lease" ? allowance.range.first - 1n : 0n;
   const replay = freshReplay(esn, replayWindowPackets, lastUsed);
   const builder = new MessageBuilder(NEW_STATE_BYTES);
@@ -162,12 +183,34 @@ export function newStateRequest(spec: StateSpec, nowSeconds = BigInt(Math.floor(
     .attribute(...encodeReplay(replay))
     .attributeNumber(XFRMA_REPLAY_THRESH, u32, eventThresholdPackets)
     .attributeNumber(XFRMA_ETIMER_THRESH, u32, 0);
+  if (encapsulation !== null) builder.attributeOf(XFRMA_ENCAP, xfrmEncapTmpl, templateOf(encapsulation));
   if (allowance.kind !== "unlimited") {
     const credit = allowance.kind === "lease" ? allowance.range.end - allowance.range.first : 0n;
     const packets = LEASE_PACKET_LIMIT - credit;
     builder.attributeOf(XFRMA_LTIME_VAL, xfrmLifetimeCur, { packets, addTime: nowSeconds });
   }
   return builder.request(XFRM_MSG_NEWSA, 0, `add ${describe(id)}`);
+}
+
+/**
+ * Changes the ports of a state that is there, and nothing else (`xfrm_state_update`): numbers, window and what has been used stay;
+ * the limits are written anew, with the same values. A state that has used up its packets expires by it, as it would with its
+ * next one. Holds key bytes.
+ */
+export function movePortsRequest(spec: StateSpec): NetlinkRequest {
+  checkSpec(spec);
+  const { id, encapsulation } = spec;
+  const builder = new MessageBuilder(NEW_STATE_BYTES);
+  builder.headOf(xfrmUsersaInfo, infoOf(spec, 0));
+  appendAlgorithms(builder, spec);
+  const replay = freshReplay(spec.esn, spec.replayWindowPackets, 0n);
+  builder.attribute(...encodeReplay(replay));
+  if (encapsulation !== null) builder.attributeOf(XFRMA_ENCAP, xfrmEncapTmpl, templateOf(encapsulation));
+  return builder.request(XFRM_MSG_UPDSA, 0, `change ports of ${describe(id)}`);
+}
+
+function templateOf(encapsulation: UdpEncapsulation): Partial<ValueOf<typeof xfrmEncapTmpl>> {
+  return { type: UDP_ENCAP_ESPINUDP, ...encapsulation };
 }
 
 /** The answer is the state with its keys: for a socket that wipes. */
@@ -209,6 +252,7 @@ export function decodeState(body: Uint8Array): KernelState | null {
   return {
     ...stateFacts(info),
     replay: decodeReplay(attributes, info.replayWindow),
+    encapsulation: decodeEncapsulation(attributes.bytes(XFRMA_ENCAP)),
     lastUsedSeconds: lastUsed === null ? null : xfrmLastused.decode(lastUsed).seconds,
   };
 }
@@ -218,7 +262,13 @@ const BLANK_INFO: Info = {
   ...xfrmUsersaInfo.decode(new Uint8Array(xfrmUsersaInfo.size)),
   lft: UNLIMITED,
 };
-type StateFacts = Omit<KernelState, "replay" | "lastUsedSeconds">;
+type StateFacts = Omit<KernelState, "replay" | "lastUsedSeconds" | "encapsulation">;
+
+function decodeEncapsulation(bytes: Uint8Array | null): KernelState["encapsulation"] {
+  if (bytes === null) return null;
+  const { type, sourcePort, destinationPort } = xfrmEncapTmpl.decode(bytes);
+  return type === UDP_ENCAP_ESPINUDP ? { sourcePort, destinationPort } : "other";
+}
 
 /** The fixed part of a state: also in expire events. */
 export function stateFacts(info: Info): StateFacts {

@@ -63,6 +63,14 @@ export const xfrmUsersaInfo = struct("xfrm_usersa_info", 224, {
   flags: u8,
 });
 
+/** `struct xfrm_encap_tmpl`: the ports as they travel; the original address is for transport mode. */
+export const xfrmEncapTmpl = struct("xfrm_encap_tmpl", 24, {
+  type: u16,
+  sourcePort: be16,
+  destinationPort: be16,
+  originalAddress: address,
+});
+
 /** `struct xfrm_usersa_id` */
 export const xfrmUsersaId = struct("xfrm_usersa_id", 24, { daddr: address, spi: be32, family: u16, proto: u8 });
 

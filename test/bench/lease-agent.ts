@@ -212,7 +212,12 @@ function sharedSa({ source, peer, spi }: SaOrder): SharedSa {
     ...{ id: randomBytes(16).toString("hex"), dvipa: source, peer, peerName: "receiver" },
     ...{ mode: "transport", suite: SUITE, reqid: TUNNEL, inbound: half(spi), outbound: half(spi) },
     ...{ localSelectors: [everything(source)], remoteSelectors: [everything(peer)] },
-    ...{ peerWindowPackets: PEER_WINDOW_PACKETS, inboundWindowPackets: PEER_WINDOW_PACKETS, esn: false },
+    ...{
+      peerWindowPackets: PEER_WINDOW_PACKETS,
+      inboundWindowPackets: PEER_WINDOW_PACKETS,
+      esn: false,
+      peerUdpPort: null,
+    },
   };
 }
 

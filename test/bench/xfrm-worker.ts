@@ -90,6 +90,7 @@ function randomSa(index: number): SharedSa {
     peerWindowPackets: 32,
     inboundWindowPackets: INBOUND_WINDOW_PACKETS,
     esn: false,
+    peerUdpPort: null,
   };
 }
 

@@ -82,6 +82,7 @@ export function negotiateChild(
     inboundWindowPackets: peer.inboundWindowPackets,
     esn: chosen.esn,
     ...lifesizeOf(peer.childLifetime),
+    peerUdpPort: null,
   };
   return {
     sa,

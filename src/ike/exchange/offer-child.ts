@@ -119,6 +119,7 @@ export function readChildAnswer(
     inboundWindowPackets: peer.inboundWindowPackets,
     esn: chosen.esn,
     ...lifesizeOf(peer.childLifetime),
+    peerUdpPort: null,
   };
   return { sa, group: chosen.group, lowestNonce: lowestNonce(nonces) };
 }

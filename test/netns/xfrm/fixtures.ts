@@ -34,6 +34,7 @@ export function testState(
     ...testKeys(`spi ${spi}`, suite),
     esn: false,
     replayWindowPackets: 0,
+    encapsulation: null,
     allowance: { kind: "unlimited" },
     eventThresholdPackets: 0,
     ...changes,
@@ -62,6 +63,7 @@ export function testSa(dvipa: string, peer: string, changes: Partial<PlainSa> = 
     peerWindowPackets: 1024,
     inboundWindowPackets: 1024,
     esn: false,
+    peerUdpPort: null,
     ...changes,
   };
 }

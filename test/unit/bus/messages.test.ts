@@ -38,6 +38,7 @@ function sharedSa(id = ID): SharedSa {
     peerWindowPackets: 1024,
     inboundWindowPackets: 1024,
     esn: true,
+    peerUdpPort: null,
   };
 }
 
@@ -49,6 +50,16 @@ test("an SA arrives as it was sent, its keys in Secret", () => {
   expect(decoded).toEqual(body);
   expect(decoded?.sa.outbound.encryptionKey.equals(body.sa.outbound.encryptionKey)).toBe(true);
   expect(inspect(decoded, { depth: 9 })).not.toContain("BwcH");
+});
+
+test("an SA in UDP arrives as it was sent, and the digest knows its port", () => {
+  const sa: SharedSa = { ...sharedSa(), peerUdpPort: 40_000 };
+  const body: RequestBody<"saInstall"> = { sa, epoch: 3n, outbound: "now" };
+  expect(decodeRequest("saInstall", overTheWire(encodeRequest("saInstall", body)))).toEqual(body);
+  const digests = [null, 40_000, 40_001].map((peerUdpPort) =>
+    digestOfSas([{ sa: { ...sharedSa(), peerUdpPort }, epoch: 3n }]),
+  );
+  expect(new Set(digests).size).toBe(3);
 });
 
 test.each(ESP_SUITES.map((suite) => [suiteName(suite), suite] as const))(
@@ -112,6 +123,10 @@ test("keys whose length does not fit the suite, and unknown keys, are refused", 
     (sa) => (sa["localSelectors"] = []),
     (sa) => (sa["extra"] = 1),
     (sa) => delete sa["esn"],
+    (sa) => delete sa["peerUdpPort"],
+    (sa) => (sa["peerUdpPort"] = 0),
+    (sa) => (sa["peerUdpPort"] = 65_536),
+    (sa) => (sa["peerUdpPort"] = "4500"),
     (sa) => (sa["inboundWindowPackets"] = 0),
     (sa) => (sa["inboundWindowPackets"] = 4097),
   ];

@@ -30,6 +30,7 @@ export function sampleSa(suite: EspSuite, mode: SharedSa["mode"], spi = 0xc0ffee
     peerWindowPackets: 1024,
     inboundWindowPackets: 1024,
     esn: false,
+    peerUdpPort: null,
   };
 }
 

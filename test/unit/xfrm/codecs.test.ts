@@ -16,7 +16,13 @@ import { decodeEvent } from "../../../src/xfrm/events.ts";
 import { deletePolicyRequest, policyRequest, type PolicySpec } from "../../../src/xfrm/policies.ts";
 import { decodeReplay, encodeReplay, freshReplay } from "../../../src/xfrm/replay.ts";
 import { ANY_PORT } from "../../../src/xfrm/selectors.ts";
-import { decodeState, deleteStateRequest, newStateRequest, type StateSpec } from "../../../src/xfrm/states.ts";
+import {
+  decodeState,
+  deleteStateRequest,
+  movePortsRequest,
+  newStateRequest,
+  type StateSpec,
+} from "../../../src/xfrm/states.ts";
 import { xfrmUsersaInfo } from "../../../src/xfrm/structs.ts";
 import * as golden from "./iproute2-messages.ts";
 
@@ -34,6 +40,7 @@ const GCM_TUNNEL: StateSpec = {
   integrityKey: null,
   esn: false,
   replayWindowPackets: 0,
+  encapsulation: null,
   allowance: { kind: "lease", range: { first: 100n, end: 110n } },
   eventThresholdPackets: 5,
 };
@@ -163,6 +170,19 @@ describe("decoding", () => {
       expect(keyed !== null && sameKeys(keyed, spec)).toBe(true);
       expect(keyed !== null && sameKeys({ ...keyed, encryptionKey: counting(1, 20) }, spec)).toBe(false);
       expect(JSON.stringify(keyed)).toContain("[secret]");
+    }
+  });
+
+  it("a state in UDP: the attribute of iproute2, and back; another kind of UDP is not ours", () => {
+    const encapsulation = { sourcePort: 4500, destinationPort: 40_000 };
+    for (const message of [newStateRequest, movePortsRequest]) {
+      const hex = hexOf(message({ ...GCM_TUNNEL, encapsulation }));
+      expect(hex).toContain(golden.ENCAP_ATTRIBUTE);
+      expect(hexOf(message(GCM_TUNNEL))).not.toContain(golden.ENCAP_ATTRIBUTE.slice(0, 8));
+      const decoded = (text: string): unknown => decodeState(fromHex(text).subarray(HEADER_BYTES))?.encapsulation;
+      expect(decoded(hex)).toEqual(encapsulation);
+      expect(decoded(hex.replace("1c00040002001194", "1c00040007001194"))).toBe("other");
+      expect(decoded(hexOf(message(GCM_TUNNEL)))).toBeNull();
     }
   });
 

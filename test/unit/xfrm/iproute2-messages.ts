@@ -14,6 +14,9 @@ export const NEWSA_GCM =
   "362867636d286165732929000000000000000000000000000000000000000000000000000000000000000000000000000000" +
   "0000000000000000a000000080000000000102030405060708090a0b0c0d0e0f10111213";
 
+// The attribute that `encap espinudp 4500 40000 0.0.0.0` adds to it.
+export const ENCAP_ATTRIBUTE = "1c00040002001194" + "9c400000" + "00".repeat(16);
+
 // ip xfrm state add src 192.0.2.1 dst 192.0.2.2 proto esp spi 0x1235 reqid 1162870785 mode transport flag esn
 // replay-window 64 auth-trunc 'hmac(sha256)' 0x0001…1f 128 enc 'cbc(aes)' 0x2021…2f
 export const NEWSA_CBC_ESN =

@@ -34,6 +34,7 @@ export function sa(n: number, key: number): SharedSa {
     peerWindowPackets: 32,
     inboundWindowPackets: 1024,
     esn: false,
+    peerUdpPort: null,
   };
 }
 
@@ -55,6 +56,13 @@ export function perform(current: Current, steps: readonly Step[]): Current {
         expect(states.has(stateKey(step.state.id)), "EEXIST").toBe(false);
         states.set(stateKey(step.state.id), kernelState(step.state));
         break;
+      case "movePorts": {
+        const there = states.get(stateKey(step.state.id));
+        expect(there?.encapsulation === null, "EINVAL").toBe(false);
+        if (there === undefined) throw new Error("ESRCH");
+        states.set(stateKey(step.state.id), { ...there, encapsulation: step.state.encapsulation });
+        break;
+      }
       case "deleteState":
         expect(states.delete(stateKey(step.id)), "ESRCH").toBe(true);
         break;
@@ -77,13 +85,14 @@ export function perform(current: Current, steps: readonly Step[]): Current {
 }
 
 function kernelState(spec: StateSpec): KeyedKernelState {
-  const { id, source, mode, reqid, esn, suite, encryptionKey, integrityKey, replayWindowPackets } = spec;
+  const { id, source, mode, reqid, esn, suite, encryptionKey, integrityKey, replayWindowPackets, encapsulation } = spec;
   return {
     id,
     source,
     mode,
     reqid,
     esn,
+    encapsulation,
     keyed: { suite, encryptionKey, integrityKey },
     replay: freshReplay(esn, replayWindowPackets, 0n),
     bytes: 0n,

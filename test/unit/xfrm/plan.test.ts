@@ -93,6 +93,23 @@ describe("plan", () => {
     expect(moved.steps.every(({ kind }) => kind.endsWith("Policy"))).toBe(true);
   });
 
+  it("in UDP: the outbound state alone; another port changes it in place, a UDP header more or less is a conflict", () => {
+    const inUdp = (peerUdpPort: number | null): Wanted => shadow({ ...sa(1, 7), peerUdpPort });
+    const full = perform({ states: [], policies: [] }, plan({ states: [], policies: [] }, inUdp(40_000)).steps);
+    const ports = ({ states }: Current): unknown[] => states.map(({ encapsulation }) => encapsulation);
+    expect(ports(full)).toEqual([null, { sourcePort: 4500, destinationPort: 40_000 }]);
+    expect(plan(full, inUdp(40_000))).toEqual({ steps: [], conflicts: [] });
+    const { steps } = plan(full, inUdp(40_001));
+    expect(steps.map(({ kind }) => kind)).toEqual(["movePorts"]);
+    expect(ports(perform(full, steps))).toEqual([null, { sourcePort: 4500, destinationPort: 40_001 }]);
+    expect(plan(full, inUdp(null))).toMatchObject({
+      steps: [],
+      conflicts: [{ why: expect.stringContaining("encapsulation") as string }],
+    });
+    const bare = perform({ states: [], policies: [] }, plan({ states: [], policies: [] }, inUdp(null)).steps);
+    expect(plan(bare, inUdp(40_000))).toMatchObject({ steps: [], conflicts: [{}] });
+  });
+
   it("a state that is never to be added is kept while it is there, not put back, and removed when nobody wants it", () => {
     const wanted = shadow(sa(1, 7));
     const neverAdd = new Set([stateKey(outboundId(sa(1, 7)))]);
@@ -154,6 +171,7 @@ describe("shadow", () => {
       "fwd 192.0.2.100/32 → 0.0.0.0/0 proto 50",
       "fwd 0.0.0.0/0 → 192.0.2.100/32 proto 51",
       "fwd 192.0.2.100/32 → 0.0.0.0/0 proto 51",
+      "fwd 192.0.2.100/32 port 4500 → 0.0.0.0/0 proto 17",
     ]);
     expect(dvipaGuard("2001:DB8:0::100", "distributor").map(policyKey)).toContain(
       "out 2001:db8::100/128 port 135 → ::/0 proto 58",
