@@ -54,6 +54,8 @@ const MESSAGE_OVERHEAD_BYTES = 2048;
 const USUAL_PACKET_BYTES = 2048;
 /** Room for what waits while the program is busy elsewhere: some 8,000 packets. Our choice. */
 const RECEIVE_BUFFER_BYTES = 32 * 1024 * 1024;
+/** Headers and the other attributes around a replaced packet. */
+const FRAME_OVERHEAD_BYTES = 64;
 const PROC_QUEUES = "/proc/net/netfilter/nfnetlink_queue";
 
 /** A queued packet, waiting for its verdict. `payload` is the caller's to keep. */
@@ -79,6 +81,14 @@ export interface QueueOptions {
   readonly onOverrun: () => void;
   /** An exception out of `onPacket`, or a refused verdict. */
   readonly onFault?: (error: unknown) => void;
+}
+
+/** What a verdict changes of its packet. */
+export interface VerdictChanges {
+  /** Replaces the packet's mark. */
+  readonly mark?: number;
+  /** Replaces the whole packet, from the IP header on (`nfqnl_mangle`); its IP header must be as long as before. */
+  readonly payload?: Uint8Array | null;
 }
 
 /** What the kernel counts for a queue (`/proc/net/netfilter/nfnetlink_queue`). */
@@ -154,9 +164,13 @@ export class PacketQueue {
     );
   }
 
-  /** Decides about a packet, once. `mark` replaces the packet's mark. Filled-in templates: every packet comes here. */
-  verdict(id: number, verdict: "accept" | "drop", mark?: number): void {
+  /** Decides about a packet, once. Filled-in templates: every packet comes here. */
+  verdict(id: number, verdict: "accept" | "drop", { mark, payload = null }: VerdictChanges = {}): void {
     if (this.#closed) return;
+    if (payload !== null) {
+      this.#socket.post(replacingFrame(this.#options.number, id, verdict, mark, payload));
+      return;
+    }
     if (this.#verdictCount === 0) this.#verdicts = new Uint8Array(VERDICT_BATCH * this.#marked.length);
     const start = this.#verdictBytes;
     const template = mark === undefined ? this.#plain : this.#marked;
@@ -241,6 +255,22 @@ function verdictFrame(queueNumber: number, isMarked: boolean): Uint8Array {
     .head(nfgenmsg.encode({ resourceId: queueNumber }))
     .attribute(NFQA_VERDICT_HDR, verdictHeader.encode({}));
   if (isMarked) builder.attribute(NFQA_MARK, numberBytes(be32, 0));
+  return finishFrame(builder.request(NFQNL_MSG_VERDICT, 0, "packet verdict"), 0, 0, 0).slice();
+}
+
+/** A verdict that replaces the packet: one message, sent at once. */
+function replacingFrame(
+  queueNumber: number,
+  id: number,
+  verdict: "accept" | "drop",
+  mark: number | undefined,
+  payload: Uint8Array,
+): Uint8Array {
+  const builder = new MessageBuilder(payload.length + FRAME_OVERHEAD_BYTES)
+    .head(nfgenmsg.encode({ resourceId: queueNumber }))
+    .attribute(NFQA_VERDICT_HDR, verdictHeader.encode({ verdict: VERDICTS[verdict], id }));
+  if (mark !== undefined) builder.attribute(NFQA_MARK, numberBytes(be32, mark));
+  builder.attribute(NFQA_PAYLOAD, payload);
   return finishFrame(builder.request(NFQNL_MSG_VERDICT, 0, "packet verdict"), 0, 0, 0).slice();
 }
 

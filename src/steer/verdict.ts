@@ -1,18 +1,27 @@
-import { parseEsp, type EspParseFailure } from "../sa/packet.ts";
+import { parseEsp, type EspPacket, type EspParseFailure } from "../sa/packet.ts";
 import { createPeeker, type Peeker } from "../sa/peek.ts";
 import type { SharedSa } from "../sa/spec.ts";
+import { stripUdp, type StripFailure } from "../sa/udp-encapsulation.ts";
 import { isFirstSyn, type ConnectionKey, type ConnectionTable } from "./connection-table.ts";
 
 /** Why a packet was dropped; each is a counter `steer.drop.<reason>`. */
-export type DropReason = EspParseFailure | "unknownSpi" | "wrongSource" | "noTarget";
+export type DropReason =
+  EspParseFailure | StripFailure | "unknownSpi" | "wrongSource" | "unexpectedUdp" | "missingUdp" | "noTarget";
 /** Why a packet is left to the distributor's own kernel; each is a counter `steer.local.<reason>`. */
 export type LocalReason = "notTcp" | "notDistributed" | "noConnection" | "unreadable";
 
+/** A packet that goes on; `stripped` takes its place when it came in UDP. */
+interface Passing {
+  readonly sa: SharedSa;
+  readonly stripped: Uint8Array | null;
+}
+type Forward = { readonly kind: "forward"; readonly target: string; readonly isNew: boolean };
+type Local = { readonly kind: "local"; readonly reason: LocalReason };
+/** `unknown`: names the SA that is not there, where that is the reason. */
+type Drop = { readonly kind: "drop"; readonly reason: DropReason; readonly unknown?: EspPacket };
+
 /** What happens to one inbound packet, and why. */
-export type Verdict =
-  | { readonly kind: "forward"; readonly target: string; readonly sa: SharedSa; readonly isNew: boolean }
-  | { readonly kind: "local"; readonly reason: LocalReason; readonly sa: SharedSa }
-  | { readonly kind: "drop"; readonly reason: DropReason };
+export type Verdict = (Forward & Passing) | (Local & Passing) | Drop;
 
 /** The inbound look-up: SAs by SPI, each with its keyed peeker. ESP to a DVIPA only, so the protocol is implied. */
 export class InboundSas {
@@ -46,29 +55,44 @@ export interface SteeringTables {
 }
 
 /**
- * Decides about one whole IP packet with ESP to a DVIPA: forward it to a target, leave it to the distributor's own
- * kernel, or drop it (seeds, figure 8; R12–R14). Only the connection table changes. Fail closed: what belongs to no SA
- * of a DVIPA is dropped.
+ * Decides about one whole IP packet with ESP to a DVIPA, bare or in UDP: forward it to a target, leave it to the
+ * distributor's own kernel, or drop it (seeds, figure 8; R12–R14). Only the connection table changes. Fail closed: what belongs
+ * to no SA of a DVIPA is dropped, and what is in UDP for an SA that is not, or the other way round.
  */
 export function decide(packet: Uint8Array, tables: SteeringTables, nowMs: number): Verdict {
-  const esp = parseEsp(packet);
+  const stripped = stripUdp(packet);
+  if (typeof stripped === "string") return { kind: "drop", reason: stripped };
+  const esp = parseEsp(stripped ?? packet);
   if (typeof esp === "string") return { kind: "drop", reason: esp };
   const found = tables.sas.find(esp.spi, esp.outer.destination);
-  if (found === null) return { kind: "drop", reason: "unknownSpi" };
+  if (found === null) return { kind: "drop", reason: "unknownSpi", unknown: esp };
   const { sa, peeker } = found;
   if (esp.outer.source !== sa.peer) return { kind: "drop", reason: "wrongSource" };
+  // Whatever port it comes from: a NAT may have given its peer another one, and the ICV tells who it is.
+  if (stripped !== null && sa.peerUdpPort === null) return { kind: "drop", reason: "unexpectedUdp" };
+  if (stripped === null && sa.peerUdpPort !== null) return { kind: "drop", reason: "missingUdp" };
+  const way = steer(esp, sa, peeker, tables, nowMs);
+  return way.kind === "drop" ? way : { ...way, sa, stripped };
+}
 
+function steer(
+  esp: EspPacket,
+  sa: SharedSa,
+  peeker: Peeker,
+  tables: SteeringTables,
+  nowMs: number,
+): Forward | Local | Drop {
   const peeked = peeker.peek(esp.payload, esp.outer.source, esp.outer.destination);
   if (peeked.kind === "unreadable") {
     return peeked.reason === "tooShort" || peeked.reason === "badLength"
       ? { kind: "drop", reason: "tooShort" }
-      : { kind: "local", reason: "unreadable", sa };
+      : { kind: "local", reason: "unreadable" };
   }
-  if (peeked.kind === "other") return { kind: "local", reason: "notTcp", sa };
+  if (peeked.kind === "other") return { kind: "local", reason: "notTcp" };
 
   const { tcp } = peeked;
   if (peeked.destination !== sa.dvipa || !tables.isDistributed(sa.dvipa, tcp.destinationPort)) {
-    return { kind: "local", reason: "notDistributed", sa };
+    return { kind: "local", reason: "notDistributed" };
   }
   const key: ConnectionKey = {
     client: peeked.source,
@@ -77,10 +101,10 @@ export function decide(packet: Uint8Array, tables: SteeringTables, nowMs: number
     port: tcp.destinationPort,
   };
   const known = tables.connections.follow(key, tcp, nowMs);
-  if (known !== null) return { kind: "forward", target: known.target, sa, isNew: false };
-  if (!isFirstSyn(tcp)) return { kind: "local", reason: "noConnection", sa };
+  if (known !== null) return { kind: "forward", target: known.target, isNew: false };
+  if (!isFirstSyn(tcp)) return { kind: "local", reason: "noConnection" };
   const target = tables.chooseTarget(key);
   if (target === null) return { kind: "drop", reason: "noTarget" };
   tables.connections.add(key, target, nowMs);
-  return { kind: "forward", target, sa, isNew: true };
+  return { kind: "forward", target, isNew: true };
 }

@@ -1,4 +1,5 @@
 import { FAMILIES, familyOf } from "../../net/inet-address.ts";
+import { NAT_T_PORT } from "../../sa/spec.ts";
 
 const NFT = {
   set: { 2: "dvipas", 10: "dvipas6" },
@@ -7,7 +8,13 @@ const NFT = {
 } as const;
 
 /**
- * The nftables ruleset that gives ESP to the DVIPAs a `verdict` (`queue num N`) at prerouting. Without `bypass` in it the
+ * ESP in UDP: what stands behind the UDP header is no zero marker (RFC 3948 §2.2). A shorter datagram, as a keepalive is, does
+ * not match: it is IKE's, which counts it.
+ */
+const ESP_IN_UDP = `udp dport ${NAT_T_PORT} @th,64,32 != 0`;
+
+/**
+ * The nftables ruleset that gives ESP to the DVIPAs, bare and in UDP, a `verdict` (`queue num N`) at prerouting. Without `bypass` in it the
  * kernel drops when no steering listens (fail closed).
  *
  * Of a fragmented packet only the first fragment has an SPI. The `tproxy` expressions, on a port that nobody uses, are there
@@ -44,6 +51,7 @@ export function steeringRuleset(table: string, dvipas: readonly string[], verdic
         type filter hook prerouting priority mangle; policy accept;
         ${lines(families.map((family) => `udp dport 0 tproxy ${NFT.header[family]} to :1`))}
         ${lines(rules("daddr", `meta l4proto esp ${verdict}`))}
+        ${lines(rules("daddr", `${ESP_IN_UDP} ${verdict}`))}
       }
     }
   `;

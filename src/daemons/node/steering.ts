@@ -5,9 +5,9 @@ import { RateLimit } from "../../core/rate-limit.ts";
 import type { Log } from "../../core/log.ts";
 import { steeringMark } from "../../net/ids.ts";
 import { openQueue, type PacketQueue, type QueueCounters, type QueuedPacket } from "../../net/nfqueue.ts";
-import { parseEsp } from "../../sa/packet.ts";
+import type { EspPacket } from "../../sa/packet.ts";
 import type { LeaseGate } from "../../steer/lease-gate.ts";
-import { decide, type SteeringTables } from "../../steer/verdict.ts";
+import { decide, type SteeringTables, type Verdict } from "../../steer/verdict.ts";
 import { STEERING_QUEUE } from "./host-network.ts";
 
 /** The trailer of a transport-mode packet tells its protocol, so whole packets are copied; what is longer has been cut and is dropped. */
@@ -77,38 +77,39 @@ export class Steering {
     if (verdict.kind === "drop") {
       counters.add(`steer.drop.${verdict.reason}`);
       this.#queue?.verdict(packet.id, "drop");
-      if (verdict.reason === "unknownSpi" && this.#hints.take(nowMs)) this.#tellUnknown(packet.payload);
+      if (verdict.unknown !== undefined && this.#hints.take(nowMs)) this.#tellUnknown(verdict.unknown);
       return;
     }
+    if (verdict.stripped !== null) counters.add("steer.udpStripped");
+    const { stripped } = verdict;
     if (verdict.kind === "local") {
       counters.add(`steer.local.${verdict.reason}`);
       gate.enter(nodeName, verdict.sa.reqid, nowMs, (pass) =>
-        this.#queue?.verdict(packet.id, pass === "forward" ? "accept" : "drop"),
+        pass === "forward"
+          ? this.#queue?.verdict(packet.id, "accept", { payload: stripped })
+          : this.#queue?.verdict(packet.id, "drop"),
       );
       return;
     }
     if (verdict.isNew) counters.add(`steer.connections.${verdict.target}`);
     gate.enter(verdict.target, verdict.sa.reqid, nowMs, (pass) =>
-      this.#forward(packet.id, verdict.target, verdict.sa.dvipa, pass === "forward"),
+      this.#forward(packet.id, verdict, pass === "forward"),
     );
   }
 
-  #tellUnknown(packet: Uint8Array): void {
-    const esp = parseEsp(packet);
-    if (typeof esp === "string") return;
-    const { source: peer, destination: dvipa } = esp.outer;
-    this.#context.onUnknownSpi({ peer, dvipa, spi: esp.spi });
+  #tellUnknown({ outer, spi }: EspPacket): void {
+    this.#context.onUnknownSpi({ peer: outer.source, dvipa: outer.destination, spi });
   }
 
-  #forward(packetId: number, target: string, dvipa: string, pass: boolean): void {
+  #forward(packetId: number, { target, sa, stripped }: Extract<Verdict, { kind: "forward" }>, pass: boolean): void {
     const { counters } = this.#context;
-    const index = this.#context.targetIndex(target, dvipa);
+    const index = this.#context.targetIndex(target, sa.dvipa);
     if (index === null) counters.add("steer.drop.noRoute");
     if (!pass || index === null) {
       this.#queue?.verdict(packetId, "drop");
       return;
     }
     counters.add("steer.forwarded");
-    this.#queue?.verdict(packetId, "accept", steeringMark(index));
+    this.#queue?.verdict(packetId, "accept", { mark: steeringMark(index), payload: stripped });
   }
 }

@@ -73,7 +73,8 @@ serve(handlers);
 function queueOptions(plan: QueuePlan): Parameters<typeof openQueue>[0] {
   const held: number[] = [];
   const decide = (id: number): void => {
-    if (plan.verdict === "accept" || plan.verdict === "drop") queue?.verdict(id, plan.verdict, plan.mark ?? undefined);
+    if (plan.verdict !== "accept" && plan.verdict !== "drop") return;
+    queue?.verdict(id, plan.verdict, plan.mark === null ? {} : { mark: plan.mark });
   };
   return {
     ...plan,

@@ -12,6 +12,12 @@ describe("steeringRuleset", () => {
     expect(both).toMatch(/^ *ip6 daddr @dvipas6 meta l4proto esp queue num 7$/m);
   });
 
+  it("queues ESP in UDP to port 4500, and not IKE behind its zero marker", () => {
+    const both = text("192.0.2.100", "2001:db8::100");
+    expect(both).toMatch(/^ *ip daddr @dvipas udp dport 4500 @th,64,32 != 0 queue num 7$/m);
+    expect(both).toMatch(/^ *ip6 daddr @dvipas6 udp dport 4500 @th,64,32 != 0 queue num 7$/m);
+  });
+
   it("keeps ESP and IKE of the DVIPAs, both ways, out of the connection table", () => {
     const both = text("192.0.2.100", "2001:db8::100");
     for (const end of ["daddr", "saddr"]) {

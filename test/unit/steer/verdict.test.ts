@@ -5,6 +5,7 @@ import { RoundRobin } from "../../../src/steer/choose.ts";
 import { ConnectionTable } from "../../../src/steer/connection-table.ts";
 import { decide, InboundSas, type SteeringTables } from "../../../src/steer/verdict.ts";
 import { espPacket, espPayload, ipv4Packet, sampleSa, tcpSegment, type TcpFlags } from "../sa/esp-builder.ts";
+import { inUdp } from "../sa/udp-builder.ts";
 import { ipv6Packet, options, type Extension } from "../sa/ipv6-builder.ts";
 
 let sa: SharedSa;
@@ -77,9 +78,10 @@ describe("decide", () => {
 
   it("drops what belongs to no SA, comes from elsewhere, or is cut short", () => {
     const stranger = sampleSa(sa.suite, "transport", 0xc0000001);
-    expect(decide(espPacket(stranger, tcpSegment(1, 80, { syn: true }), 6), tables, 0)).toEqual({
+    expect(decide(espPacket(stranger, tcpSegment(1, 80, { syn: true }), 6), tables, 0)).toMatchObject({
       kind: "drop",
       reason: "unknownSpi",
+      unknown: { spi: 0xc0000001 },
     });
     const spoofed = espPacket(sa, tcpSegment(1, 80, { syn: true }), 6, { source: "192.0.2.66" });
     expect(decide(spoofed, tables, 0)).toEqual({ kind: "drop", reason: "wrongSource" });
@@ -114,7 +116,31 @@ describe("decide", () => {
 
   it("forgets an SA that was removed", () => {
     tables.sas.remove(sa);
-    expect(decide(segment(1000, { syn: true }), tables, 0)).toEqual({ kind: "drop", reason: "unknownSpi" });
+    expect(decide(segment(1000, { syn: true }), tables, 0)).toMatchObject({ kind: "drop", reason: "unknownSpi" });
+  });
+
+  it("steers ESP in UDP, from whatever port, as if it were bare", () => {
+    const natted: SharedSa = { ...sampleSa(sa.suite, "tunnel", 0xc0000007), peerUdpPort: 40_000 };
+    tables.sas.add(natted);
+    const bare = espPacket(natted, tcpSegment(1000, 80, { syn: true }), 6);
+    const way = decide(inUdp(bare, { sourcePort: 40_001 }), tables, 0);
+    expect(way).toMatchObject({ kind: "forward", target: "t1", isNew: true });
+    expect(way.kind === "forward" && way.stripped?.subarray(20)).toEqual(bare.subarray(20));
+    const ping = decide(inUdp(espPacket(natted, new Uint8Array(64), 1)), tables, 0);
+    expect(ping).toMatchObject({ kind: "local", reason: "notTcp" });
+    expect(ping.kind === "local" && ping.stripped?.[9]).toBe(50);
+    expect(decide(inUdp(bare, { source: "192.0.2.66" }), tables, 0)).toEqual({ kind: "drop", reason: "wrongSource" });
+  });
+
+  it("drops ESP in UDP for an SA that is bare, bare ESP for one in UDP, and UDP of no SA", () => {
+    const natted: SharedSa = { ...sampleSa(sa.suite, "tunnel", 0xc0000007), peerUdpPort: 40_000 };
+    tables.sas.add(natted);
+    const syn = tcpSegment(1000, 80, { syn: true });
+    expect(decide(espPacket(natted, syn, 6), tables, 0)).toEqual({ kind: "drop", reason: "missingUdp" });
+    expect(decide(inUdp(espPacket(sa, syn, 6)), tables, 0)).toEqual({ kind: "drop", reason: "unexpectedUdp" });
+    const unknown = inUdp(espPacket(sampleSa(sa.suite, "transport", 0xc0000009), syn, 6));
+    expect(decide(unknown, tables, 0)).toMatchObject({ reason: "unknownSpi", unknown: { spi: 0xc0000009 } });
+    expect(tables.connections.size).toBe(0);
   });
 
   it("survives noise", () => {
