@@ -165,6 +165,8 @@ export const REQUESTS = {
   },
   saInstall: { request: z.strictObject({ sa: sharedSa, epoch: u64, outbound }), response: empty },
   saUseOutbound: { request: z.strictObject({ id: saId }), response: empty },
+  /** The peer of an SA in UDP has another port. */
+  saMove: { request: z.strictObject({ id: saId, peerUdpPort: u16.min(1) }), response: empty },
   saRemove: { request: z.strictObject({ id: saId }), response: empty },
   /** Answered once the target's kernel holds a live lease; `ok: false` when it cannot get one. */
   leaseWant: { request: z.strictObject({ sa: saId }), response: ok },

@@ -74,7 +74,6 @@ function takeFirstChild(
   payloads: readonly Payload[],
 ): void {
   try {
-    if (session.natDetected) throw new EsplexError("peer.noProposalChosen", "NAT without UDP encapsulation");
     const made = readChildAnswer(step, table, session, offer, payloads, init.nonceR);
     const deadlineMs = step.nowMs + step.settings.timing.installMs;
     startOwnInstall(step, session, { ...made, replaces: null, isOurs: true, deadlineMs });

@@ -63,6 +63,10 @@ export type IkeEffect =
    */
   | { readonly kind: "installChild"; readonly sa: SharedSa; readonly outbound: "now" | "hold" }
   | { readonly kind: "useOutbound"; readonly saId: string }
+  /** The peer's NAT has given it another port: an SA in UDP is sent there from now on. */
+  | { readonly kind: "moveChild"; readonly saId: string; readonly peerUdpPort: number }
+  /** One byte 0xff from port 4500, without a marker: keeps open the NAT that we are behind (RFC 3948 §2.3). */
+  | (Path & { readonly kind: "keepalive" })
   /**
    * Both directions, after so long: packets on an SA that was rekeyed may still be under way. May name an SA whose installation
    * failed or was never reported.

@@ -92,7 +92,7 @@ function settle(
   const loser = new IkeSession({
     ...{ role: "initiator", spiI: offer.spi, spiR, suite, keys },
     path: session.path,
-    natDetected: session.natDetected,
+    nat: session.nat,
     fragmentation: session.fragmentation,
     nextRequestId: 0,
     state: { kind: "deleting", peerName },

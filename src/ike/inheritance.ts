@@ -28,8 +28,8 @@ export function inherit(step: Step, table: SessionTable, old: EstablishedSession
     life: newIkeLife(step, peer.ikeLifetimeMs),
     undecided: made.role === "responder" && old.own.outstanding?.kind === "rekeyIke" ? old : null,
   };
-  const { path, natDetected, fragmentation } = old;
-  const heir = new IkeSession({ ...made, path, natDetected, fragmentation, nextRequestId: 0, state });
+  const { path, nat, fragmentation } = old;
+  const heir = new IkeSession({ ...made, path, nat, fragmentation, nextRequestId: 0, state });
   for (const wish of old.own.takeChildWishes()) heir.own.enqueue(wish);
   table.add(heir);
   invariant(isEstablished(heir), "an heir is up from its birth");

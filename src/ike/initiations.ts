@@ -10,6 +10,7 @@ import { wishFor } from "./exchange/first-child.ts";
 import type { Initiation, Target } from "./initiation.ts";
 import { dropSession } from "./lifecycle.ts";
 import { pauseMs } from "./lifetime.ts";
+import { isNatted } from "./nat.ts";
 import { sendOwn } from "./sending.ts";
 import type { EstablishedSession, SessionTable } from "./session-table.ts";
 import type { Step } from "./step.ts";
@@ -219,7 +220,8 @@ export class Initiations {
     if (!wanted.isStanding) this.#drop(wanted);
     const isAsked = session.own.has(({ kind }) => kind === "createChild");
     if (hasChild(session) || isAsked) return;
-    session.own.enqueue({ kind: "createChild", wish: wishFor(session.state.peer, session.path), group: null });
+    const wish = wishFor(session.state.peer, session.path, isNatted(session.nat));
+    session.own.enqueue({ kind: "createChild", wish, group: null });
     sendOwn(step, session);
   }
 }

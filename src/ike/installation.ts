@@ -3,6 +3,7 @@ import { suiteName } from "../sa/suite.ts";
 import { beginDeleteChild } from "./closing.ts";
 import { removeChild, useOutbound } from "./lifecycle.ts";
 import { newChildLife, postpone } from "./lifetime.ts";
+import { alignPort } from "./moving.ts";
 import { sendOwn, sendResponse } from "./sending.ts";
 import type { Child, PeerInstall, PendingInstall } from "./session.ts";
 import type { EstablishedSession, SessionTable } from "./session-table.ts";
@@ -100,6 +101,7 @@ function addChild(step: Step, session: EstablishedSession, pending: PendingInsta
     used: null,
   };
   state.children.set(sa.id, child);
+  alignPort(step, session, child);
   step.count(replaces === null ? "childEstablished" : "childRekeyed");
   step.log("info", replaces === null ? "Child SA established" : "Child SA rekeyed", {
     ...session.facts(),

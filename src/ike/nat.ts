@@ -24,19 +24,32 @@ export function natDetectionNotifies(spis: SpiPair, from: Endpoint, to: Endpoint
   ];
 }
 
+/** Who is behind a NAT. */
+export interface NatFinding {
+  readonly peer: boolean;
+  readonly us: boolean;
+}
+
+export const NO_NAT: NatFinding = { peer: false, us: false };
+
+/** True when ESP has to travel in UDP. */
+export function isNatted({ peer, us }: NatFinding): boolean {
+  return peer || us;
+}
+
 /**
- * What the peer's notifies say: `none` without any (the peer knows no NAT traversal); `nat` when none of its sources is
- * where the message came from, or its destination is not where it arrived.
+ * What the peer's notifies say (RFC 7296 §2.23): it is behind a NAT when none of its sources is where the message came from, we
+ * are when its destination is not where it arrived. Null without notifies: the peer knows no NAT traversal.
  */
-export function detectNat(payloads: readonly Payload[], spis: SpiPair, path: Path): "none" | "direct" | "nat" {
+export function detectNat(payloads: readonly Payload[], spis: SpiPair, path: Path): NatFinding | null {
   const hashes = (type: number): Uint8Array[] =>
     payloads.flatMap((payload) => (payload.kind === "notify" && payload.type === type ? [payload.data] : []));
   const sources = hashes(NOTIFY.NAT_DETECTION_SOURCE_IP);
   const destinations = hashes(NOTIFY.NAT_DETECTION_DESTINATION_IP);
-  if (sources.length === 0 || destinations.length === 0) return "none";
+  if (sources.length === 0 || destinations.length === 0) return null;
   const seen = (found: readonly Uint8Array[], endpoint: Endpoint): boolean => {
     const wanted = natDetectionHash(spis, endpoint);
     return found.some((hash) => equalBytes(hash, wanted));
   };
-  return seen(sources, path.remote) && seen(destinations, path.local) ? "direct" : "nat";
+  return { peer: !seen(sources, path.remote), us: !seen(destinations, path.local) };
 }

@@ -8,6 +8,7 @@ import { respond, respondAndClose, type Outcome } from "./exchange/outcome.ts";
 import type { Path } from "./events.ts";
 import { startInstall } from "./installation.ts";
 import { closeSession } from "./lifecycle.ts";
+import { follow } from "./moving.ts";
 import type { Reassembly } from "./reassembly.ts";
 import { emitDatagrams, sendResponse } from "./sending.ts";
 import type { IkeSession, ResponseDraft } from "./session.ts";
@@ -104,7 +105,7 @@ function receiveNew(step: Step, table: SessionTable, session: IkeSession, datagr
   }
   const opened = open(step, session, datagram, session.requestFragments);
   if (opened === null) return;
-  session.path = datagram.path;
+  follow(step, session, datagram.path);
   session.requests.begin(messageId, datagram.bytes);
   if (isEstablished(session)) session.state.lastHeardMs = step.nowMs;
   const draft: ResponseDraft = { exchange, messageId, path: datagram.path };
@@ -243,6 +244,7 @@ function receiveResponse(step: Step, table: SessionTable, session: IkeSession, d
   }
   const opened = open(step, session, datagram, session.responseFragments);
   if (opened === null) return;
+  follow(step, session, datagram.path);
   if (isEstablished(session)) session.state.lastHeardMs = step.nowMs;
   const request = session.own.answered();
   invariant(request !== null, "an expected response has its request");

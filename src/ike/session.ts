@@ -8,6 +8,7 @@ import type { ChildSaSummary, IkeSaSummary, Path } from "./events.ts";
 import type { ChildLife, Life, Usage } from "./lifetime.ts";
 import type { Target } from "./initiation.ts";
 import { wipeIkeKeys, type IkeKeys } from "./keys.ts";
+import type { NatFinding } from "./nat.ts";
 import { Reassembly } from "./reassembly.ts";
 import type { Step } from "./step.ts";
 import { ikeSuiteName, type IkeSuite } from "./suite.ts";
@@ -46,6 +47,7 @@ interface MadeChild {
 
 /** A Child SA of this IKE SA. */
 export interface Child extends MadeChild {
+  sa: SharedSa;
   /** Set while it replaces another and is not yet sent on: the old one, and when the wait ends. */
   held: { readonly replaces: string; readonly untilMs: number } | null;
   /** The SA that replaced this one. */
@@ -157,7 +159,7 @@ interface SessionOptions {
   readonly path: Path;
   readonly suite: IkeSuite;
   readonly keys: IkeKeys;
-  readonly natDetected: boolean;
+  readonly nat: NatFinding;
   /** Both sides take fragments (RFC 7383 §2.3). */
   readonly fragmentation: boolean;
   readonly state: SessionState;
@@ -174,14 +176,16 @@ export class IkeSession {
   readonly spiR: Uint8Array;
   readonly suite: IkeSuite;
   readonly keys: IkeKeys;
-  readonly natDetected: boolean;
+  readonly nat: NatFinding;
   readonly fragmentation: boolean;
   readonly requestFragments = new Reassembly();
   readonly responseFragments = new Reassembly();
   readonly requests: RequestWindow;
   readonly own: OwnRequests;
-  /** Where the last authentic request came from: our own requests go there. */
+  /** Where the last fresh, authentic message came from: our own requests go there (`moving.ts`). */
   path: Path;
+  /** When the NAT that we are behind is to hear of us again (RFC 3948 §4). */
+  keepaliveAtMs = 0;
   state: SessionState;
   #sealed = 0n;
 
@@ -192,7 +196,7 @@ export class IkeSession {
     this.id = `${toHex(options.spiI)}_${toHex(options.spiR)}`;
     this.suite = options.suite;
     this.keys = options.keys;
-    this.natDetected = options.natDetected;
+    this.nat = options.nat;
     this.fragmentation = options.fragmentation;
     this.path = options.path;
     this.state = options.state;

@@ -28,6 +28,8 @@ export interface IkeTiming {
   readonly outboundHoldMs: number;
   /** Silence after which we ask whether the peer lives. */
   readonly dpdIdleMs: number;
+  /** Between two messages that keep open the NAT that we are behind (RFC 3948 §4). */
+  readonly natKeepaliveMs: number;
   /** First wait for the answer to a request of ours; doubles each time. */
   readonly retransmitMs: number;
   /** Sent so often without answer, the peer is dead: six make about a minute. */
@@ -79,6 +81,7 @@ export const DEFAULT_IKE_SETTINGS: IkeSettings = {
     installMs: 10_000,
     outboundHoldMs: 5_000,
     dpdIdleMs: 30_000,
+    natKeepaliveMs: 20_000,
     retransmitMs: 1_000,
     attempts: 6,
     hintMs: 10_000,

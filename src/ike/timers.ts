@@ -1,3 +1,4 @@
+import { NAT_T_PORT } from "../sa/spec.ts";
 import { dropSession, mayRekey } from "./lifecycle.ts";
 import { beginDeleteChild, beginDeleteIke, expireChild } from "./closing.ts";
 import { failInstall, failOwnInstall, isReleased, releaseHeld } from "./installation.ts";
@@ -55,6 +56,10 @@ function runEstablished(step: Step, session: EstablishedSession): void {
     failOwnInstall(step, session, ownPending, "no report in time");
   }
   releaseHeld(step, session);
+  if (needsKeepalive(session) && step.nowMs >= session.keepaliveAtMs) {
+    session.keepaliveAtMs = step.nowMs + step.settings.timing.natKeepaliveMs;
+    step.emit({ kind: "keepalive", ...session.path });
+  }
   for (const child of [...state.children.values()]) runChild(step, session, child);
   if (!runIkeLife(step, session)) return;
   sendOwn(step, session);
@@ -62,6 +67,11 @@ function runEstablished(step: Step, session: EstablishedSession): void {
   step.count("dpdSent");
   session.own.enqueue({ kind: "dpd" });
   sendOwn(step, session);
+}
+
+/** True when we are behind a NAT that forgets who does not speak. */
+function needsKeepalive({ nat, path }: IkeSession): boolean {
+  return nat.us && path.local.port === NAT_T_PORT;
 }
 
 /** Ends, deletes or rekeys the Child SA when its time has come. */
@@ -146,6 +156,7 @@ function deadlines(session: IkeSession, timing: IkeTiming): number[] {
   if (pending !== null) found.push(pending.deadlineMs);
   if (ownPending !== null) found.push(ownPending.deadlineMs);
   for (const child of children.values()) found.push(...childDeadlines(session, child));
+  if (needsKeepalive(session)) found.push(session.keepaliveAtMs);
   if (session.own.idle) found.push(lastHeardMs + timing.dpdIdleMs);
   return found;
 }

@@ -210,17 +210,6 @@ describe("around IKE_AUTH", () => {
     expect(lab.states).toEqual(["established", "established"]);
   });
 
-  test("a NAT on the way: the IKE SA is up, the Child SA refused, the log says why", () => {
-    const lab = new Lab();
-    const client = initiator();
-    // The peer believes it is 10.0.0.1; we see another address.
-    client.readInit(lab.answer(client.initRequest({ natFrom: { address: "10.0.0.1", port: 500 } })));
-    const request = client.authRequest(childWish(CLIENT, DVIPA));
-    expect(summary(client.open(lab.answer(request.bytes)))).toBe("idr auth NO_PROPOSAL_CHOSEN");
-    expect(lab.count("natRefused")).toBe(1);
-    expect(lab.effects.some((effect) => effect.kind === "log" && /UDP encapsulation/.test(effect.message))).toBe(true);
-  });
-
   test("the peer does not like our AUTH: INFORMATIONAL N(AUTHENTICATION_FAILED) ends the IKE SA", () => {
     const lab = new Lab();
     const { client } = connect(lab);

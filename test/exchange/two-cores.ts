@@ -24,6 +24,7 @@ export class End {
   /** Installations that are not reported yet. */
   readonly installing: string[] = [];
   readonly counts = new Map<string, number>();
+  keepalives = 0;
   #nextSpi: number;
 
   constructor(address: string, peer: IkePeerConfig, firstSpi: number, limits: Partial<IkeLimits> = {}) {
@@ -62,6 +63,8 @@ export class World {
   readonly wire: Flying[] = [];
   readonly a: End;
   readonly b: End;
+  /** What the NAT before `a` adds to its port; 0: there is none. */
+  natPorts = 0;
   /** Report installations at once. */
   isPrompt = true;
 
@@ -93,6 +96,14 @@ export class World {
         case "wakeAt":
           end.wakeAtMs = effect.atMs;
           break;
+        case "moveChild": {
+          const entry = end.kernel.get(effect.saId);
+          if (entry !== undefined) entry.sa = { ...entry.sa, peerUdpPort: effect.peerUdpPort };
+          break;
+        }
+        case "keepalive":
+          end.keepalives += 1;
+          break;
         case "count":
           end.counts.set(effect.name, (end.counts.get(effect.name) ?? 0) + 1);
           break;
@@ -119,8 +130,11 @@ export class World {
     const flying = this.wire[index];
     if (flying === undefined) return;
     if (!twice) this.wire.splice(index, 1);
-    const end = flying.to.address === this.a.address ? this.a : this.b;
-    const { bytes, from: remote, to: local } = flying;
+    const isToA = flying.to.address === this.a.address;
+    const end = isToA ? this.a : this.b;
+    const { bytes, from, to } = flying;
+    const remote = isToA ? from : { ...from, port: from.port + this.natPorts };
+    const local = isToA ? { ...to, port: to.port - this.natPorts } : to;
     this.step(end, { kind: "datagram", nowMs: this.nowMs, local, remote, bytes: bytes.slice() });
   }
 

@@ -113,6 +113,7 @@ export class Distributor {
     const actions = {
       install: (sa: SharedSa, outbound: "now" | "hold") => this.#install(sa, outbound),
       useOutbound: (saId: string) => this.#useOutbound(saId),
+      movePeer: (saId: string, peerUdpPort: number) => this.#movePeer(saId, peerUdpPort),
       remove: (saId: string, reason: string) => this.#remove(saId, reason),
     };
     this.#ike = new IkeRunner(responder, actions, clock, counters, log);
@@ -304,6 +305,14 @@ export class Distributor {
     for (const older of this.#sas.values()) if (older.sa.reqid === entry.sa.reqid) older.outbound = "hold";
     entry.outbound = "now";
     await Promise.all([this.#context.keeper.useOutbound(saId), this.#targets.useOutbound(entry.sa)]);
+  }
+
+  async #movePeer(saId: string, peerUdpPort: number): Promise<void> {
+    const entry = this.#sas.get(saId);
+    if (entry === undefined) return;
+    entry.sa = { ...entry.sa, peerUdpPort };
+    await Promise.all([this.#context.keeper.movePeer(saId, peerUdpPort), this.#targets.movePeer(entry.sa)]);
+    this.#context.counters.add("sa.moved");
   }
 
   /**

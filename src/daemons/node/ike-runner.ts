@@ -1,17 +1,19 @@
 import { createSocket, type RemoteInfo, type Socket } from "node:dgram";
 import type { Clock, Timer } from "../../core/clock.ts";
 import type { Counters } from "../../core/counters.ts";
+import { equalBytes } from "../../core/bytes.ts";
 import { messageOf, unreachable } from "../../core/errors.ts";
 import { ipFromBytes, ipToBytes, ipVersion } from "../../core/ip.ts";
 import type { Log } from "../../core/log.ts";
 import type { IkeCommand, IkeEffect, IkeEvent, IkeSaSummary, Path } from "../../ike/events.ts";
-import type { SharedSa } from "../../sa/spec.ts";
+import { NAT_T_PORT, type SharedSa } from "../../sa/spec.ts";
 
-/** RFC 7296 §2: IKE's port, and the one that NAT traversal moves to. */
+/** RFC 7296 §2. */
 const IKE_PORT = 500;
-const IKE_NATT_PORT = 4500;
 /** RFC 3948 §2.2: stands before IKE on port 4500, where an ESP packet would have its SPI. */
-const NON_ESP_MARKER_BYTES = 4;
+const NON_ESP_MARKER = new Uint8Array(4);
+/** RFC 3948 §2.3. */
+const NAT_KEEPALIVE = new Uint8Array([0xff]);
 /** How long a stopping node waits for its peers to answer the DELETEs; our choice. */
 const GOODBYE_MS = 1_500;
 const GOODBYE_POLL_MS = 50;
@@ -27,6 +29,8 @@ export interface ChildSaActions {
   /** Resolves once the SA is in the kernels of the distributor and its targets. */
   install(sa: SharedSa, outbound: "now" | "hold"): Promise<void>;
   useOutbound(saId: string): Promise<void>;
+  /** An SA in UDP goes to another port of its peer. */
+  movePeer(saId: string, peerUdpPort: number): Promise<void>;
   remove(saId: string, reason: string): Promise<void>;
 }
 
@@ -59,7 +63,7 @@ export class IkeRunner {
   /** Listens on ports 500 and 4500 of each address, which must be on this host. A second call opens what is missing. */
   async start(addresses: readonly string[]): Promise<void> {
     for (const address of addresses) {
-      for (const port of [IKE_PORT, IKE_NATT_PORT]) {
+      for (const port of [IKE_PORT, NAT_T_PORT]) {
         const key = socketKey(address, port);
         if (!this.#sockets.has(key)) this.#sockets.set(key, await this.#open(address, port));
       }
@@ -120,12 +124,13 @@ export class IkeRunner {
       return;
     }
     let bytes = datagram;
-    if (port === IKE_NATT_PORT) {
-      if (datagram.length < NON_ESP_MARKER_BYTES || datagram.subarray(0, NON_ESP_MARKER_BYTES).some((b) => b !== 0)) {
-        this.#counters.add(datagram.length === 1 ? "ike.natKeepalive" : "ike.drop.udpEncapsulatedEsp");
+    if (port === NAT_T_PORT) {
+      const reason = notIkeBecause(datagram);
+      if (reason !== null) {
+        this.#counters.add(reason);
         return;
       }
-      bytes = datagram.subarray(NON_ESP_MARKER_BYTES);
+      bytes = datagram.subarray(NON_ESP_MARKER.length);
     }
     this.#dispatch({
       kind: "datagram",
@@ -151,7 +156,7 @@ export class IkeRunner {
     for (const effect of effects) {
       switch (effect.kind) {
         case "send":
-          this.#send(effect, effect.bytes);
+          this.#send(effect, effect.local.port === NAT_T_PORT ? [NON_ESP_MARKER, effect.bytes] : effect.bytes);
           break;
         case "installChild":
           this.#install(effect.sa, effect.outbound);
@@ -159,6 +164,12 @@ export class IkeRunner {
         case "useOutbound":
           // Awaited: the answer that follows lets the peer drop the old SA, so nobody may send on it any more.
           await this.#actions.useOutbound(effect.saId);
+          break;
+        case "moveChild":
+          this.#move(effect.saId, effect.peerUdpPort);
+          break;
+        case "keepalive":
+          this.#send(effect, NAT_KEEPALIVE);
           break;
         case "removeChild":
           this.#remove(effect.saId, effect.reason, effect.afterMs);
@@ -189,6 +200,13 @@ export class IkeRunner {
     );
   }
 
+  #move(saId: string, peerUdpPort: number): void {
+    this.#actions.movePeer(saId, peerUdpPort).catch((error: unknown) => {
+      this.#counters.add("ike.moveFailed");
+      this.#log.error("an SA could not be sent to its peer's new port", { sa: saId, reason: messageOf(error) });
+    });
+  }
+
   #remove(saId: string, reason: string, afterMs: number): void {
     if (afterMs > 0) {
       this.#clock.after(afterMs, () => this.#remove(saId, reason, 0));
@@ -200,10 +218,9 @@ export class IkeRunner {
     });
   }
 
-  #send({ local, remote }: Path, bytes: Uint8Array): void {
+  #send({ local, remote }: Path, datagram: Uint8Array | readonly Uint8Array[]): void {
     const socket = this.#sockets.get(socketKey(local.address, local.port));
     if (socket === undefined) return;
-    const datagram = local.port === IKE_NATT_PORT ? [Buffer.alloc(NON_ESP_MARKER_BYTES), bytes] : [bytes];
     socket.send(datagram, remote.port, remote.address, (error) => {
       if (error !== null) this.#counters.add("ike.sendFailed");
     });
@@ -216,6 +233,13 @@ export class IkeRunner {
     const delayMs = Math.max(0, atMs - this.#clock.nowMs());
     this.#wake = this.#clock.after(delayMs, () => this.#dispatch({ kind: "timer", nowMs: this.#clock.nowMs() }));
   }
+}
+
+/** What a datagram on port 4500 is counted as when it is no IKE; null when it may be. ESP comes here only if nobody steers it. */
+function notIkeBecause(datagram: Uint8Array): string | null {
+  if (equalBytes(datagram, NAT_KEEPALIVE)) return "ike.natKeepalive";
+  if (datagram.length < NON_ESP_MARKER.length) return "ike.drop.shortDatagram";
+  return equalBytes(datagram.subarray(0, NON_ESP_MARKER.length), NON_ESP_MARKER) ? null : "ike.drop.udpEncapsulatedEsp";
 }
 
 function socketKey(address: string, port: number): string {

@@ -139,6 +139,7 @@ export class SaKeeper {
         continue;
       }
       if (known.sa !== item.sa) wipeSaKeys(item.sa);
+      this.#table.movePeer(known, item.sa.peerUdpPort);
       if (known.outbound === "hold" && item.outbound === "now") await this.useOutbound(item.sa.id);
     }
     await this.#apply();
@@ -163,6 +164,14 @@ export class SaKeeper {
       this.#retireOlder(entry),
       new Promise<void>((resolve) => this.#context.clock.after(HAND_OVER_MS, resolve)),
     ]);
+  }
+
+  /** Sends an SA in UDP to another port of its peer; resolves once the kernel does. */
+  async movePeer(saId: string, peerUdpPort: number): Promise<void> {
+    const entry = this.#table.get(saId);
+    if (entry === undefined) return;
+    this.#table.movePeer(entry, peerUdpPort);
+    await this.#apply();
   }
 
   #older(heir: Entry): Entry[] {

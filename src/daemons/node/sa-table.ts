@@ -22,7 +22,8 @@ export interface KeptSa {
 
 export interface Entry {
   readonly source: SaSource;
-  readonly sa: SharedSa;
+  /** Its peer's port may change. */
+  sa: SharedSa;
   readonly epoch: bigint;
   outbound: "now" | "hold";
   /** The outbound half, once it may be used. */
@@ -78,6 +79,13 @@ export class SaTable {
     entry.outboundAlive = isAlive;
     const parked = { allowance: { kind: "parked" }, eventThresholdPackets: PARKED_THRESHOLD_PACKETS } as const;
     this.wanted.set(entry.sa.id, shadowOf(entry.sa, { outbound: isAlive ? parked : null }));
+  }
+
+  /** Another port of its peer. Whether there is a UDP header at all never changes. */
+  movePeer(entry: Entry, peerUdpPort: number | null): void {
+    if (entry.sa.peerUdpPort === peerUdpPort || entry.sa.peerUdpPort === null || peerUdpPort === null) return;
+    entry.sa = { ...entry.sa, peerUdpPort };
+    this.setAlive(entry, entry.outboundAlive);
   }
 
   /** The kernel names states by address and SPI: an SA that would take another's name is refused. */

@@ -109,6 +109,10 @@ export class ShadowLink {
           await keeper.useOutbound(id);
           return {};
         },
+        saMove: async ({ id, peerUdpPort }) => {
+          await keeper.movePeer(id, peerUdpPort);
+          return {};
+        },
         saRemove: async ({ id }) => {
           await keeper.remove(distributor.name, id);
           return {};

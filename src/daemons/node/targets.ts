@@ -19,7 +19,8 @@ const SNAPSHOT_PART_SAS = 256;
 
 /** An SA of a DVIPA that this node distributes. */
 export interface DistributedSa {
-  readonly sa: SharedSa;
+  /** Its peer's port may change. */
+  sa: SharedSa;
   readonly epoch: bigint;
   outbound: "now" | "hold";
 }
@@ -123,6 +124,11 @@ export class Targets {
     await this.#toTargetsOf(sa.dvipa, (connection) =>
       connection.request("saUseOutbound", { id: sa.id }, SA_MESSAGE_MS),
     );
+  }
+
+  async movePeer({ id, dvipa, peerUdpPort }: SharedSa): Promise<void> {
+    if (peerUdpPort === null) return;
+    await this.#toTargetsOf(dvipa, (connection) => connection.request("saMove", { id, peerUdpPort }, SA_MESSAGE_MS));
   }
 
   async remove(sa: SharedSa): Promise<void> {

@@ -6,9 +6,10 @@ import type { IkePeerConfig } from "../environment.ts";
 import type { Path } from "../events.ts";
 import type { Initiation, Target } from "../initiation.ts";
 import { deriveIkeKeys } from "../keys.ts";
-import { detectNat, natDetectionNotifies } from "../nat.ts";
+import { detectNat, isNatted, NO_NAT, natDetectionNotifies } from "../nat.ts";
 import { ikeProposals } from "../ike-proposals.ts";
 import { checkKeGroup, chooseIke } from "../proposal.ts";
+import { NAT_T_PORT } from "../../sa/spec.ts";
 import { IkeSession } from "../session.ts";
 import type { Step } from "../step.ts";
 import type { IkeSuite } from "../suite.ts";
@@ -107,20 +108,27 @@ export function readInitAnswer(
     nonceR,
     peerHashes: readHashNotify(payloads),
   };
+  const nat = detectNat(payloads, { spiI, spiR }, path) ?? NO_NAT;
+  // RFC 7296 §2.23: from here on everything travels between the ports of NAT traversal.
+  const onward = isNatted(nat) ? pathOn(path, NAT_T_PORT) : path;
   const session = new IkeSession({
-    ...{ role: "initiator", spiI, spiR, path, suite, keys },
-    natDetected: detectNat(payloads, { spiI, spiR }, path) === "nat",
+    ...{ role: "initiator", spiI, spiR, path: onward, suite, keys },
+    nat,
     fragmentation: findNotify(payloads, NOTIFY.IKEV2_FRAGMENTATION_SUPPORTED) !== undefined,
     nextRequestId: 0,
     nextOwnId: 1,
     state: {
       kind: "authenticating",
       ...{ peer, target, init, isFirst },
-      offer: firstChildOffer(step, peer, path, nonceI),
+      offer: firstChildOffer(step, peer, onward, isNatted(nat), nonceI),
       requests: payloads.filter(({ kind }) => kind === "certreq"),
     },
   });
   return { kind: "session", session };
+}
+
+function pathOn({ local, remote }: Path, port: number): Path {
+  return { local: { ...local, port }, remote: { ...remote, port } };
 }
 
 /** The request that a COOKIE or INVALID_KE_PAYLOAD asks for; null for neither, and for one too many. */

@@ -2,10 +2,12 @@ import { dhGroup } from "../../crypto/dh.ts";
 import { toHex, u32be } from "../../core/bytes.ts";
 import { EsplexError, invariant } from "../../core/errors.ts";
 import type { Secret } from "../../core/secret.ts";
-import type { SharedSa, TrafficSelector } from "../../sa/spec.ts";
+import { NAT_T_PORT, type SharedSa, type TrafficSelector } from "../../sa/spec.ts";
 import type { ChildMode, IkePeerConfig } from "../environment.ts";
 import { deriveChildKeys } from "../keys.ts";
 import { lifesizeOf } from "../lifetime.ts";
+import { isNatted } from "../nat.ts";
+import { refuseOverlap } from "../overlap.ts";
 import { chooseEsp, type ChosenEsp } from "../proposal.ts";
 import { hostSelector, narrow, sameSelectors, selectorPayload, subnetSelector } from "../selectors.ts";
 import type { Child, IkeSession, PendingInstall } from "../session.ts";
@@ -56,13 +58,14 @@ export function negotiateChild(
   session: EstablishedSession,
   request: ChildRequest,
 ): NegotiatedChild {
-  refuseBehindNat(step, session);
   const { payloads } = request;
   const { peer } = session.state;
-  const mode = chooseMode(payloads, peer, request.replaces);
+  const mode = chooseMode(step, session, payloads, request.replaces);
+  const peerUdpPort = childBehindNat(step, session, mode);
   const ke = findPayload(payloads, "ke");
   const chosen = chooseEsp(requirePayload(payloads, "sa"), ke?.group ?? null, request.pfs, peer);
   const { local, remote } = chooseSelectors(session, peer, mode, payloads);
+  refuseOverlap(step, table, session, { local, remote });
   const reqid = reqidFor(step, table, request.replaces, { ...endsOf(session), mode, local, remote });
   const spi = step.environment.newSpi();
   const { shared, publicValue } = agree(chosen, ke?.value);
@@ -82,7 +85,7 @@ export function negotiateChild(
     inboundWindowPackets: peer.inboundWindowPackets,
     esn: chosen.esn,
     ...lifesizeOf(peer.childLifetime),
-    peerUdpPort: null,
+    peerUdpPort,
   };
   return {
     sa,
@@ -103,27 +106,39 @@ export function madeByPeer(
   return { sa, group, lowestNonce: nonce, replaces: replaces?.sa.id ?? null, isOurs: false };
 }
 
-function refuseBehindNat(step: Step, session: IkeSession): void {
-  if (!session.natDetected) return;
+/**
+ * The peer's UDP port when a NAT is on the way; null when there is none. Throws `peer.noProposalChosen` for what does not work
+ * there: IKE that has stayed on port 500, and transport mode, whose TCP checksums are over addresses that the NAT has changed: a
+ * kernel lets them pass on states that take the UDP header off themselves alone (`esp_input_done2`), and a target's do not.
+ */
+export function childBehindNat(step: Step, { nat, path }: IkeSession, mode: ChildMode): number | null {
+  if (!isNatted(nat)) return null;
+  const problem =
+    path.local.port !== NAT_T_PORT ? "IKE is not on port 4500" : mode === "transport" ? "transport mode" : null;
+  if (problem === null) return path.remote.port;
   step.count("natRefused");
-  step.log(
-    "warn",
-    "Child SA refused: a NAT is between us and the peer, UDP encapsulation of ESP is not supported yet",
-    {
-      ...session.facts(),
-    },
-  );
-  throw new EsplexError("peer.noProposalChosen", "NAT without UDP encapsulation");
+  throw new EsplexError("peer.noProposalChosen", `a NAT is on the way: ${problem}`);
 }
 
 function endsOf(session: IkeSession): Pick<SharedSa, "dvipa" | "peer"> {
   return { dvipa: session.path.local.address, peer: session.path.remote.address };
 }
 
-/** Tunnel mode unless the peer asks for transport mode and may have it (RFC 7296 §1.3.1). A rekey keeps the mode. */
-function chooseMode(payloads: readonly Payload[], peer: IkePeerConfig, replaces: Child | null): ChildMode {
+/**
+ * Tunnel mode unless the peer asks for transport mode and may have it (RFC 7296 §1.3.1), which it may not behind a NAT. A
+ * rekey keeps the mode.
+ */
+function chooseMode(
+  step: Step,
+  session: EstablishedSession,
+  payloads: readonly Payload[],
+  replaces: Child | null,
+): ChildMode {
+  const { peer } = session.state;
   const asked = findNotify(payloads, NOTIFY.USE_TRANSPORT_MODE) !== undefined;
-  const mode = asked && peer.modes.includes("transport") ? "transport" : "tunnel";
+  const isDeclined = asked && isNatted(session.nat);
+  if (isDeclined) step.count("natTransportDeclined");
+  const mode = asked && !isDeclined && peer.modes.includes("transport") ? "transport" : "tunnel";
   if (!peer.modes.includes(mode)) {
     throw new EsplexError("peer.noProposalChosen", "tunnel mode is not allowed for this peer");
   }

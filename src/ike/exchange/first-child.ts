@@ -14,9 +14,12 @@ const NUMBERS: Readonly<Record<EsnPolicy, readonly number[]>> = {
   never: [ESN.NO],
 };
 
-/** The Child SA that we want with a peer: between the two addresses, or to the networks behind the peer. */
-export function wishFor(peer: IkePeerConfig, { local, remote }: Path): ChildWish {
-  const { mode } = peer.initiate;
+/**
+ * The Child SA that we want with a peer: between the two addresses, or to the networks behind the peer. Where there is a NAT
+ * it is a tunnel, if the peer may have one (`childBehindNat`).
+ */
+export function wishFor(peer: IkePeerConfig, { local, remote }: Path, natted: boolean): ChildWish {
+  const mode = natted && peer.modes.includes("tunnel") ? "tunnel" : peer.initiate.mode;
   const subnets = mode === "tunnel" ? peer.remoteSubnets.map(subnetSelector) : [];
   return {
     replaces: null,
@@ -29,6 +32,12 @@ export function wishFor(peer: IkePeerConfig, { local, remote }: Path): ChildWish
 }
 
 /** The one of IKE_AUTH takes its nonce from IKE_SA_INIT and has no group of its own (RFC 7296 §1.2, §2.17). */
-export function firstChildOffer(step: Step, peer: IkePeerConfig, path: Path, nonceI: Uint8Array): ChildOffer {
-  return { ...offerChild(step, wishFor(peer, path), []), nonce: nonceI };
+export function firstChildOffer(
+  step: Step,
+  peer: IkePeerConfig,
+  path: Path,
+  natted: boolean,
+  nonceI: Uint8Array,
+): ChildOffer {
+  return { ...offerChild(step, wishFor(peer, path, natted), []), nonce: nonceI };
 }

@@ -5,7 +5,7 @@ import { hashNotify, readHashNotify } from "../auth/signature-hashes.ts";
 import type { CookieJar } from "../cookie.ts";
 import type { Path } from "../events.ts";
 import { deriveIkeKeys } from "../keys.ts";
-import { detectNat, natDetectionNotifies } from "../nat.ts";
+import { detectNat, NO_NAT, natDetectionNotifies } from "../nat.ts";
 import { anchorsFor, ikeSuitesFor } from "../peers.ts";
 import { checkKeGroup, chooseIke } from "../proposal.ts";
 import { IkeSession } from "../session.ts";
@@ -129,7 +129,7 @@ function createSession(step: Step, table: SessionTable, request: InitRequest, ag
     { kind: "sa", proposals: [{ ...answer, spi: new Uint8Array(0) }] },
     { kind: "ke", group: suite.group, value: pair.publicValue },
     { kind: "nonce", nonce: nonceR },
-    ...(nat === "none" ? [] : natDetectionNotifies({ spiI, spiR }, local, remote)),
+    ...(nat === null ? [] : natDetectionNotifies({ spiI, spiR }, local, remote)),
     ...certRequests(anchorsFor(step.environment.peers(), remote.address)),
     ...(fragmentation ? [notify(NOTIFY.IKEV2_FRAGMENTATION_SUPPORTED)] : []),
     ...(peerHashes === null ? [] : [hashNotify()]),
@@ -141,7 +141,7 @@ function createSession(step: Step, table: SessionTable, request: InitRequest, ag
     path: request.path,
     suite,
     keys: deriveIkeKeys(suite, shared, { nonceI, nonceR, spiI, spiR }),
-    natDetected: nat === "nat",
+    nat: nat ?? NO_NAT,
     fragmentation,
     nextRequestId: 1,
     state: {

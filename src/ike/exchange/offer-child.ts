@@ -8,6 +8,7 @@ import type { ChildOffer, ChildWish } from "../child-offer.ts";
 import { deriveChildKeys } from "../keys.ts";
 import { lifesizeOf } from "../lifetime.ts";
 import { chooseEsp, espTransforms, type ChosenEsp } from "../proposal.ts";
+import { refuseOverlap } from "../overlap.ts";
 import { narrow, sameSelectors, selectorPayload } from "../selectors.ts";
 import type { Child } from "../session.ts";
 import type { EstablishedSession, SessionTable } from "../session-table.ts";
@@ -17,7 +18,7 @@ import { notify } from "../wire/notify.ts";
 import { findNotify, findPayload, requirePayload, type Payload } from "../wire/payload.ts";
 import type { Proposal } from "../wire/security-association.ts";
 import type { TrafficSelectorPayload } from "../wire/traffic-selectors.ts";
-import { lowestNonce, reqidFor, SA_ID_BYTES } from "./child.ts";
+import { childBehindNat, lowestNonce, reqidFor, SA_ID_BYTES } from "./child.ts";
 import { NONCE_BYTES } from "./init.ts";
 
 /** An heir is what the old one was: a rekey changes keys and SPIs only (RFC 7296 §2.8). */
@@ -98,6 +99,8 @@ export function readChildAnswer(
   const chosen = readChosen(offer, requirePayload(payloads, "sa").proposals, ke?.group ?? null);
   const local = readSelectors(requirePayload(payloads, "tsi"), wish.local);
   const remote = readSelectors(requirePayload(payloads, "tsr"), wish.remote);
+  const peerUdpPort = childBehindNat(step, session, wish.mode);
+  refuseOverlap(step, table, session, { local, remote });
   const ends = { dvipa: session.path.local.address, peer: session.path.remote.address };
   const replaced = wish.replaces === null ? null : (session.state.children.get(wish.replaces) ?? null);
   const reqid = reqidFor(step, table, replaced, { ...ends, mode: wish.mode, local, remote });
@@ -119,7 +122,7 @@ export function readChildAnswer(
     inboundWindowPackets: peer.inboundWindowPackets,
     esn: chosen.esn,
     ...lifesizeOf(peer.childLifetime),
-    peerUdpPort: null,
+    peerUdpPort,
   };
   return { sa, group: chosen.group, lowestNonce: lowestNonce(nonces) };
 }

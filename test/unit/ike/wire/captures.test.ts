@@ -41,8 +41,11 @@ describe("IKE_SA_INIT requests of others", () => {
         local: { address: "10.0.0.2", port: destinationPort },
         remote: { address: "10.0.0.1", port: sourcePort },
       };
-      expect(detectNat(payloads, header, path)).toBe("direct");
-      expect(detectNat(payloads, header, { ...path, remote: { ...path.remote, port: 1024 } })).toBe("nat");
+      expect(detectNat(payloads, header, path)).toEqual({ peer: false, us: false });
+      expect(detectNat(payloads, header, { ...path, remote: { ...path.remote, port: 1024 } })).toEqual({
+        peer: true,
+        us: false,
+      });
     });
   }
 });
