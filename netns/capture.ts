@@ -13,7 +13,7 @@ const FLUSH_LIMIT_MS = 30_000;
 /** The most that `ping -p` takes. */
 const MARKER_BYTES = 16;
 
-/** A running capture of the client's link, taken on the bridge port: it sees what is on the wire and nothing else. */
+/** A running capture of the client's link (of its NAT's on the client network, where there is one), taken on the bridge port: it sees what is on the wire and nothing else. */
 export class Capture {
   readonly path: string;
   readonly #network: LabNetwork;
@@ -31,13 +31,14 @@ export class Capture {
 
   /** Starts tcpdump and waits until it captures. `path` must not exist; its log goes beside it. */
   static async start(network: LabNetwork, path: string): Promise<Capture> {
+    const tap = network.natAddress === null ? "client" : "nat";
     const tcpdump = Program.start({
       network,
       node: "net",
       label: "tcpdump",
       // `-Z root`: Debian's tcpdump would give up root before it opens the file. `-U`: each packet is written at once.
       command: [
-        ...["tcpdump", "-i", network.interfaceOf("client", "client").port, "-w", path, "-U", "-n", "-Z", "root"],
+        ...["tcpdump", "-i", network.interfaceOf(tap, "client").port, "-w", path, "-U", "-n", "-Z", "root"],
         ...["-s", String(SNAPSHOT_BYTES), "-B", String(BUFFER_KIB)],
       ],
       logFile: `${path}.log`,

@@ -1,7 +1,7 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { stringify } from "yaml";
-import { APPLICATION_PORT, BUS_PORT, DVIPA } from "./layout.ts";
+import { APPLICATION_PORT, BUS_PORT, CLIENT2_IDENTITY, DVIPA, PRIVATE_SUBNET } from "./layout.ts";
 import { endsOf, type PeerConnection } from "./ipsec-peer.ts";
 import type { LabNetwork } from "./network.ts";
 
@@ -60,9 +60,11 @@ export async function writeClusterFiles(
         }
       : {}),
   }));
+  const hasNat = network.natAddress !== null;
   const peer = {
     name: "client",
-    address: network.clientAddress,
+    address: hasNat ? "ANY" : network.clientAddress,
+    ...(hasNat ? { remoteSubnets: [PRIVATE_SUBNET] } : {}),
     identity: network.identities.client,
     localIdentity: network.identities.dvipa,
     ...(withCertificates ? { certificate: {} } : { psk: { file: "psk" } }),
@@ -73,6 +75,9 @@ export async function writeClusterFiles(
     esn: settings.esn,
     ...settings.peer,
   };
+  // A copy: the cluster file has no aliases.
+  const second = { ...structuredClone(peer), name: "client2", identity: CLIENT2_IDENTITY };
+  const clients = hasNat ? [peer, second] : [peer];
   const files = {
     "cluster.yaml": {
       cluster: CLUSTER_NAME,
@@ -87,7 +92,7 @@ export async function writeClusterFiles(
           }
         : {}),
       dvipas,
-      peers: settings.connections?.map((connection) => peerSection(connection, settings)) ?? [peer],
+      peers: settings.connections?.map((connection) => peerSection(connection, settings)) ?? clients,
     },
     "cluster-target.yaml": { cluster: CLUSTER_NAME, bus },
   };

@@ -1,4 +1,5 @@
 import { packetBytes, parseIp, type IpHeader } from "../src/sa/ip-header.ts";
+import { NAT_T_PORT } from "../src/sa/spec.ts";
 import { readPcap, type PcapFrame } from "../src/sa/pcap.ts";
 
 const ETHERNET_HEADER_BYTES = 14;
@@ -9,7 +10,7 @@ const PROTOCOL_ESP = 50;
 const PROTOCOL_ICMPV6 = 58;
 /** Neighbour solicitation and advertisement (RFC 4861 §4.3, §4.4): what ARP is to IPv4. */
 const DISCOVERY_TYPES: readonly number[] = [135, 136];
-const IKE_PORTS: readonly number[] = [500, 4500];
+const IKE_PORTS: readonly number[] = [500, NAT_T_PORT];
 /** Sequence numbers per page of a `SequenceSet`; 8 KiB each. */
 const PAGE_NUMBERS = 65_536;
 
@@ -21,7 +22,9 @@ export interface WireEvidence {
   readonly espToDvipa: number;
   /** Those of both that are fragments of a larger packet. */
   readonly espFragments: number;
-  /** IKE messages, both ways. */
+  /** Those of both that came in UDP (RFC 3948). */
+  readonly espInUdp: number;
+  /** IKE messages and NAT keepalives, both ways. */
   readonly ike: number;
   /** ESP packets from the DVIPA whose (SPI, sequence number) was already seen. */
   readonly duplicates: readonly RepeatedNumber[];
@@ -70,6 +73,7 @@ export class WireExaminer {
     espFromDvipa: 0,
     espToDvipa: 0,
     espFragments: 0,
+    espInUdp: 0,
     ike: 0,
     duplicates: 0,
     cleartext: 0,
@@ -113,6 +117,12 @@ export class WireExaminer {
 
   #classify(header: IpHeader, body: Buffer, fromDvipa: boolean, mac: string): void {
     const { protocol, fragment } = header;
+    const inUdp = protocol === PROTOCOL_UDP && fragment !== "later" ? espInUdp(body, fromDvipa) : null;
+    if (inUdp !== null) {
+      this.#count.espInUdp += 1;
+      this.#classify({ ...header, protocol: PROTOCOL_ESP }, inUdp, fromDvipa, mac);
+      return;
+    }
     if (protocol === PROTOCOL_ESP) {
       if (fragment !== null) this.#count.espFragments += 1;
       if (!fromDvipa) this.#count.espToDvipa += 1;
@@ -182,6 +192,12 @@ class SequenceSet {
 /** The DVIPA's end of the datagram is an IKE port: a client behind NAT may use any port itself. */
 function isIke(udp: Buffer, fromDvipa: boolean): boolean {
   return udp.length >= 8 && IKE_PORTS.includes(udp.readUInt16BE(fromDvipa ? 0 : 2));
+}
+
+/** What stands behind the UDP header when it is ESP to or from the DVIPA's port 4500, not the zero marker of IKE; else null. */
+function espInUdp(udp: Buffer, fromDvipa: boolean): Buffer | null {
+  if (udp.length < 12 || udp.readUInt16BE(fromDvipa ? 0 : 2) !== NAT_T_PORT) return null;
+  return udp.readUInt32BE(8) === 0 ? null : udp.subarray(8);
 }
 
 function macText(bytes: Buffer): string {

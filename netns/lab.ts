@@ -42,6 +42,8 @@ export interface LabOptions {
   readonly cluster?: Partial<ClusterSettings>;
   /** What client and DVIPA speak, and what the bus uses; default 4. */
   readonly versions?: Partial<LabVersions>;
+  /** The client, and a second one, are behind a NAT. */
+  readonly nat?: boolean;
 }
 
 /**
@@ -79,7 +81,7 @@ export class Lab implements AsyncDisposable {
     await Promise.all(
       ["log", "run", "state"].map((name) => mkdir(join(directory, name), { recursive: true, mode: 0o700 })),
     );
-    const nodes = planNodes(options.targets ?? 3);
+    const nodes = planNodes(options.targets ?? 3, options.nat);
     const psk = await createPsk(join(directory, "psk"));
     const network = await LabNetwork.create(options.prefix ?? `esplex${process.pid}`, nodes, options.versions);
     const lab = new Lab(network, directory, psk, options.directory === undefined);
@@ -162,8 +164,8 @@ export class Lab implements AsyncDisposable {
   }
 
   /** Starts the client's strongSwan with the lab's key; nothing is negotiated yet. */
-  async startClient(settings: Partial<ClientSettings> = {}): Promise<StrongSwan> {
-    return StrongSwan.start(this.network, "client", join(this.directory, "client"), this.clientSettings(settings));
+  async startClient(settings: Partial<ClientSettings> = {}, node = "client"): Promise<StrongSwan> {
+    return StrongSwan.start(this.network, node, join(this.directory, node), this.clientSettings(settings));
   }
 
   /**
@@ -213,7 +215,8 @@ export class Lab implements AsyncDisposable {
 
   /** The end of a node's log: its daemon's, or that of the peer. */
   async logTail(node: string, lines = 40): Promise<string> {
-    const path = node === "client" ? this.#clientLog : join(this.directory, "log", `${node}.log`);
+    const file = node.startsWith("client") ? join(node, "charon.log") : join("log", `${node}.log`);
+    const path = node === "client" ? this.#clientLog : join(this.directory, file);
     const text = await readFile(path, "utf8").catch(() => "(no log)");
     return text.trimEnd().split("\n").slice(-lines).join("\n");
   }

@@ -11,6 +11,11 @@
  *        │ trust0 .1        │ trust0 .11    │ trust0 .12    │ trust0 .13│ trust0 .9
  *   ═════╧══════════════════╧═══════════════╧═══════════════╧═══════════╧ trusted link 198.51.100.0/24 (bridge `trust`)
  *
+ * A lab with a NAT has its client, and a second one, behind it instead:
+ *
+ *      client 10.0.0.10 ──┬── 10.0.0.1 nat 192.0.2.9 ── client network
+ *     client2 10.0.0.11 ──┘   prv0         cli0
+ *
  * A lab with an IPv6 service has the same hosts on 2001:db8:1::/64 of the client network as well; one with its bus on IPv6
  * has them on 2001:db8:2::/64 of the trusted link, others only link-local IPv6 addresses there.
  *
@@ -47,16 +52,19 @@ const MAX_TARGETS = 8;
 
 /** Identities in IKE_AUTH (RFC 7296 §3.5, ID_FQDN) of an IPv4 lab. */
 export const CLIENT_IDENTITY = "client.lab.example";
+export const CLIENT2_IDENTITY = "client2.lab.example";
 export const DVIPA_IDENTITY = "dvipa.lab.example";
 
-/** The names of the lab's two networks, also the names of their bridges and, with `0`, of the nodes' interfaces. */
-export type NetworkName = "client" | "trust";
+/** The names of the lab's networks, also the names of their bridges and, with `0`, of the nodes' interfaces. */
+export type NetworkName = "client" | "trust" | "private";
+/** What is behind the NAT of a lab with one. */
+export const PRIVATE_SUBNET = "10.0.0.0/24";
 
 /** One end of a link: the interface of a node on one of the two networks. */
 export interface LabInterface {
   readonly network: NetworkName;
   /** Interface name inside the node. */
-  readonly name: "cli0" | "trust0";
+  readonly name: "cli0" | "trust0" | "prv0";
   /** IPv4 address; the prefix length is 24. */
   readonly address: string;
   /** IPv6 address, where the lab has IPv6 on that network; the prefix length is 64. */
@@ -70,18 +78,19 @@ export interface LabInterface {
 /** One host of the lab. */
 export interface LabNode {
   readonly name: string;
-  readonly role: "client" | "distributor" | "target" | "coupling";
+  readonly role: "client" | "distributor" | "target" | "coupling" | "router";
   readonly interfaces: readonly LabInterface[];
 }
 
-/** Client, d1, cf and `targets` targets (1 to 8), in that order. */
-export function planNodes(targets: number): readonly LabNode[] {
+/** Client, d1, cf and `targets` targets (1 to 8), in that order; with `nat` its router and a second client as well. */
+export function planNodes(targets: number, nat = false): readonly LabNode[] {
   if (!Number.isInteger(targets) || targets < 1 || targets > MAX_TARGETS) {
     throw new RangeError(`a lab has 1 to ${MAX_TARGETS} targets, not ${targets}`);
   }
   const ranks = Array.from({ length: targets }, (_, index) => index + 1);
   return [
-    { name: "client", role: "client", interfaces: [onClientNetwork("client", 10)] },
+    { name: "client", role: "client", interfaces: [nat ? onPrivate("client", 10) : onClientNetwork("client", 10)] },
+    ...(nat ? behindNat : []),
     { name: "d1", role: "distributor", interfaces: [onClientNetwork("d1", 1), onTrustedLink("d1", 1)] },
     { name: "cf", role: "coupling", interfaces: [onTrustedLink("cf", 9)] },
     ...ranks.map((rank): LabNode => {
@@ -89,6 +98,26 @@ export function planNodes(targets: number): readonly LabNode[] {
       return { name, role: "target", interfaces: [onClientNetwork(name, 10 + rank), onTrustedLink(name, 10 + rank)] };
     }),
   ];
+}
+
+const behindNat: readonly LabNode[] = [
+  { name: "client2", role: "client", interfaces: [onPrivate("client2", 11)] },
+  {
+    name: "nat",
+    role: "router",
+    interfaces: [onClientNetwork("nat", 9), { ...onPrivate("nat", 1), name: "prv0" }],
+  },
+];
+
+function onPrivate(node: string, host: number): LabInterface {
+  return {
+    network: "private",
+    name: "cli0",
+    address: `10.0.0.${host}`,
+    address6: onV6(3, host),
+    mac: macOf(3, host),
+    port: `p-${node}`,
+  };
 }
 
 function onClientNetwork(node: string, host: number): LabInterface {
@@ -113,7 +142,7 @@ function onTrustedLink(node: string, host: number): LabInterface {
   };
 }
 
-function onV6(network: 1 | 2, host: number): string {
+function onV6(network: 1 | 2 | 3, host: number): string {
   return `2001:db8:${network}::${host}`;
 }
 

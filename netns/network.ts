@@ -3,6 +3,7 @@ import { runCommand, tryCommand, type CommandResult } from "./command.ts";
 import {
   CLIENT_IDENTITY,
   DVIPA_IDENTITY,
+  PRIVATE_SUBNET,
   SERVICE_ADDRESSES,
   type IpVersion,
   type LabVersions,
@@ -14,7 +15,7 @@ import { until } from "./until.ts";
 
 /** The namespace that holds the bridges, beside those of the nodes. */
 const BRIDGES = "net";
-const NETWORKS: readonly NetworkName[] = ["client", "trust"];
+const NAT = "nat";
 const KILL_LIMIT_MS = 10_000;
 
 /** The lab's namespaces, links and bridges. Every name carries `prefix`, so that labs do not meet. */
@@ -66,8 +67,18 @@ export class LabNetwork {
     return SERVICE_ADDRESSES[this.ipVersion].dvipa;
   }
 
+  /** What a NAT is known by on the client network; null in a lab without one. */
+  get natAddress(): string | null {
+    return this.nodes.some(({ name }) => name === NAT) ? this.interfaceOf(NAT, "client").address : null;
+  }
+
   /** The client's address of that IP version. */
   get clientAddress(): string {
+    return this.addressOfClient("client");
+  }
+
+  addressOfClient(node: string): string {
+    if (this.natAddress !== null) return this.interfaceOf(node, "private").address;
     return SERVICE_ADDRESSES[this.ipVersion].client;
   }
 
@@ -127,10 +138,33 @@ export class LabNetwork {
     await Promise.all([BRIDGES, ...this.nodes.map((node) => node.name)].map((name) => this.#addNamespace(name)));
     await this.#ip(
       BRIDGES,
-      NETWORKS.flatMap((name) => [`link add name ${name} type bridge`, `link set dev ${name} up`]),
+      [...new Set(this.nodes.flatMap(({ interfaces }) => interfaces.map(({ network }) => network)))].flatMap((name) => [
+        `link add name ${name} type bridge`,
+        `link set dev ${name} up`,
+      ]),
     );
     for (const node of this.nodes) {
       for (const link of node.interfaces) await this.#attach(node, link);
+    }
+    if (this.natAddress !== null) await this.#startNat(this.natAddress);
+  }
+
+  /** Everything from behind it gets another source port, so that nobody's IKE comes from 4500. */
+  async #startNat(natAddress: string): Promise<void> {
+    await this.run(NAT, ["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"]);
+    const { name } = this.interfaceOf(NAT, "client");
+    await this.run(NAT, ["nft", "-f", "-"], {
+      input: `table ip nat { chain out { type nat hook postrouting priority srcnat; policy accept;
+        oifname ${name} meta l4proto { tcp, udp } masquerade to :20000-30000 random
+        oifname ${name} masquerade
+      }\n}\n`,
+    });
+    const router = this.interfaceOf(NAT, "private").address;
+    for (const { name: node, role } of this.nodes) {
+      if (role === "client") await this.#ip(node, [`route add default via ${router}`]);
+      // In place of a default route: the kernel looks for a way to a packet's inner destination before it protects it.
+      if (role === "distributor" || role === "target")
+        await this.#ip(node, [`route add ${PRIVATE_SUBNET} via ${natAddress}`]);
     }
   }
 

@@ -118,7 +118,7 @@ export class StrongSwan {
   /** Replaces the client's connections and secrets. Running SAs stay. */
   async load(settings: ClientSettings): Promise<void> {
     const path = StrongSwan.settingsFile(this.#directory);
-    await writeFile(path, connectionConfiguration(this.#network, settings), { mode: 0o600 });
+    await writeFile(path, connectionConfiguration(this.#network, this.#node, settings), { mode: 0o600 });
     await chmod(path, 0o600);
     await this.#copyCertificate(settings.certificate);
     const { exitCode, stdout, stderr } = await this.swanctl(["--load-all", "--clear"]);
@@ -203,7 +203,7 @@ function localAuth({ certificate }: ClientSettings): string {
   return certificate === null ? "auth = psk" : `auth = ${certificate.method}\n      certs = client.pem`;
 }
 
-function connectionConfiguration(network: LabNetwork, settings: ClientSettings): string {
+function connectionConfiguration(network: LabNetwork, node: string, settings: ClientSettings): string {
   const child = (mode: ChildName): string => `      ${mode} {
         mode = ${mode}
         esp_proposals = ${settings.espProposals}
@@ -219,7 +219,7 @@ function connectionConfiguration(network: LabNetwork, settings: ClientSettings):
   return `connections {
   dvipa {
     version = 2
-    local_addrs = ${network.clientAddress}
+    local_addrs = ${network.addressOfClient(node)}
     remote_addrs = ${network.dvipa}
     proposals = ${settings.proposals}
     rekey_time = 0

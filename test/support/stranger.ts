@@ -12,7 +12,7 @@ const PORT = 9999;
 /** An ESP packet that its receiver must not believe. */
 export interface ForgedEsp {
   /** Source address that the packet claims. */
-  readonly source: typeof STRANGER | typeof CLIENT_ADDRESS;
+  readonly source: string;
   readonly destination: string;
   readonly spi: number;
   /** `short`: no IV and no ICV (null algorithms), 20 bytes of ESP: less than any suite of ours needs. */
@@ -33,8 +33,8 @@ export async function addStranger(network: LabNetwork): Promise<void> {
   await network.run("net", ["ip", "address", "add", `${CLIENT_ADDRESS}/32`, "dev", "lo"]);
 }
 
-/** Sends forged packets: datagrams of the stranger's that its own kernel protects with a made-up SA. */
-export async function sendForgedEsp(network: LabNetwork, packet: ForgedEsp, count = 1): Promise<void> {
+/** Sends forged packets: datagrams of a node's (the stranger's) that its own kernel protects with a made-up SA. */
+export async function sendForgedEsp(network: LabNetwork, packet: ForgedEsp, count = 1, node = "net"): Promise<void> {
   const { source, destination, spi, form } = packet;
   const key = `0x${randomBytes(20).toString("hex")}`;
   const algorithms =
@@ -44,13 +44,13 @@ export async function sendForgedEsp(network: LabNetwork, packet: ForgedEsp, coun
     `state add ${ends} proto esp spi ${spi} reqid 66 mode transport ${algorithms}`,
     `policy add ${ends} proto udp dport ${PORT} dir out tmpl proto esp reqid 66 mode transport`,
   ];
-  await network.run("net", ["ip", "-batch", "-"], { input: lines.map((line) => `xfrm ${line}\n`).join("") });
+  await network.run(node, ["ip", "-batch", "-"], { input: lines.map((line) => `xfrm ${line}\n`).join("") });
   try {
     const hex = form === "whole" ? noise("forged", 300).toString("hex") : "";
     const datagram = { sourceAddress: source, address: destination, port: PORT, hex };
-    await sendDatagrams(network, "net", Array<typeof datagram>(count).fill(datagram));
+    await sendDatagrams(network, node, Array<typeof datagram>(count).fill(datagram));
   } finally {
-    await network.run("net", ["ip", "xfrm", "policy", "flush"]);
-    await network.run("net", ["ip", "xfrm", "state", "flush"]);
+    await network.run(node, ["ip", "xfrm", "policy", "flush"]);
+    await network.run(node, ["ip", "xfrm", "state", "flush"]);
   }
 }

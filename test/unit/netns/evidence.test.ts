@@ -51,6 +51,24 @@ describe("what a capture of the client's link shows", () => {
     expect(examiner.cleartextSamples).toHaveLength(3);
   });
 
+  it("tells ESP in UDP, whose numbers count, from IKE behind its marker and keepalives", () => {
+    const udp = (source: number, destination: number, body: Uint8Array): Buffer => {
+      const head = Buffer.alloc(8);
+      head.writeUInt16BE(source, 0);
+      head.writeUInt16BE(destination, 2);
+      return Buffer.concat([head, body]);
+    };
+    const examiner = examined(
+      ipv4(17, DVIPA, CLIENT, udp(4500, 30_000, espBody(0x1000, 7))),
+      ipv4(17, DVIPA, CLIENT, udp(4500, 30_000, espBody(0x1000, 7))),
+      ipv4(17, CLIENT, DVIPA, udp(30_000, 4500, espBody(0x2000, 7))),
+      ipv4(17, CLIENT, DVIPA, udp(30_000, 4500, espBody(0, 7))),
+      ipv4(17, CLIENT, DVIPA, udp(30_000, 4500, Buffer.of(0xff))),
+    );
+    expect(examiner).toMatchObject({ espInUdp: 3, espFromDvipa: 2, espToDvipa: 1, ike: 2, cleartextPackets: 0 });
+    expect(examiner.duplicates).toEqual([{ spi: 0x1000, sequence: 7, mac: MAC }]);
+  });
+
   it("reads IPv6: ESP behind extension headers, and no neighbour discovery as cleartext", () => {
     const dvipa = "2001:db8:1::100";
     const client = "2001:db8:1::10";
