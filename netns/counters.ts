@@ -43,6 +43,8 @@ export async function readDecapsulatedTcp(network: LabNetwork, node: string): Pr
 export async function countCleartext(network: LabNetwork): Promise<void> {
   const header = network.ipVersion === 4 ? "ip" : "ip6";
   const discovery = network.ipVersion === 4 ? "" : "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } return";
+  // Only the first fragment of ESP in UDP has ports: it speaks for the others.
+  const laterFragment = network.ipVersion === 4 ? "meta l4proto udp ip frag-off & 0x1fff != 0 return" : "";
   const ports = network.nodes.flatMap((node) => node.interfaces.map((link) => link.port));
   await network.run("net", ["nft", "-f", "-"], {
     input: `table netdev ${TABLE} {
@@ -50,12 +52,14 @@ export async function countCleartext(network: LabNetwork): Promise<void> {
       counter to_dvipa { }
       chain from_dvipa {
         meta l4proto esp return
+        ${laterFragment}
         udp sport { 500, 4500 } return
         ${discovery}
         counter name from_dvipa
       }
       chain to_dvipa {
         meta l4proto esp return
+        ${laterFragment}
         udp dport { 500, 4500 } return
         ${discovery}
         counter name to_dvipa

@@ -150,7 +150,7 @@ describe("what is no ESP of an SA", () => {
   it.each([
     ["a keepalive", "ike.natKeepalive", () => "ff"],
     ["three bytes", "ike.drop.shortDatagram", () => "010203"],
-    ["garbage behind the marker of IKE", "ike.malformed", () => `00000000${noise("ike", 40).toString("hex")}`],
+    ["garbage behind the marker of IKE", "ike.malformed", () => `00000000${noise("ike", 20).toString("hex")}`],
     ["an unknown SPI", "steer.drop.unknownSpi", () => `${UNKNOWN_SPI}${noise("esp", 60).toString("hex")}`],
     ["an SPI alone", "steer.drop.tooShort", () => spi()],
     ["a packet that is too short", "steer.drop.tooShort", async () => `${await spi()}0000000100`],
