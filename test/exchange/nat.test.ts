@@ -140,19 +140,18 @@ describe("a peer whose NAT gives it another port", () => {
     expect(lab.count("addressChanged")).toBe(1);
   });
 
-  test("moves while its Child SA is being installed: the SA goes to the new port", () => {
+  test("moves while a Child SA is being installed: that one goes to the new port as well", () => {
     const lab = natLab();
+    const { client } = authenticate(lab);
+    lab.pass(30_000);
     lab.install = "silent";
-    const client = initiator();
-    client.readInit(lab.answer(client.initRequest({ natFrom: { address: INNER, port: 500 } }), from(30_500, 500)));
-    lab.deliver(client.authRequest(childWish(INNER, DVIPA, TUNNEL)).bytes, NATTED);
-    const [sa] = lab.installed;
-    lab.step({ kind: "childInstalled", nowMs: lab.nowMs, saId: sa?.id ?? "" });
-    expect(moves(lab)).toEqual([]);
     const wish = childWish(INNER, DVIPA, { ...TUNNEL, tsi: [hostSelector("10.0.0.6")] });
-    lab.deliver(client.createChildRequest(wish, null).bytes, from(31_001));
-    expect(moves(lab)).toEqual([31_001]);
-    expect(lab.installed[1]).toMatchObject({ peerUdpPort: 31_001 });
+    expect(lab.deliver(client.createChildRequest(wish, null).bytes, NATTED)).toEqual([]);
+    // The answer to our DPD is on its way meanwhile.
+    lab.deliver(client.seal(EXCHANGE.INFORMATIONAL, 0, true, []), from(31_005));
+    expect(moves(lab)).toEqual([31_005]);
+    lab.step({ kind: "childInstalled", nowMs: lab.nowMs, saId: lab.installed[1]?.id ?? "" });
+    expect(moves(lab)).toEqual([31_005, 31_005]);
   });
 });
 
@@ -235,6 +234,21 @@ describe("we behind a NAT", () => {
     expect([...world.a.kernel.values()]).toMatchObject([{ sa: { peerUdpPort: 4500 } }]);
     expect(world.a.counts.get("ike.peerMoved")).toBeUndefined();
     expect(world.disagreements()).toEqual([]);
+  });
+
+  test("an authentic message from another port does not lead us astray", () => {
+    const world = new World();
+    world.natPorts = 10_000;
+    world.command(world.a, initiate);
+    world.flush();
+    world.pass(31_000, true);
+    const flying = world.wire.splice(0).map((one) => ({ ...one, from: { ...one.from, port: 666 } }));
+    world.wire.push(...flying.filter(({ to }) => to.address === world.a.address));
+    expect(world.wire.length).toBeGreaterThan(0);
+    world.flush();
+    expect(world.a.counts.get("ike.peerMoveIgnored")).toBeGreaterThan(0);
+    expect(world.a.up).toMatchObject([{ remote: { port: 4500 } }]);
+    expect([...world.a.kernel.values()]).toMatchObject([{ sa: { peerUdpPort: 4500 } }]);
   });
 
   test("without a NAT nothing moves and nobody sends keepalives", () => {

@@ -35,11 +35,13 @@ describe("stripUdp", () => {
       sourcePort: fc.integer({ min: 1, max: 0xffff }),
       optionWords: fc.nat(10),
       linkPadding: fc.nat(20),
+      ipChecksum: fc.nat(0xffff),
     });
     fc.assert(
-      fc.property(arbitrary, ({ length, linkPadding, ...changes }) => {
+      fc.property(arbitrary, ({ length, linkPadding, ipChecksum, ...changes }) => {
         const body = esp(length);
         const packet = concatBytes(inUdp(bare(body), changes), new Uint8Array(linkPadding));
+        new DataView(packet.buffer).setUint16(10, ipChecksum);
         const result = stripped(packet);
         expect(parseEsp(result)).toMatchObject({
           outer: { source: CLIENT, destination: DVIPA, totalBytes: result.length },
