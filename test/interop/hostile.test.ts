@@ -87,6 +87,12 @@ describe("ESP", () => {
     await countsOneMore("steer.drop.tooShort", async () => forge(CLIENT_ADDRESS, await inboundSpi(), "short"));
   });
 
+  it("drops a known SPI in UDP: its SA was negotiated without", async () => {
+    const hex = `${(await inboundSpi()).toString(16).padStart(8, "0")}${noise("in UDP", 60).toString("hex")}`;
+    const datagram = { sourceAddress: CLIENT_ADDRESS, address: DVIPA, port: 4500, hex };
+    await countsOneMore("steer.drop.unexpectedUdp", () => sendDatagrams(lab().network, "net", [datagram]));
+  });
+
   it("refuses forged packets of a known SPI, whatever the peek makes of them", async () => {
     // Decrypted with the right key a forged packet is noise: the peek drops it, or leaves it to a kernel, which checks
     // first whether the number is new and then the ICV.
