@@ -66,6 +66,7 @@ describe("a client behind a NAT", () => {
 
   it("asks for transport mode, and has a tunnel", async () => {
     await negotiate(lab(), client, "transport");
+    expect(await counter("ike.natTransportDeclined")).toBe(1);
     expect(await client.listSas()).toMatch(/TUNNEL-in-UDP/);
     expect((await lab().distributor.status()).sas).toMatchObject([{ mode: "tunnel" }]);
     expect((await client.terminate()).exitCode).toBe(0);
