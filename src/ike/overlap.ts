@@ -17,7 +17,7 @@ export function refuseOverlap(
   session: EstablishedSession,
   wanted: { readonly local: readonly TrafficSelector[]; readonly remote: readonly TrafficSelector[] },
 ): void {
-  for (const other of table.established()) {
+  for (const other of table.up(isNatted(session.nat) ? "all" : "natted")) {
     if (isSamePeer(session, other)) continue;
     const { children, pending, ownPending } = other.state;
     const made = [...children.values(), pending, ownPending].flatMap((child) => child?.sa ?? []);

@@ -2,6 +2,7 @@ import { toHex } from "../core/bytes.ts";
 import { Deadlines } from "../core/deadlines.ts";
 import type { SharedSa } from "../sa/spec.ts";
 import type { Path } from "./events.ts";
+import { isNatted } from "./nat.ts";
 import type { Established, IkeSession } from "./session.ts";
 
 /** An IKE SA that is up. */
@@ -14,7 +15,8 @@ export function isEstablished(session: IkeSession): session is EstablishedSessio
 
 /**
  * All IKE SAs: by our SPI, by the IKE_SA_INIT that made them, by their addresses and peers, by the time at which each has something
- * to do; and how many of them have not authenticated. No event looks at all of them, only commands of an operator do.
+ * to do; and how many of them have not authenticated. No event looks at all of them, only commands of an operator do, and a
+ * Child SA of a peer behind a NAT.
  */
 export class SessionTable {
   /** When each has something to do; kept by `timers.ts`. */
@@ -29,6 +31,7 @@ export class SessionTable {
   readonly #byEnds = new Groups();
   readonly #byPeer = new Groups();
   readonly #byIdentity = new Groups();
+  readonly #natted = new Set<IkeSession>();
   /** Where to look for the IKE SA of a Child SA, by the ID of that one. */
   readonly #endsOfSa = new Map<string, string>();
   /** Sessions that this event may have changed. */
@@ -88,6 +91,11 @@ export class SessionTable {
     return this.#byIdentity.of(`${peerName} ${remoteIdentity}`).filter(isEstablished);
   }
 
+  /** All that are up, or those of them that have a NAT on their way, to look at. */
+  up(only: "all" | "natted"): EstablishedSession[] {
+    return [...(only === "all" ? this.all : this.#natted)].filter(isEstablished);
+  }
+
   /** IKE SAs that are up, one of which has this Child SA, or waits for its installation. Touches them: they are few. */
   aroundSa(saId: string): EstablishedSession[] {
     const found = this.#byEnds.of(this.#endsOfSa.get(saId) ?? "").filter(isEstablished);
@@ -131,6 +139,7 @@ export class SessionTable {
     const { peer, remoteIdentity } = session.state;
     this.#byPeer.add(peer.name, session);
     this.#byIdentity.add(`${peer.name} ${remoteIdentity}`, session);
+    if (isNatted(session.nat)) this.#natted.add(session);
   }
 
   /** The peer has authenticated. */
@@ -153,6 +162,7 @@ export class SessionTable {
   remove(session: IkeSession): void {
     this.prove(session);
     this.#closed.delete(session);
+    this.#natted.delete(session);
     this.#bySpi.delete(toHex(session.localSpi));
     for (const groups of [this.#byEnds, this.#byPeer, this.#byIdentity]) groups.remove(session);
     this.deadlines.delete(session);

@@ -108,7 +108,7 @@ function psk(): Secret {
 
 function noActions(): ChildSaActions {
   const done = (): Promise<void> => Promise.resolve();
-  return { install: done, useOutbound: done, remove: done };
+  return { install: done, useOutbound: done, remove: done, movePeer: done };
 }
 
 /** As the node does it, without the numbers: the outbound state has none to send. */
