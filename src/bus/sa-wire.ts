@@ -17,7 +17,7 @@ const suite = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.enum(["aes-gcm-16", "aes-ccm-16"]), keyBits }),
   z.strictObject({ kind: z.literal("chacha20-poly1305") }),
   z.strictObject({ kind: z.enum(["aes-cbc", "aes-ctr"]), keyBits, integrity }),
-  z.strictObject({ kind: z.literal("null"), integrity }),
+  z.strictObject({ kind: z.enum(["null", "ah"]), integrity }),
 ]);
 
 const selector = z.strictObject({

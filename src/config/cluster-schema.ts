@@ -2,7 +2,14 @@ import { isIP } from "node:net";
 import { z } from "zod";
 import { ipFromBytes, ipToBytes } from "../core/ip.ts";
 import { MAX_WINDOW_PACKETS } from "../sa/spec.ts";
-import { ESP_PROPOSALS, IKE_PROPOSALS, parseEspProposal, parseIkeProposal } from "./proposals.ts";
+import {
+  AH_PROPOSALS,
+  ESP_PROPOSALS,
+  IKE_PROPOSALS,
+  parseAhProposal,
+  parseEspProposal,
+  parseIkeProposal,
+} from "./proposals.ts";
 import { isSubnet, overlaps, rangeOf } from "./subnet.ts";
 
 /** The port on which distributors listen for targets when the file names none. Our choice. */
@@ -190,6 +197,7 @@ export const peerSection = section({
   inboundReplayWindow: window(DEFAULT_INBOUND_WINDOW_PACKETS),
   ikeProposals: proposals(parseIkeProposal, IKE_PROPOSALS),
   espProposals: proposals(parseEspProposal, ESP_PROPOSALS),
+  ahProposals: proposals(parseAhProposal, AH_PROPOSALS),
   esn: z.enum(["prefer", "allow", "never"], ESN).default("allow"),
   childLifetime: section({
     seconds: seconds(DEFAULT_CHILD_SECONDS),

@@ -1,4 +1,4 @@
-import type { EspIntegrity, EspSuite } from "../sa/suite.ts";
+import type { AhSuite, EspIntegrity, EspSuite } from "../sa/suite.ts";
 
 /** An IKE suite of the cluster file: `IkeSuite` of `ike/`, which this layer does not know. */
 export interface IkeSuiteConfig {
@@ -70,6 +70,13 @@ export function parseEspProposal(text: string): EspSuite[] | null {
   return rest.size === 0 ? ciphers : null;
 }
 
+/** The same for AH, `sha256-sha512`: integrity algorithms and nothing else. */
+export function parseAhProposal(text: string): AhSuite[] | null {
+  const rest = new Set(text.split("-"));
+  const hmacs = take(rest, HMACS);
+  return rest.size > 0 || hmacs.length === 0 ? null : hmacs.map((integrity) => ({ kind: "ah", integrity }));
+}
+
 /**
  * The same for IKE: `aes128-sha256-x25519`, `aes256gcm16-prfsha384-ecp384`. Without a PRF the integrity algorithms are it, so an
  * AEAD needs one.
@@ -117,6 +124,8 @@ const GROUP_WORDS = "x25519, ecp256, ecp384, ecp521, modp2048, modp3072 or modp4
 export const ESP_PROPOSALS =
   `a list of 1 to 32 of strongSwan's ESP proposals without groups and esn: ${AEAD_WORDS}, aes128ccm16, aes256ccm16; ` +
   `or aes128, aes256, aes128ctr, aes256ctr, null with ${HMAC_WORDS}`;
+export const AH_PROPOSALS =
+  "a list of 1 to 32 of strongSwan's AH proposals without groups and esn: sha256, sha384, sha512";
 export const IKE_PROPOSALS =
   `a list of 1 to 32 of strongSwan's IKE proposals: ${AEAD_WORDS} with -prfsha256, -prfsha384 or -prfsha512; ` +
   `or aes128, aes256 with ${HMAC_WORDS}; and a group, -${GROUP_WORDS}`;

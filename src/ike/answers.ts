@@ -13,6 +13,7 @@ import { sendOwn } from "./sending.ts";
 import type { IkeSession } from "./session.ts";
 import { isEstablished, type EstablishedSession, type SessionTable } from "./session-table.ts";
 import type { Step } from "./step.ts";
+import { protocolIdOf } from "./suite.ts";
 import type { OwnRequest } from "./window.ts";
 import { NOTIFY, notifyCounter, notifyName } from "./wire/constants.ts";
 import { openedPayloads, type OpenedMessage } from "./wire/encrypted.ts";
@@ -101,7 +102,9 @@ function installAnswer(
     if (!(error instanceof EsplexError)) throw error;
     step.count(reasonOf(error));
     step.log("warn", "the peer's answer is not what was asked for", { ...session.facts(), reason: error.message });
-    session.own.enqueue({ kind: "deleteSpi", spi: offer.spi });
+    // Of which protocol is as the peer has it: a DELETE of an SA that it does not have is ignored.
+    const protocols = new Set(offer.wish.suites.map(protocolIdOf));
+    for (const protocol of protocols) session.own.enqueue({ kind: "deleteSpi", protocol, spi: offer.spi });
     postponeRekey(step, session, replaces);
   }
 }

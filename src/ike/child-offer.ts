@@ -1,6 +1,6 @@
 import type { DhKeyPair } from "../crypto/dh.ts";
 import type { TrafficSelector } from "../sa/spec.ts";
-import type { EspSuite } from "../sa/suite.ts";
+import type { ChildSuite } from "../sa/suite.ts";
 import type { ChildMode } from "./environment.ts";
 
 /** What a Child SA is to be: a new one, or an old one's heir (RFC 7296 §2.8: same selectors and algorithms). */
@@ -8,7 +8,8 @@ export interface ChildWish {
   /** The SA that it replaces; null for none. */
   readonly replaces: string | null;
   readonly mode: ChildMode;
-  readonly suites: readonly EspSuite[];
+  /** Of ESP and of AH, the preferred one first. */
+  readonly suites: readonly ChildSuite[];
   /** Ids of transform type 5, the preferred one first. */
   readonly numbers: readonly number[];
   readonly local: readonly TrafficSelector[];

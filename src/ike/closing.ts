@@ -3,6 +3,7 @@ import { sendOwn } from "./sending.ts";
 import type { Child, IkeSession } from "./session.ts";
 import type { EstablishedSession } from "./session-table.ts";
 import type { Step } from "./step.ts";
+import { protocolIdOf } from "./suite.ts";
 
 /** Sends DELETE for a Child SA; it goes when the peer has answered (RFC 7296 §1.4.1). Harmless when that is under way. */
 export function beginDeleteChild(step: Step, session: IkeSession, child: Child): void {
@@ -19,7 +20,8 @@ export function expireChild(step: Step, session: EstablishedSession, child: Chil
   const told = child.closing;
   removeChild(step, session.state, child, reason, 0);
   if (told) return;
-  session.own.enqueue({ kind: "deleteSpi", spi: child.sa.inbound.spi });
+  const { suite, inbound } = child.sa;
+  session.own.enqueue({ kind: "deleteSpi", protocol: protocolIdOf(suite), spi: inbound.spi });
   sendOwn(step, session);
 }
 

@@ -2,7 +2,7 @@ import type { Secret } from "../core/secret.ts";
 import type { SigningKey } from "../crypto/signature.ts";
 import type { Certificate } from "../x509/certificate.ts";
 import type { TrustStore } from "../x509/chain.ts";
-import type { EspSuite } from "../sa/suite.ts";
+import type { ChildSuite } from "../sa/suite.ts";
 import type { IkeSuite } from "./suite.ts";
 
 export type ChildMode = "transport" | "tunnel";
@@ -53,8 +53,8 @@ export interface IkePeerConfig {
   readonly inboundWindowPackets: number;
   /** Null: everything that esplex supports. */
   readonly ikeSuites: readonly IkeSuite[] | null;
-  /** Null: `DEFAULT_ESP_SUITES`. */
-  readonly espSuites: readonly EspSuite[] | null;
+  /** Of ESP, and of AH where the cluster file lists some. Null: `DEFAULT_ESP_SUITES`. */
+  readonly espSuites: readonly ChildSuite[] | null;
   readonly esn: EsnPolicy;
   readonly childLifetime: ChildLifetime;
   readonly ikeLifetimeMs: number | null;
@@ -73,7 +73,7 @@ export interface InitiatePolicy {
 /** What the core needs from the outside: everything that is random or belongs to the cluster. */
 export interface IkeEnvironment {
   randomBytes(lengthBytes: number): Uint8Array;
-  /** An inbound ESP SPI that no SA in the cluster has. May throw `cluster.exhausted`. */
+  /** An inbound SPI that no SA, of ESP or AH, in the cluster has. May throw `cluster.exhausted`. */
   newSpi(): number;
   /** A reqid that no tunnel in the cluster has. May throw `cluster.exhausted`. */
   newReqid(): number;

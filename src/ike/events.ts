@@ -1,5 +1,6 @@
 import type { LogLevel } from "../core/log.ts";
 import type { SharedSa } from "../sa/spec.ts";
+import type { IpsecProtocol } from "../sa/suite.ts";
 
 /** An address with a UDP port. */
 export interface Endpoint {
@@ -36,10 +37,11 @@ export type IkeEvent =
   | { readonly kind: "timer"; readonly nowMs: number }
   | { readonly kind: "childInstalled"; readonly nowMs: number; readonly saId: string }
   | { readonly kind: "childInstallFailed"; readonly nowMs: number; readonly saId: string; readonly reason: string }
-  /** ESP from `peer` to `dvipa` with an SPI of no SA. The addresses are canonical. */
+  /** ESP or AH from `peer` to `dvipa` with an SPI of no SA of that protocol. The addresses are canonical. */
   | {
       readonly kind: "unknownEsp";
       readonly nowMs: number;
+      readonly protocol: IpsecProtocol;
       readonly peer: string;
       readonly dvipa: string;
       readonly spi: number;

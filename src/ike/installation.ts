@@ -8,6 +8,7 @@ import { sendOwn, sendResponse } from "./sending.ts";
 import type { Child, PeerInstall, PendingInstall } from "./session.ts";
 import type { EstablishedSession, SessionTable } from "./session-table.ts";
 import type { Step } from "./step.ts";
+import { protocolIdOf } from "./suite.ts";
 import { NOTIFY } from "./wire/constants.ts";
 import { notify } from "./wire/notify.ts";
 
@@ -167,7 +168,8 @@ export function failInstall(step: Step, session: EstablishedSession, pending: Pe
 export function failOwnInstall(step: Step, session: EstablishedSession, pending: PendingInstall, reason: string): void {
   session.state.ownPending = null;
   tellFailed(step, session, pending, reason);
-  session.own.enqueue({ kind: "deleteSpi", spi: pending.sa.inbound.spi });
+  const { suite, inbound } = pending.sa;
+  session.own.enqueue({ kind: "deleteSpi", protocol: protocolIdOf(suite), spi: inbound.spi });
   postponeRekey(step, session, pending.replaces);
   sendOwn(step, session);
 }

@@ -2,7 +2,7 @@ import { integrityTagBytes, prf, prfBytes, prfPlus } from "../crypto/prf.ts";
 import { concatBytes } from "../core/bytes.ts";
 import { Secret } from "../core/secret.ts";
 import type { SaHalf } from "../sa/spec.ts";
-import { suiteLengths, type EspSuite } from "../sa/suite.ts";
+import { suiteLengths, type ChildSuite } from "../sa/suite.ts";
 import { cipherKeyBytes, type IkeCipher, type IkeSuite } from "./suite.ts";
 import type { SealingKey } from "./wire/encrypted.ts";
 
@@ -110,10 +110,10 @@ export interface ChildKeys {
   readonly toInitiator: Omit<SaHalf, "spi">;
 }
 
-/** KEYMAT = prf+(SK_d, [g^ir (new) |] Ni | Nr), RFC 7296 §2.17. `shared` (null without PFS) is wiped. */
+/** KEYMAT = prf+(SK_d, [g^ir (new) |] Ni | Nr), RFC 7296 §2.17; for AH nothing but its integrity keys. `shared` (null without PFS) is wiped. */
 export function deriveChildKeys(
   ike: { readonly suite: IkeSuite; readonly d: Secret },
-  suite: EspSuite,
+  suite: ChildSuite,
   shared: Secret | null,
   nonces: Pick<KeyContext, "nonceI" | "nonceR">,
 ): ChildKeys {

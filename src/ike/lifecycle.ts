@@ -1,11 +1,18 @@
+import type { SharedSa } from "../sa/spec.ts";
 import { postpone } from "./lifetime.ts";
 import type { Child, Established, IkeSession, PendingInstall } from "./session.ts";
 import type { SessionTable } from "./session-table.ts";
 import type { Step } from "./step.ts";
+import { protocolIdOf } from "./suite.ts";
 
-/** The Child SA, or undefined, that we receive nothing on and send to this SPI. */
-export function childByOutboundSpi(state: Established, spi: number): Child | undefined {
-  return [...state.children.values()].find((child) => child.sa.outbound.spi === spi);
+/** The Child SA, or undefined, that we send on to this SPI of this protocol (`PROTOCOL`): an ESP SA and an AH SA may have the same SPI. */
+export function childByOutboundSpi(state: Established, protocol: number, spi: number): Child | undefined {
+  return [...state.children.values()].find(({ sa }) => sendsTo(sa, protocol, spi));
+}
+
+/** True when the peer knows the SA by this SPI of this protocol. */
+export function sendsTo({ suite, outbound }: SharedSa, protocol: number, spi: number): boolean {
+  return outbound.spi === spi && protocolIdOf(suite) === protocol;
 }
 
 /** Starts sending on a Child SA that was held back (make before break). Nothing happens when it is in use already. */

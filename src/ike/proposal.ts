@@ -1,7 +1,7 @@
 import { DH_GROUPS } from "../crypto/dh.ts";
 import type { HmacName } from "../crypto/prf.ts";
 import { EsplexError } from "../core/errors.ts";
-import { DEFAULT_ESP_SUITES, sameSuite, type EspSuite } from "../sa/suite.ts";
+import { DEFAULT_ESP_SUITES, sameSuite, type ChildSuite, type EspSuite } from "../sa/suite.ts";
 import type { EsnPolicy } from "./environment.ts";
 import { ikeSuiteName, type IkeCipher, type IkeSuite } from "./suite.ts";
 import { DH_NONE, ENCRYPTION, ESN, INTEGRITY, PRF, PROTOCOL, TRANSFORM } from "./wire/constants.ts";
@@ -14,8 +14,9 @@ export interface ChosenIke {
   readonly answer: Omit<Proposal, "spi">;
 }
 
+/** The same for a Child SA, of ESP or AH. */
 export interface ChosenEsp {
-  readonly suite: EspSuite;
+  readonly suite: ChildSuite;
   /** Group for PFS, null without. */
   readonly group: number | null;
   /** Extended sequence numbers. */
@@ -27,8 +28,8 @@ export interface ChosenEsp {
 
 /** What a peer may have for a Child SA. */
 export interface EspPolicy {
-  /** Null: `DEFAULT_ESP_SUITES`. */
-  readonly espSuites: readonly EspSuite[] | null;
+  /** Of ESP and of AH. Null: `DEFAULT_ESP_SUITES`. */
+  readonly espSuites: readonly ChildSuite[] | null;
   readonly esn: EsnPolicy;
 }
 
@@ -53,6 +54,8 @@ const CIPHER_IDS: Readonly<Record<EspSuite["kind"], number>> = {
 
 const KNOWN_IKE_TYPES: readonly number[] = [TRANSFORM.ENCRYPTION, TRANSFORM.PRF, TRANSFORM.INTEGRITY, TRANSFORM.DH];
 const KNOWN_ESP_TYPES: readonly number[] = [TRANSFORM.ENCRYPTION, TRANSFORM.INTEGRITY, TRANSFORM.DH, TRANSFORM.ESN];
+/** AH encrypts nothing: a proposal of AH that says otherwise is none (RFC 7296 §3.3.3). */
+const KNOWN_AH_TYPES: readonly number[] = [TRANSFORM.INTEGRITY, TRANSFORM.DH, TRANSFORM.ESN];
 
 /** A transform with what it means to us. */
 interface Option<T> {
@@ -91,7 +94,7 @@ export function chooseIke(
 }
 
 /**
- * Chooses an ESP suite and the length of its numbers, in the peer's order. `pfs` says whether groups may be negotiated at
+ * Chooses a suite of ESP or AH and the length of its numbers, in the peer's order: one proposal, hence one protocol (RFC 7296 §3.3). `pfs` says whether groups may be negotiated at
  * all (never in IKE_AUTH, RFC 7296 §1.2). Throws `peer.noProposalChosen`, or `peer.invalidKePayload` with `details.group`
  * when the KE payload is of another group than the acceptable one.
  */
@@ -103,20 +106,20 @@ export function chooseEsp(
 ): ChosenEsp {
   const allowed = espSuites ?? DEFAULT_ESP_SUITES;
   for (const offered of payload.proposals) {
-    const spi = espSpi(offered);
-    if (spi === null || !offered.transforms.every(({ type }) => KNOWN_ESP_TYPES.includes(type))) continue;
+    const spi = childSpi(offered);
+    if (spi === null || !offered.transforms.every(({ type }) => typesOf(offered).includes(type))) continue;
     const numbers = chooseNumbers(offered, esnPolicy);
     const group = chooseEspGroup(offered, keGroup, pfs);
     if (numbers === undefined || group === undefined) continue;
-    for (const cipher of cipherOptions(offered)) {
+    for (const cipher of offered.protocol === PROTOCOL.AH ? ahOptions(offered) : cipherOptions(offered)) {
       if (!allowed.some((other) => sameSuite(other, cipher.value))) continue;
       checkKeGroup(group.value, keGroup);
       const transforms = [...cipher.transforms, ...group.transforms, numbers.transform];
-      const answer = { number: offered.number, protocol: PROTOCOL.ESP, transforms };
+      const answer = { number: offered.number, protocol: offered.protocol, transforms };
       return { suite: cipher.value, group: group.value, esn: numbers.value, spi, answer };
     }
   }
-  throw new EsplexError("peer.noProposalChosen", "no ESP proposal is acceptable", {
+  throw new EsplexError("peer.noProposalChosen", "no ESP or AH proposal is acceptable", {
     offered: payload.proposals.length,
   });
 }
@@ -129,14 +132,20 @@ export function checkKeGroup(wanted: number | null, keGroup: KeGroup): void {
   });
 }
 
-function espSpi(offered: Proposal): number | null {
-  if (offered.protocol !== PROTOCOL.ESP || offered.spi.length !== 4) return null;
+/** The SPI of a proposal of ESP or AH. */
+function childSpi(offered: Proposal): number | null {
+  const isChild = offered.protocol === PROTOCOL.ESP || offered.protocol === PROTOCOL.AH;
+  if (!isChild || offered.spi.length !== 4) return null;
   const spi = new DataView(offered.spi.buffer, offered.spi.byteOffset).getUint32(0);
-  return spi >= FIRST_ESP_SPI ? spi : null;
+  return spi >= FIRST_CHILD_SPI ? spi : null;
 }
 
-/** SPIs 1 to 255 are reserved, 0 is local (RFC 4303 §2.1). */
-const FIRST_ESP_SPI = 256;
+/** SPIs 1 to 255 are reserved, 0 is local (RFC 4303 §2.1, RFC 4302 §2.4). */
+const FIRST_CHILD_SPI = 256;
+
+function typesOf({ protocol }: Proposal): readonly number[] {
+  return protocol === PROTOCOL.AH ? KNOWN_AH_TYPES : KNOWN_ESP_TYPES;
+}
 
 function chooseEspGroup(
   offered: Proposal,
@@ -187,7 +196,7 @@ function prfOptions(offered: Proposal): Option<HmacName>[] {
 }
 
 /** A cipher with the integrity algorithm that it needs. */
-interface CipherOption<T extends EspSuite = EspSuite> {
+interface CipherOption<T extends ChildSuite = EspSuite> {
   readonly value: T;
   readonly transforms: readonly Transform[];
 }
@@ -195,6 +204,14 @@ interface CipherOption<T extends EspSuite = EspSuite> {
 function isForIke(option: CipherOption): option is CipherOption<IkeCipher> {
   const { kind } = option.value;
   return kind === "aes-gcm-16" || kind === "chacha20-poly1305" || kind === "aes-cbc";
+}
+
+/** Every integrity algorithm of a proposal of AH that we know, in the peer's order; NONE is none (RFC 7296 §3.3.2). */
+function ahOptions(offered: Proposal): CipherOption<ChildSuite>[] {
+  return offered.transforms.flatMap((found) => {
+    const hmac = found.type === TRANSFORM.INTEGRITY && hmacOf(found);
+    return hmac ? [{ value: { kind: "ah", integrity: hmac }, transforms: [found] }] : [];
+  });
 }
 
 /** Every cipher of the proposal that we know, in the peer's order. */
@@ -235,10 +252,16 @@ function aeadSuite(cipher: Transform): EspSuite | null {
 
 function macOptions(cipher: Transform, integrity: readonly Transform[]): CipherOption[] {
   return integrity.flatMap((found) => {
-    const hmac = keyBitsOf(found) === null && HMACS.find((known) => known.integrity === found.id);
-    const value = hmac ? macSuite(cipher, hmac.name) : null;
+    const hmac = hmacOf(found);
+    const value = hmac === null ? null : macSuite(cipher, hmac);
     return value === null ? [] : [{ value, transforms: [cipher, found] }];
   });
+}
+
+/** The HMAC of an integrity transform; null for others. */
+function hmacOf(found: Transform): HmacName | null {
+  if (keyBitsOf(found) !== null) return null;
+  return HMACS.find((known) => known.integrity === found.id)?.name ?? null;
 }
 
 function macSuite(cipher: Transform, integrity: HmacName): EspSuite | null {
@@ -275,7 +298,7 @@ export function ikeTransforms(suite: IkeSuite): Transform[] {
  * `numbers` are ids of transform type 5 (`ESN`), the preferred one first.
  */
 export function espTransforms(
-  suite: EspSuite,
+  suite: ChildSuite,
   groups: readonly number[] | number | null,
   numbers: readonly number[] = [ESN.NO],
 ): Transform[] {
@@ -284,13 +307,17 @@ export function espTransforms(
   return [...cipherTransforms(suite), ...dh, ...numbers.map((id) => transform(TRANSFORM.ESN, id))];
 }
 
-function cipherTransforms(cipher: EspSuite): Transform[] {
+function cipherTransforms(cipher: ChildSuite): Transform[] {
+  if (cipher.kind === "ah") return [integrityTransform(cipher.integrity)];
   const encryption = transform(
     TRANSFORM.ENCRYPTION,
     CIPHER_IDS[cipher.kind],
     "keyBits" in cipher ? cipher.keyBits : null,
   );
   if (!("integrity" in cipher)) return [encryption];
-  const integrity = HMACS.find(({ name }) => name === cipher.integrity);
-  return [encryption, transform(TRANSFORM.INTEGRITY, integrity?.integrity ?? 0)];
+  return [encryption, integrityTransform(cipher.integrity)];
+}
+
+function integrityTransform(integrity: HmacName): Transform {
+  return transform(TRANSFORM.INTEGRITY, HMACS.find(({ name }) => name === integrity)?.integrity ?? 0);
 }

@@ -1,5 +1,6 @@
-import { suiteLengths, suiteName } from "../sa/suite.ts";
+import { protocolOf, suiteLengths, suiteName, type ChildSuite } from "../sa/suite.ts";
 import type { HmacName } from "../crypto/prf.ts";
+import { PROTOCOL } from "./wire/constants.ts";
 
 /** How an IKE SA encrypts its messages: as ESP does, with fewer ciphers (RFC 5282, RFC 7634 §3). */
 export type IkeCipher =
@@ -23,4 +24,9 @@ export function cipherKeyBytes(cipher: IkeCipher): number {
 /** `AES_CBC_128/HMAC_SHA2_256_128/PRF_HMAC_SHA2_256`: as strongSwan prints it, without the group. */
 export function ikeSuiteName(suite: IkeSuite): string {
   return `${suiteName(suite.cipher)}/PRF_${suite.prf.toUpperCase().replaceAll("-", "_")}`;
+}
+
+/** Security protocol identifier of a Child SA (RFC 7296 §3.3.1): with its SPI it names one of its halves. */
+export function protocolIdOf(suite: ChildSuite): number {
+  return protocolOf(suite) === "ah" ? PROTOCOL.AH : PROTOCOL.ESP;
 }

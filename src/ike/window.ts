@@ -64,10 +64,10 @@ export type OwnWish =
   | { readonly kind: "auth" }
   | { readonly kind: "dpd" }
   | { readonly kind: "deleteChild"; readonly saId: string }
-  /** An SA that the peer has made and we never had: `spi` is our inbound one. */
-  | { readonly kind: "deleteSpi"; readonly spi: number }
-  /** ESP has come for an SA that we do not have: told, and deleted at the peer (RFC 7296 §1.5). */
-  | { readonly kind: "invalidSpi"; readonly spi: number }
+  /** An SA that the peer has made and we never had: `spi` is our inbound one; `protocol` as in `PROTOCOL`. */
+  | { readonly kind: "deleteSpi"; readonly protocol: number; readonly spi: number }
+  /** A packet has come for an SA that we do not have: told, and deleted at the peer (RFC 7296 §1.5). */
+  | { readonly kind: "invalidSpi"; readonly protocol: number; readonly spi: number }
   | { readonly kind: "deleteIke" }
   /** `group`: of the KE payload, null for the first choice. */
   | { readonly kind: "rekeyChild"; readonly saId: string; readonly group: number | null }

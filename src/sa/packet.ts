@@ -1,7 +1,9 @@
+import { parseAhHeader } from "./ah.ts";
 import { packetBytes, parseIp, type IpHeader, type IpParseFailure } from "./ip-header.ts";
+import type { IpsecProtocol } from "./suite.ts";
 
 /** IANA protocol numbers that this product tells apart. */
-export const IP_PROTOCOL = { icmp: 1, ipv4: 4, tcp: 6, udp: 17, esp: 50, ah: 51 } as const;
+export const IP_PROTOCOL = { icmp: 1, ipv4: 4, tcp: 6, udp: 17, ipv6: 41, esp: 50, ah: 51 } as const;
 
 /** RFC 4303 §2: SPI and sequence number stand before the payload. */
 const ESP_HEADER_BYTES = 8;
@@ -40,26 +42,33 @@ export function parseTcp(bytes: Uint8Array): TcpSummary | null {
   };
 }
 
-/** The clear part of an ESP packet and where its parts lie. */
+/** The clear part of an ESP or AH packet and where its parts lie. */
 export interface EspPacket {
   readonly outer: IpHeader;
+  readonly protocol: IpsecProtocol;
   readonly spi: number;
-  /** The low 32 bits that travel (RFC 4303 §2.2). */
+  /** The low 32 bits that travel (RFC 4303 §2.2, RFC 4302 §2.5). */
   readonly sequence: number;
-  /** IV, ciphertext and ICV. */
+  /** Of ESP IV, ciphertext and ICV; of AH everything from its header on. */
   readonly payload: Uint8Array;
 }
 
 export type EspParseFailure = IpParseFailure | "fragment" | "notEsp" | "tooShort";
 
-/** Splits a whole IPv4 or IPv6 packet that carries ESP. Says why when it cannot: the caller counts and drops. */
+/** Splits a whole IPv4 or IPv6 packet that carries ESP or AH. Says why when it cannot: the caller counts and drops. */
 export function parseEsp(packet: Uint8Array): EspPacket | EspParseFailure {
   const outer = parseIp(packetBytes(packet), { whole: true });
   if (typeof outer === "string") return outer;
   if (outer.fragment !== null) return "fragment";
-  if (outer.protocol !== IP_PROTOCOL.esp) return "notEsp";
   const body = packet.subarray(outer.headerBytes, outer.totalBytes);
+  if (outer.protocol === IP_PROTOCOL.ah) {
+    const header = parseAhHeader(body);
+    if (header === null) return "tooShort";
+    return { outer, protocol: "ah", spi: header.spi, sequence: header.sequence, payload: body };
+  }
+  if (outer.protocol !== IP_PROTOCOL.esp) return "notEsp";
   if (body.length < ESP_HEADER_BYTES) return "tooShort";
   const view = new DataView(body.buffer, body.byteOffset, body.byteLength);
-  return { outer, spi: view.getUint32(0), sequence: view.getUint32(4), payload: body.subarray(ESP_HEADER_BYTES) };
+  const payload = body.subarray(ESP_HEADER_BYTES);
+  return { outer, protocol: "esp", spi: view.getUint32(0), sequence: view.getUint32(4), payload };
 }

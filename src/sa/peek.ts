@@ -1,11 +1,12 @@
+import { ahHeaderBytes, parseAhHeader } from "./ah.ts";
 import { parseIp, walkExtensionHeaders, type PacketBytes } from "./ip-header.ts";
 import { ESP_TRAILER_BYTES, IP_PROTOCOL, parseTcp, TCP_PEEK_BYTES, type TcpSummary } from "./packet.ts";
 import { createPlaintextReader, type PlaintextReader } from "./plaintext-reader.ts";
 import type { SharedSa } from "./spec.ts";
-import { suiteLengths } from "./suite.ts";
+import { suiteLengths, type AhSuite } from "./suite.ts";
 
 /**
- * What the encrypted packet says of itself. NOT authenticated: nobody has checked the ICV, so a forger may have flipped
+ * What the protected packet says of itself. NOT authenticated: nobody has checked the ICV, so a forger may have flipped
  * any bit. Good enough to choose a host, never to change a replay window or to trust the content.
  */
 export type PeekResult =
@@ -18,7 +19,7 @@ type UnreadableReason = "tooShort" | "badLength" | "innerHeader" | "innerFragmen
 
 /** Looks into packets of one inbound SA. Holds a keyed context: make one per SA and keep it. */
 export interface Peeker {
-  /** `payload` is IV, ciphertext and ICV; `source` and `destination` are the outer addresses. */
+  /** `payload` is that of `EspPacket`; `source` and `destination` are the outer addresses. */
   peek(payload: Uint8Array, source: string, destination: string): PeekResult;
 }
 
@@ -27,8 +28,10 @@ export interface Peeker {
  * says what the payload is: one to three AES blocks instead of the packet (seeds, inbound claims 4 and 5).
  */
 export function createPeeker(sa: SharedSa): Peeker {
-  const lengths = suiteLengths(sa.suite);
-  const read = createPlaintextReader(sa.suite, sa.inbound.encryptionKey.expose());
+  const { suite } = sa;
+  if (suite.kind === "ah") return createAhPeeker(suite, sa.mode);
+  const lengths = suiteLengths(suite);
+  const read = createPlaintextReader(suite, sa.inbound.encryptionKey.expose());
   const look = sa.mode === "tunnel" ? peekTunnel : peekTransport;
   return {
     peek: (payload, source, destination) => {
@@ -36,6 +39,23 @@ export function createPeeker(sa: SharedSa): Peeker {
       if (plaintextBytes < ESP_TRAILER_BYTES) return { kind: "unreadable", reason: "tooShort" };
       if (plaintextBytes % lengths.blockBytes !== 0) return { kind: "unreadable", reason: "badLength" };
       return look(read, payload, plaintextBytes, source, destination);
+    },
+  };
+}
+
+/** AH hides nothing: what it protects stands behind its header, whose length is that of the SA or the packet is none of it. */
+function createAhPeeker(suite: AhSuite, mode: SharedSa["mode"]): Peeker {
+  return {
+    peek: (payload, source, destination) => {
+      const header = parseAhHeader(payload);
+      const version = source.includes(":") ? 6 : 4;
+      if (header?.headerBytes !== ahHeaderBytes(suite, version)) return { kind: "unreadable", reason: "badLength" };
+      const { nextHeader, headerBytes } = header;
+      const read: PlaintextReader = (bytes, from, to) => bytes.subarray(headerBytes + from, headerBytes + to);
+      const lengthBytes = payload.length - headerBytes;
+      if (mode === "transport") return peekUpper(read, payload, nextHeader, lengthBytes, source, destination);
+      const isInner = nextHeader === IP_PROTOCOL.ipv4 || nextHeader === IP_PROTOCOL.ipv6;
+      return isInner ? peekInner(read, payload, lengthBytes) : { kind: "other", protocol: nextHeader };
     },
   };
 }
@@ -50,10 +70,22 @@ function peekTransport(
   // The next header stands in the trailer; without it UDP with the same ports would look like TCP.
   const trailerAt = plaintextBytes - ESP_TRAILER_BYTES;
   const [padBytes = 0, first = 0] = read(payload, trailerAt, plaintextBytes);
-  if (first === IP_PROTOCOL.tcp) return peekTcp(read, payload, 0, trailerAt - padBytes, source, destination);
-  // Destination options may stand behind the ESP header (RFC 4303 §3.1.1); in IPv4 these numbers mean something else.
+  return peekUpper(read, payload, first, trailerAt - padBytes, source, destination);
+}
+
+/** What transport mode protects: `lengthBytes` of it, beginning with a header of type `first`. */
+function peekUpper(
+  read: PlaintextReader,
+  payload: Uint8Array,
+  first: number,
+  lengthBytes: number,
+  source: string,
+  destination: string,
+): PeekResult {
+  if (first === IP_PROTOCOL.tcp) return peekTcp(read, payload, 0, lengthBytes, source, destination);
+  // Destination options may stand behind the ESP or AH header (RFC 4303 §3.1.1, RFC 4302 §3.1.1); in IPv4 these numbers mean something else.
   if (!source.includes(":")) return { kind: "other", protocol: first };
-  const inside: PacketBytes = { lengthBytes: trailerAt - padBytes, read: (from, to) => read(payload, from, to) };
+  const inside: PacketBytes = { lengthBytes, read: (from, to) => read(payload, from, to) };
   const walk = walkExtensionHeaders(inside, first, 0, inside.lengthBytes);
   if (walk === null) return { kind: "unreadable", reason: "innerHeader" };
   if (walk.protocol !== IP_PROTOCOL.tcp) return { kind: "other", protocol: walk.protocol };
@@ -62,7 +94,11 @@ function peekTransport(
 }
 
 function peekTunnel(read: PlaintextReader, payload: Uint8Array, plaintextBytes: number): PeekResult {
-  const lengthBytes = plaintextBytes - ESP_TRAILER_BYTES;
+  return peekInner(read, payload, plaintextBytes - ESP_TRAILER_BYTES);
+}
+
+/** The packet that tunnel mode protects, with what may follow it. */
+function peekInner(read: PlaintextReader, payload: Uint8Array, lengthBytes: number): PeekResult {
   const inner = parseIp({ lengthBytes, read: (from, to) => read(payload, from, to) }, { whole: false });
   if (typeof inner === "string") return { kind: "unreadable", reason: "innerHeader" };
   if (inner.protocol !== IP_PROTOCOL.tcp) return { kind: "other", protocol: inner.protocol };

@@ -1,5 +1,5 @@
 import type { Secret } from "../core/secret.ts";
-import type { EspSuite } from "./suite.ts";
+import type { ChildSuite } from "./suite.ts";
 
 /** The largest replay window that a Linux state has, with or without ESN: `XFRMA_REPLAY_ESN_MAX`, include/uapi/linux/xfrm.h. */
 export const MAX_WINDOW_PACKETS = 4096;
@@ -25,9 +25,9 @@ export interface Lifesize {
 
 /** One direction of a Child SA. */
 export interface SaHalf {
-  /** RFC 4303 §2.1; at least 256. */
+  /** RFC 4303 §2.1, RFC 4302 §2.4; at least 256. */
   readonly spi: number;
-  /** Encryption key; for AES-GCM followed by its salt. */
+  /** Encryption key; for AES-GCM followed by its salt; empty for null encryption and AH. */
   readonly encryptionKey: Secret;
   /** Null for an AEAD. */
   readonly integrityKey: Secret | null;
@@ -55,7 +55,8 @@ export interface SharedSa {
   /** The peer's name in the cluster file. */
   readonly peerName: string;
   readonly mode: "transport" | "tunnel";
-  readonly suite: EspSuite;
+  /** Tells the protocol too: `protocolOf`. */
+  readonly suite: ChildSuite;
   /** Tunnel name: joins policies and states. The same on every node, kept over a rekey. */
   readonly reqid: number;
   /** peer → DVIPA */

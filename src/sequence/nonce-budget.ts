@@ -18,7 +18,7 @@
  * Ciphers whose IV is the bare number (RFC 8750) would collide across hosts with the first packet of a spoilt lease, and have
  * no salt to differ in: never negotiated.
  */
-import type { EspSuite } from "../sa/suite.ts";
+import type { ChildSuite } from "../sa/suite.ts";
 
 /** `K^2 * E`, `K(K-1) * P` and `E^2` may reach this: twice 2^64 pairs or XORs, times the accepted risk of 2^-32 per key. */
 const BUDGET = 1n << 33n;
@@ -26,17 +26,18 @@ const BUDGET = 1n << 33n;
 const FREE_END = 92_681n;
 
 /** Every cipher must be here: one that is forgotten does not compile. */
-const COUNTER_NONCE: Readonly<Record<EspSuite["kind"], boolean>> = {
+const COUNTER_NONCE: Readonly<Record<ChildSuite["kind"], boolean>> = {
   "aes-gcm-16": true,
   "aes-ccm-16": true,
   "aes-ctr": true,
   "chacha20-poly1305": true,
   "aes-cbc": false,
   null: false,
+  ah: false,
 };
 
 /** True for ciphers under the budget: their IV is made from the number. */
-export function hasCounterNonce({ kind }: EspSuite): boolean {
+export function hasCounterNonce({ kind }: ChildSuite): boolean {
   return COUNTER_NONCE[kind];
 }
 

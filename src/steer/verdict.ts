@@ -1,14 +1,24 @@
-import { parseEsp, type EspPacket, type EspParseFailure } from "../sa/packet.ts";
+import { IP_PROTOCOL, parseEsp, type EspPacket, type EspParseFailure } from "../sa/packet.ts";
 import { createPeeker, type Peeker } from "../sa/peek.ts";
 import type { SharedSa } from "../sa/spec.ts";
+import { protocolOf, type IpsecProtocol } from "../sa/suite.ts";
 import { stripUdp, type StripFailure } from "../sa/udp-encapsulation.ts";
 import { isFirstSyn, type ConnectionKey, type ConnectionTable } from "./connection-table.ts";
 
 /** Why a packet was dropped; each is a counter `steer.drop.<reason>`. */
 export type DropReason =
-  EspParseFailure | StripFailure | "unknownSpi" | "wrongSource" | "unexpectedUdp" | "missingUdp" | "noTarget";
+  | EspParseFailure
+  | StripFailure
+  | "unknownSpi"
+  | "wrongSource"
+  | "unexpectedUdp"
+  | "missingUdp"
+  | "nested"
+  | "noTarget";
 /** Why a packet is left to the distributor's own kernel; each is a counter `steer.local.<reason>`. */
 export type LocalReason = "notTcp" | "notDistributed" | "noConnection" | "unreadable";
+
+const IPSEC_PROTOCOLS: readonly number[] = [IP_PROTOCOL.esp, IP_PROTOCOL.ah];
 
 /** A packet that goes on; `stripped` takes its place when it came in UDP. */
 interface Passing {
@@ -23,25 +33,29 @@ type Drop = { readonly kind: "drop"; readonly reason: DropReason; readonly unkno
 /** What happens to one inbound packet, and why. */
 export type Verdict = (Forward & Passing) | (Local & Passing) | Drop;
 
-/** The inbound look-up: SAs by SPI, each with its keyed peeker. ESP to a DVIPA only, so the protocol is implied. */
+/** The inbound look-up: SAs by protocol, SPI and DVIPA (RFC 4301 §4.1), each with its keyed peeker. */
 export class InboundSas {
   readonly #bySpi = new Map<string, { readonly sa: SharedSa; readonly peeker: Peeker }>();
 
   add(sa: SharedSa): void {
-    this.#bySpi.set(inboundKey(sa.inbound.spi, sa.dvipa), { sa, peeker: createPeeker(sa) });
+    this.#bySpi.set(keyOf(sa), { sa, peeker: createPeeker(sa) });
   }
 
   remove(sa: SharedSa): void {
-    this.#bySpi.delete(inboundKey(sa.inbound.spi, sa.dvipa));
+    this.#bySpi.delete(keyOf(sa));
   }
 
-  find(spi: number, dvipa: string): { readonly sa: SharedSa; readonly peeker: Peeker } | null {
-    return this.#bySpi.get(inboundKey(spi, dvipa)) ?? null;
+  find({ protocol, spi, outer }: EspPacket): { readonly sa: SharedSa; readonly peeker: Peeker } | null {
+    return this.#bySpi.get(inboundKey(protocol, spi, outer.destination)) ?? null;
   }
 }
 
-function inboundKey(spi: number, dvipa: string): string {
-  return `${spi} ${dvipa}`;
+function keyOf({ suite, inbound, dvipa }: SharedSa): string {
+  return inboundKey(protocolOf(suite), inbound.spi, dvipa);
+}
+
+function inboundKey(protocol: IpsecProtocol, spi: number, dvipa: string): string {
+  return `${protocol} ${spi} ${dvipa}`;
 }
 
 /** What the decision looks at, besides the packet. */
@@ -55,7 +69,7 @@ export interface SteeringTables {
 }
 
 /**
- * Decides about one whole IP packet with ESP to a DVIPA, bare or in UDP: forward it to a target, leave it to the
+ * Decides about one whole IP packet with ESP (bare or in UDP) or AH to a DVIPA: forward it to a target, leave it to the
  * distributor's own kernel, or drop it (seeds, figure 8; R12–R14). Only the connection table changes. Fail closed: what belongs
  * to no SA of a DVIPA is dropped, and what is in UDP for an SA that is not, or the other way round.
  */
@@ -64,7 +78,7 @@ export function decide(packet: Uint8Array, tables: SteeringTables, nowMs: number
   if (typeof stripped === "string") return { kind: "drop", reason: stripped };
   const esp = parseEsp(stripped ?? packet);
   if (typeof esp === "string") return { kind: "drop", reason: esp };
-  const found = tables.sas.find(esp.spi, esp.outer.destination);
+  const found = tables.sas.find(esp);
   if (found === null) return { kind: "drop", reason: "unknownSpi", unknown: esp };
   const { sa, peeker } = found;
   if (esp.outer.source !== sa.peer) return { kind: "drop", reason: "wrongSource" };
@@ -87,6 +101,10 @@ function steer(
     return peeked.reason === "tooShort" || peeked.reason === "badLength"
       ? { kind: "drop", reason: "tooShort" }
       : { kind: "local", reason: "unreadable" };
+  }
+  // No exchange of IKEv2 makes a bundle (docs/operations.md): what stands behind AH here belongs to no connection of ours.
+  if (peeked.kind === "other" && esp.protocol === "ah" && IPSEC_PROTOCOLS.includes(peeked.protocol)) {
+    return { kind: "drop", reason: "nested" };
   }
   if (peeked.kind === "other") return { kind: "local", reason: "notTcp" };
 

@@ -1,12 +1,13 @@
 import { Secret } from "../core/secret.ts";
 import {
+  AH_SUITES,
   ESP_SUITES,
   sameSuite,
   suiteLengths,
+  type ChildSuite,
   type EspAeadSuite,
   type EspIntegrity,
   type EspMacSuite,
-  type EspSuite,
 } from "../sa/suite.ts";
 import type { Attributes, MessageBuilder } from "../net/netlink-message.ts";
 import { XFRMA_ALG_AEAD, XFRMA_ALG_AUTH_TRUNC, XFRMA_ALG_CRYPT } from "./constants.ts";
@@ -33,8 +34,8 @@ const utf8Decoder = new TextDecoder();
 
 /** A suite with the keys of one direction. */
 export interface KeyedSuite {
-  readonly suite: EspSuite;
-  /** With its salt, if there is one, at the end; empty for null encryption. */
+  readonly suite: ChildSuite;
+  /** With its salt, if there is one, at the end; empty for null encryption and AH. */
   readonly encryptionKey: Secret;
   readonly integrityKey: Secret | null;
 }
@@ -52,6 +53,7 @@ export function appendAlgorithms(builder: MessageBuilder, { suite, encryptionKey
   const authKey = integrityKey?.expose() ?? new Uint8Array();
   const authHead = { name: nameBytes(HMACS[suite.integrity]), keyBits: authKey.length * 8, truncBits: icvBits };
   builder.attributeOf(XFRMA_ALG_AUTH_TRUNC, xfrmAlgoAuth, authHead, authKey);
+  if (suite.kind === "ah") return;
   const cryptHead = { name: nameBytes(CIPHERS[suite.kind]), keyBits };
   builder.attributeOf(XFRMA_ALG_CRYPT, xfrmAlgo, cryptHead, encryptionKey.expose());
 }
@@ -62,7 +64,9 @@ export function decodeAlgorithms(attributes: Attributes): KeyedSuite | null {
   if (aead !== null) return decodeAead(aead);
   const crypt = attributes.bytes(XFRMA_ALG_CRYPT);
   const auth = attributes.bytes(XFRMA_ALG_AUTH_TRUNC);
-  return crypt === null || auth === null ? null : decodeCryptAndAuth(crypt, auth);
+  if (auth === null) return null;
+  // Encryption by nothing has an algorithm, too: only AH has none.
+  return crypt === null ? decodeAuth(auth) : decodeCryptAndAuth(crypt, auth);
 }
 
 /** True when algorithms and keys are the same; keys are compared in constant time. */
@@ -75,13 +79,17 @@ export function sameKeys(a: KeyedSuite, b: KeyedSuite): boolean {
   return sameSuite(a.suite, b.suite) && sameEncryption && sameIntegrity;
 }
 
+/** In place of a cipher's name; the kernel has no such cipher. */
+const NO_CIPHER = "";
+
 /** Every suite by what the kernel says of it: names, and lengths of keys and ICV in bits. */
-const SUITES: ReadonlyMap<string, EspSuite> = new Map(
-  ESP_SUITES.map((suite): [string, EspSuite] => {
+const SUITES: ReadonlyMap<string, ChildSuite> = new Map(
+  [...ESP_SUITES, ...AH_SUITES].map((suite): [string, ChildSuite] => {
     const { encryptionKeyBytes, integrityKeyBytes, icvBytes } = suiteLengths(suite);
     const [keyBits, authBits, icvBits] = [encryptionKeyBytes * 8, integrityKeyBytes * 8, icvBytes * 8];
     if (!("integrity" in suite)) return [aeadKey(AEADS[suite.kind], keyBits, icvBits), suite];
-    return [macKey(CIPHERS[suite.kind], keyBits, HMACS[suite.integrity], authBits, icvBits), suite];
+    const cipher = suite.kind === "ah" ? NO_CIPHER : CIPHERS[suite.kind];
+    return [macKey(cipher, keyBits, HMACS[suite.integrity], authBits, icvBits), suite];
   }),
 );
 
@@ -112,11 +120,19 @@ function decodeCryptAndAuth(crypt: Uint8Array, auth: Uint8Array): KeyedSuite | n
   };
 }
 
+function decodeAuth(auth: Uint8Array): KeyedSuite | null {
+  const { name, keyBits, truncBits } = xfrmAlgoAuth.decode(auth);
+  const suite = SUITES.get(macKey(NO_CIPHER, 0, nameOf(name), keyBits, truncBits));
+  if (suite === undefined) return null;
+  const integrityKey = keyAfter(auth, xfrmAlgoAuth.size, keyBits);
+  return { suite, encryptionKey: new Secret(new Uint8Array(0)), integrityKey };
+}
+
 function keyAfter(bytes: Uint8Array, offset: number, keyBits: number): Secret {
   return new Secret(new Uint8Array(bytes.subarray(offset, offset + keyBits / 8)));
 }
 
-function checkKeyLengths(suite: EspSuite, encryptionKey: Secret, integrityKey: Secret | null): void {
+function checkKeyLengths(suite: ChildSuite, encryptionKey: Secret, integrityKey: Secret | null): void {
   const { encryptionKeyBytes, integrityKeyBytes } = suiteLengths(suite);
   const integrityBytes = integrityKey?.lengthBytes ?? 0;
   if (encryptionKey.lengthBytes !== encryptionKeyBytes || integrityBytes !== integrityKeyBytes) {

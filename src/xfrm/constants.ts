@@ -34,6 +34,7 @@ export const XFRM_MODE_TRANSPORT = 0;
 export const XFRM_MODE_TUNNEL = 1;
 
 export const XFRM_STATE_AF_UNSPEC = 32;
+export const XFRM_STATE_ALIGN4 = 64;
 export const XFRM_STATE_ESN = 128;
 
 export const XFRM_INF = 0xffff_ffff_ffff_ffffn;

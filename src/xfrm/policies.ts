@@ -12,6 +12,7 @@ import {
 import { Attributes, MessageBuilder, type NetlinkMessage, type NetlinkRequest } from "../net/netlink-message.ts";
 import type { NetlinkSocket } from "../net/netlink-socket.ts";
 import {
+  IPPROTO_AH,
   IPPROTO_ESP,
   XFRM_MODE_TRANSPORT,
   XFRM_MODE_TUNNEL,
@@ -25,6 +26,7 @@ import {
   XFRMA_TMPL,
 } from "./constants.ts";
 import { selectorKey, type PolicySelector } from "./selectors.ts";
+import type { StateProtocol } from "./states.ts";
 import type { xfrmSelector } from "./structs.ts";
 import { UNLIMITED, xfrmUserpolicyId, xfrmUserpolicyInfo, xfrmUserTmpl } from "./structs.ts";
 
@@ -44,8 +46,9 @@ const ALL_ALGORITHMS = 0xffffffff;
 const ACTION_ALLOW = 0;
 const ACTION_BLOCK = 1;
 
-/** What a packet must have gone through, or will: one ESP transformation. */
+/** What a packet must have gone through, or will: one transformation, of ESP or of AH. */
 export interface PolicyTemplate {
+  readonly protocol: StateProtocol;
   readonly mode: "transport" | "tunnel";
   readonly reqid: number;
   /** Tunnel end points; null in transport mode: those of the packet. */
@@ -142,7 +145,7 @@ function namePolicy({ selector, direction }: PolicySpec): MessageBuilder {
 function sameTemplate(a: PolicyTemplate | null, b: PolicyTemplate | null): boolean {
   if (a === null || b === null) return a === b;
   const sameEnds = a.endpoints?.source === b.endpoints?.source && a.endpoints?.destination === b.endpoints?.destination;
-  return a.mode === b.mode && a.reqid === b.reqid && sameEnds;
+  return a.protocol === b.protocol && a.mode === b.mode && a.reqid === b.reqid && sameEnds;
 }
 
 function selectorFamily(selector: PolicySelector): AddressFamily {
@@ -150,13 +153,13 @@ function selectorFamily(selector: PolicySelector): AddressFamily {
 }
 
 function templateOf(
-  { mode, reqid, endpoints }: PolicyTemplate,
+  { protocol, mode, reqid, endpoints }: PolicyTemplate,
   family: AddressFamily,
 ): Partial<ValueOf<typeof xfrmUserTmpl>> {
   const outer = endpoints === null ? family : familyOf(endpoints.source);
   const { source, destination } = endpoints ?? { source: anyAddress(family), destination: anyAddress(family) };
   return {
-    id: { daddr: addressUnion(destination), spi: 0, proto: IPPROTO_ESP },
+    id: { daddr: addressUnion(destination), spi: 0, proto: protocol },
     family: outer,
     saddr: addressUnion(source),
     reqid,
@@ -197,8 +200,8 @@ export function decodeSelector(sel: ValueOf<typeof xfrmSelector>): PolicySelecto
   };
 }
 
-/** The first template of an `XFRMA_TMPL` attribute. */
-export function decodeTemplate(bytes: Uint8Array): PolicyTemplate & { readonly protocol: number } {
+/** The first template of an `XFRMA_TMPL` attribute; others than ours have protocols of any number. */
+export function decodeTemplate(bytes: Uint8Array): Omit<PolicyTemplate, "protocol"> & { readonly protocol: number } {
   const { id, family, saddr, reqid, mode } = xfrmUserTmpl.decode(bytes);
   const outer = asFamily(family);
   const endpoints = { source: addressFromUnion(saddr, outer), destination: addressFromUnion(id.daddr, outer) };
@@ -213,7 +216,8 @@ export function decodePolicy(message: NetlinkMessage): KernelPolicy | null {
   if (direction === undefined) return null;
   const attributes = new Attributes(message.body, xfrmUserpolicyInfo.size);
   const bytes = attributes.bytes(XFRMA_TMPL);
-  const { protocol, ...template } = bytes === null ? { protocol: IPPROTO_ESP } : decodeTemplate(bytes);
+  const found = bytes === null ? null : decodeTemplate(bytes);
+  const template = found === null ? null : ourTemplate(found);
   const [type = 0] = attributes.bytes(XFRMA_POLICY_TYPE) ?? [];
   const hasExtras = attributes.has(XFRMA_MARK) || attributes.has(XFRMA_IF_ID) || type !== 0 || info.sel.ifindex !== 0;
   return {
@@ -221,8 +225,17 @@ export function decodePolicy(message: NetlinkMessage): KernelPolicy | null {
     selector: decodeSelector(info.sel),
     action: info.action === ACTION_ALLOW ? "allow" : "block",
     priority: info.priority,
-    template: "mode" in template ? template : null,
+    template,
     index: info.index,
-    isForeign: hasExtras || protocol !== IPPROTO_ESP || (bytes?.length ?? 0) > xfrmUserTmpl.size || info.sel.user !== 0,
+    isForeign:
+      hasExtras ||
+      (found !== null && template === null) ||
+      (bytes?.length ?? 0) > xfrmUserTmpl.size ||
+      info.sel.user !== 0,
   };
+}
+
+/** Null when it is of neither ESP nor AH. */
+function ourTemplate({ protocol, ...template }: ReturnType<typeof decodeTemplate>): PolicyTemplate | null {
+  return protocol === IPPROTO_ESP || protocol === IPPROTO_AH ? { protocol, ...template } : null;
 }

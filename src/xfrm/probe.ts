@@ -4,8 +4,8 @@ import { join } from "node:path";
 import { EsplexError, messageOf } from "../core/errors.ts";
 import { Secret } from "../core/secret.ts";
 import type { NetlinkSocket } from "../net/netlink-socket.ts";
-import { suiteLengths, suiteName, type EspSuite } from "../sa/suite.ts";
-import { IPPROTO_ESP } from "./constants.ts";
+import { suiteLengths, suiteName, type ChildSuite } from "../sa/suite.ts";
+import { ipProtocolOf } from "./shadow.ts";
 import { addState, deleteState, type StateSpec } from "./states.ts";
 
 const SYS_MODULE = "/sys/module";
@@ -26,12 +26,12 @@ export function refuseEspOffload(sysModule = SYS_MODULE): void {
   throw new EsplexError("kernel.offload", message, { loaded, unload, modprobeConf: prevent });
 }
 
-/** Throws `kernel.missing` when this kernel cannot do ESP with `suite`: found by trying, in this namespace. */
-export async function requireEsp(xfrm: NetlinkSocket, suite: EspSuite): Promise<void> {
+/** Throws `kernel.missing` when this kernel cannot do ESP or AH with `suite`: found by trying, in this namespace. */
+export async function requireSuite(xfrm: NetlinkSocket, suite: ChildSuite): Promise<void> {
   const { encryptionKeyBytes, integrityKeyBytes } = suiteLengths(suite);
   const spec: StateSpec = {
     // 192.0.2.0/24 is nobody's (RFC 5737): no packet meets the trial state.
-    id: { destination: "192.0.2.255", spi: randomInt(0x10000, 0x7fffffff), protocol: IPPROTO_ESP },
+    id: { destination: "192.0.2.255", spi: randomInt(0x10000, 0x7fffffff), protocol: ipProtocolOf(suite) },
     source: "192.0.2.254",
     mode: "transport",
     reqid: 0,
@@ -48,29 +48,29 @@ export async function requireEsp(xfrm: NetlinkSocket, suite: EspSuite): Promise<
     await addState(xfrm, spec);
     await deleteState(xfrm, spec.id);
   } catch (error) {
-    const what = `this kernel cannot do ESP with ${suiteName(suite)}`;
+    const what = `this kernel cannot do IPsec with ${suiteName(suite)}`;
     throw new EsplexError("kernel.missing", `${what}: ${messageOf(error)}`, { suite: suiteName(suite) }, error);
   }
 }
 
 /** A suite that this kernel cannot do, and why. */
 export interface MissingSuite {
-  readonly suite: EspSuite;
+  readonly suite: ChildSuite;
   readonly reason: string;
 }
 
 /** Which of `suites` this kernel lacks, found by trying each. Throws `kernel.missing` when it lacks all of them. */
-export async function missingSuites(xfrm: NetlinkSocket, suites: readonly EspSuite[]): Promise<MissingSuite[]> {
+export async function missingSuites(xfrm: NetlinkSocket, suites: readonly ChildSuite[]): Promise<MissingSuite[]> {
   const missing: MissingSuite[] = [];
   for (const suite of suites) {
     try {
-      await requireEsp(xfrm, suite);
+      await requireSuite(xfrm, suite);
     } catch (error) {
       missing.push({ suite, reason: messageOf(error) });
     }
   }
   const [first] = missing;
   if (first === undefined || missing.length < suites.length) return missing;
-  const message = `this kernel can do none of the ESP suites that are needed; the first: ${first.reason}`;
+  const message = `this kernel can do none of the suites that are needed; the first: ${first.reason}`;
   throw new EsplexError("kernel.missing", message, { suites: suites.map(suiteName) });
 }

@@ -24,10 +24,11 @@
 import { ipFromBytes, ipToBytes } from "../core/ip.ts";
 import { addressBits, AF_INET6, anyAddress, familyOf } from "../net/inet-address.ts";
 import { NAT_T_PORT, type SharedSa, type TrafficSelector } from "../sa/spec.ts";
+import { protocolOf, type ChildSuite } from "../sa/suite.ts";
 import { IPPROTO_AH, IPPROTO_ESP, IPPROTO_ICMPV6, IPPROTO_UDP } from "./constants.ts";
 import { POLICY_PRIORITY, type PolicySpec, type PolicyTemplate } from "./policies.ts";
 import { ANY_PORT, policySelectors, reversed, type PolicySelector, type PortMask, type Prefix } from "./selectors.ts";
-import type { Allowance, StateId, StateSpec } from "./states.ts";
+import type { Allowance, StateId, StateProtocol, StateSpec } from "./states.ts";
 
 /** What a node does for a DVIPA: its owner, or a host behind it. */
 export type NodeRole = "distributor" | "target";
@@ -54,12 +55,17 @@ const IKE_PORTS = [500, NAT_T_PORT] as const;
 const NEIGHBOUR_DISCOVERY_TYPES = [135, 136] as const;
 const EXACT_PORT = 0xffff;
 
-export function inboundId({ dvipa, inbound }: SharedSa): StateId {
-  return { destination: canonical(dvipa), spi: inbound.spi, protocol: IPPROTO_ESP };
+export function inboundId({ dvipa, suite, inbound }: SharedSa): StateId {
+  return { destination: canonical(dvipa), spi: inbound.spi, protocol: ipProtocolOf(suite) };
 }
 
-export function outboundId({ peer, outbound }: SharedSa): StateId {
-  return { destination: canonical(peer), spi: outbound.spi, protocol: IPPROTO_ESP };
+export function outboundId({ peer, suite, outbound }: SharedSa): StateId {
+  return { destination: canonical(peer), spi: outbound.spi, protocol: ipProtocolOf(suite) };
+}
+
+/** The IP protocol of states and templates with this suite. */
+export function ipProtocolOf(suite: ChildSuite): StateProtocol {
+  return protocolOf(suite) === "ah" ? IPPROTO_AH : IPPROTO_ESP;
 }
 
 /** States and policies of one SA. Throws `wire.unsupported` when its selectors cannot be expressed. */
@@ -144,11 +150,12 @@ function common({ mode, reqid, suite, esn }: SharedSa): Pick<StateSpec, "mode" |
 
 function saPolicies(sa: SharedSa): PolicySpec[] {
   const { dvipa, peer, mode, reqid, localSelectors, remoteSelectors } = sa;
+  const template = { protocol: ipProtocolOf(sa.suite), mode, reqid };
   const isTunnel = mode === "tunnel";
   const outer = { source: canonical(dvipa), destination: canonical(peer) };
-  const out: PolicyTemplate = { mode, reqid, endpoints: isTunnel ? outer : null };
+  const out: PolicyTemplate = { ...template, endpoints: isTunnel ? outer : null };
   const back = { source: outer.destination, destination: outer.source };
-  const inward: PolicyTemplate = { mode, reqid, endpoints: isTunnel ? back : null };
+  const inward: PolicyTemplate = { ...template, endpoints: isTunnel ? back : null };
   const routesOn = isTunnel && localSelectors.some((selector) => !isOnly(selector, dvipa));
   return policySelectors(localSelectors, remoteSelectors).flatMap((selector) => {
     const base = { action: "allow", priority: saPriority(selector) } as const;

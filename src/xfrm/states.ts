@@ -11,8 +11,9 @@ import { AF_INET, AF_INET6, addressFromUnion, addressUnion, asFamily, familyOf }
 import { Attributes, MessageBuilder, type NetlinkRequest } from "../net/netlink-message.ts";
 import type { NetlinkSocket } from "../net/netlink-socket.ts";
 import { appendAlgorithms, decodeAlgorithms, type KeyedSuite } from "./algorithms.ts";
-import type { IPPROTO_ESP } from "./constants.ts";
 import {
+  IPPROTO_AH,
+  type IPPROTO_ESP,
   REPLAY_WINDOW_MAX_PACKETS,
   UDP_ENCAP_ESPINUDP,
   XFRM_MODE_TRANSPORT,
@@ -23,6 +24,7 @@ import {
   XFRM_MSG_NEWSA,
   XFRM_MSG_UPDSA,
   XFRM_STATE_AF_UNSPEC,
+  XFRM_STATE_ALIGN4,
   XFRM_STATE_ESN,
   XFRMA_ENCAP,
   XFRMA_ETIMER_THRESH,
@@ -50,11 +52,14 @@ export const LEASE_PACKET_LIMIT = 2n ** 32n;
 /** What a NEWSA message with the largest window and keys takes, in bytes. */
 const NEW_STATE_BYTES = 1280;
 
+/** The IP protocol number of a state. */
+export type StateProtocol = typeof IPPROTO_ESP | typeof IPPROTO_AH;
+
 /** Names a state: the kernel looks it up by these three. */
 export interface StateId {
   readonly destination: string;
   readonly spi: number;
-  readonly protocol: typeof IPPROTO_ESP;
+  readonly protocol: StateProtocol;
 }
 
 /** Numbers that a node may send on an SA: half-open. */
@@ -306,15 +311,18 @@ export function idFields({ destination, spi, protocol }: KernelState["id"]): Val
 function infoOf(spec: StateSpec, legacyWindow: number): Partial<Info> {
   const { id, source, reqid, mode, esn, allowance } = spec;
   const tunnelFlag = mode === "tunnel" ? XFRM_STATE_AF_UNSPEC : 0;
+  const family = familyOf(id.destination);
+  // RFC 4302 §2.6: the header is padded to 4 bytes in IPv4. Without the flag the kernel takes 8 there as well (net/ipv4/ah4.c).
+  const alignFlag = id.protocol === IPPROTO_AH && family === AF_INET ? XFRM_STATE_ALIGN4 : 0;
   return {
     id: { daddr: addressUnion(id.destination), spi: id.spi, proto: id.protocol },
     saddr: addressUnion(source),
     lft: allowance.kind === "unlimited" ? UNLIMITED : { ...UNLIMITED, hardPackets: LEASE_PACKET_LIMIT },
-    family: familyOf(id.destination),
+    family,
     reqid,
     mode: mode === "tunnel" ? XFRM_MODE_TUNNEL : XFRM_MODE_TRANSPORT,
     replayWindow: legacyWindow,
-    flags: tunnelFlag | (esn ? XFRM_STATE_ESN : 0),
+    flags: tunnelFlag | alignFlag | (esn ? XFRM_STATE_ESN : 0),
   };
 }
 
@@ -325,7 +333,9 @@ function checkSpec({ id, esn, replayWindowPackets: window, allowance }: StateSpe
     throw new EsplexError("kernel.refused", `${where}: replay window ${window} is not possible`, { code: "EINVAL" });
   }
   if (!Number.isInteger(id.spi) || id.spi < 256 || id.spi > 0xffffffff) {
-    throw new EsplexError("kernel.refused", `${where}: SPI below 256 (RFC 4303 §2.1)`, { code: "EINVAL" });
+    throw new EsplexError("kernel.refused", `${where}: SPI below 256 (RFC 4303 §2.1, RFC 4302 §2.4)`, {
+      code: "EINVAL",
+    });
   }
   if (allowance.kind === "lease") checkLease(allowance.range, esn);
 }

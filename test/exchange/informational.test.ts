@@ -264,7 +264,7 @@ describe("what anybody may say without proof (RFC 7296 §1.5, §2.21.4)", () => 
     const { client } = connect(lab);
     const esp = (spi: number, peer = CLIENT): Uint8Array[] =>
       lab
-        .step({ kind: "unknownEsp", nowMs: lab.nowMs, peer, dvipa: DVIPA, spi })
+        .step({ kind: "unknownEsp", nowMs: lab.nowMs, protocol: "esp", peer, dvipa: DVIPA, spi })
         .flatMap((effect) => (effect.kind === "send" ? [effect.bytes] : []));
     expect(esp(SPI, "198.51.100.99")).toEqual([]);
     expect(esp(lab.installed[0]?.inbound.spi ?? 0)).toEqual([]);

@@ -4,7 +4,7 @@ import { prf } from "../../src/crypto/prf.ts";
 import { concatBytes, equalBytes, u32be } from "../../src/core/bytes.ts";
 import type { Secret } from "../../src/core/secret.ts";
 import type { TrafficSelector } from "../../src/sa/spec.ts";
-import type { EspSuite } from "../../src/sa/suite.ts";
+import type { ChildSuite } from "../../src/sa/suite.ts";
 import type { Path } from "../../src/ike/events.ts";
 import { identityPayload } from "../../src/ike/identity.ts";
 import { deriveChildKeys, deriveIkeKeys, deriveRekeyedIkeKeys, pskAuth, type IkeKeys } from "../../src/ike/keys.ts";
@@ -40,7 +40,7 @@ export interface InitiatorOptions {
 
 /** One Child SA as the initiator sees it. */
 export interface InitiatorChild {
-  readonly suite: EspSuite;
+  readonly suite: ChildSuite;
   readonly esn: boolean;
   readonly spiIn: number;
   readonly spiOut: number;
@@ -52,7 +52,7 @@ export interface InitiatorChild {
 
 /** What a Child SA is asked for with. */
 export interface ChildWish {
-  readonly suites: readonly EspSuite[];
+  readonly suites: readonly ChildSuite[];
   readonly transport: boolean;
   readonly tsi: readonly TrafficSelector[];
   readonly tsr: readonly TrafficSelector[];

@@ -95,7 +95,8 @@ async function loadPeer(peer: PeerConfig, trustOf: TrustOf, clusterFile: string)
     replayWindowPackets: peer.replayWindow,
     inboundWindowPackets: peer.inboundReplayWindow,
     ikeSuites: peer.ikeProposals,
-    espSuites: peer.espProposals,
+    // AH alone is AH only: who lists both may have both.
+    espSuites: peer.ahProposals === null ? peer.espProposals : [...(peer.espProposals ?? []), ...peer.ahProposals],
     esn: peer.esn,
     childLifetime: childLifetimeOf(peer),
     ikeLifetimeMs: 1_000 * peer.ikeLifetime.seconds,

@@ -7,6 +7,7 @@ import { ipFromBytes, ipToBytes, ipVersion } from "../../core/ip.ts";
 import type { Log } from "../../core/log.ts";
 import type { IkeCommand, IkeEffect, IkeEvent, IkeSaSummary, Path } from "../../ike/events.ts";
 import { NAT_T_PORT, type SharedSa } from "../../sa/spec.ts";
+import type { UnknownIpsec } from "./steering.ts";
 
 /** RFC 7296 §2. */
 const IKE_PORT = 500;
@@ -88,7 +89,7 @@ export class IkeRunner {
     this.#dispatch({ kind: "command", nowMs: this.#clock.nowMs(), command });
   }
 
-  unknownEsp(esp: { readonly peer: string; readonly dvipa: string; readonly spi: number }): void {
+  unknownEsp(esp: UnknownIpsec): void {
     this.#dispatch({ kind: "unknownEsp", nowMs: this.#clock.nowMs(), ...esp });
   }
 

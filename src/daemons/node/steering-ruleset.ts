@@ -14,14 +14,14 @@ const NFT = {
 const ESP_IN_UDP = `udp dport ${NAT_T_PORT} @th,64,32 != 0`;
 
 /**
- * The nftables ruleset that gives ESP to the DVIPAs, bare and in UDP, a `verdict` (`queue num N`) at prerouting. Without `bypass` in it the
- * kernel drops when no steering listens (fail closed).
+ * The nftables ruleset that gives ESP (bare and in UDP) and AH to the DVIPAs a `verdict` (`queue num N`) at prerouting. Without
+ * `bypass` in it the kernel drops when no steering listens (fail closed).
  *
  * Of a fragmented packet only the first fragment has an SPI. The `tproxy` expressions, on a port that nobody uses, are there
  * because they make the kernel reassemble fragments (priority -400, ahead of everything here) without tracking connections.
  * Tracking would lose packets: what ESP in transport mode has brought passes prerouting and waits, before it is confirmed at
  * local input; of several first packets of one ICMP flow that come at once, as when the gate opens, only one is. Where somebody
- * else tracks connections, the DVIPAs' own packets, ESP and IKE, are left out: neither a full table (a flood of IKE from
+ * else tracks connections, the DVIPAs' own packets, ESP, AH and IKE, are left out: neither a full table (a flood of IKE from
  * spoofed addresses would fill it) nor another ruleset's `ct state invalid` touches them.
  */
 export function steeringRuleset(table: string, dvipas: readonly string[], verdict: string): string {
@@ -39,18 +39,18 @@ export function steeringRuleset(table: string, dvipas: readonly string[], verdic
       ${lines(sets)}
       chain untracked {
         type filter hook prerouting priority raw; policy accept;
-        ${lines(rules("daddr", "meta l4proto esp notrack"))}
+        ${lines(rules("daddr", "meta l4proto { esp, ah } notrack"))}
         ${lines(rules("daddr", "udp dport { 500, 4500 } notrack"))}
       }
       chain untracked_out {
         type filter hook output priority raw; policy accept;
-        ${lines(rules("saddr", "meta l4proto esp notrack"))}
+        ${lines(rules("saddr", "meta l4proto { esp, ah } notrack"))}
         ${lines(rules("saddr", "udp sport { 500, 4500 } notrack"))}
       }
       chain steering {
         type filter hook prerouting priority mangle; policy accept;
         ${lines(families.map((family) => `udp dport 0 tproxy ${NFT.header[family]} to :1`))}
-        ${lines(rules("daddr", `meta l4proto esp ${verdict}`))}
+        ${lines(rules("daddr", `meta l4proto { esp, ah } ${verdict}`))}
         ${lines(rules("daddr", `${ESP_IN_UDP} ${verdict}`))}
       }
     }

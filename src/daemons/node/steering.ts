@@ -6,6 +6,7 @@ import type { Log } from "../../core/log.ts";
 import { steeringMark } from "../../net/ids.ts";
 import { openQueue, type PacketQueue, type QueueCounters, type QueuedPacket } from "../../net/nfqueue.ts";
 import type { EspPacket } from "../../sa/packet.ts";
+import type { IpsecProtocol } from "../../sa/suite.ts";
 import type { LeaseGate } from "../../steer/lease-gate.ts";
 import { decide, type SteeringTables, type Verdict } from "../../steer/verdict.ts";
 import { STEERING_QUEUE } from "./host-network.ts";
@@ -17,6 +18,14 @@ const HINTS_PER_SECOND = 20;
 /** Packets that wait in the kernel for a verdict, as far as its buffer has room for them; our choice. */
 const QUEUE_LENGTH_PACKETS = 10_000;
 
+/** A packet of no SA. */
+export interface UnknownIpsec {
+  readonly protocol: IpsecProtocol;
+  readonly peer: string;
+  readonly dvipa: string;
+  readonly spi: number;
+}
+
 /** What steering needs to know of the rest of the node. */
 export interface SteeringContext {
   readonly nodeName: string;
@@ -24,15 +33,15 @@ export interface SteeringContext {
   readonly gate: LeaseGate;
   /** The number of a target, for its mark; null when packets to the DVIPA cannot be sent on to it. */
   targetIndex(target: string, dvipa: string): number | null;
-  /** ESP that belongs to no SA was dropped. */
-  onUnknownSpi(esp: { readonly peer: string; readonly dvipa: string; readonly spi: number }): void;
+  /** ESP or AH that belongs to no SA was dropped. */
+  onUnknownSpi(esp: UnknownIpsec): void;
   readonly clock: Clock;
   readonly counters: Counters;
   readonly log: Log;
 }
 
 /**
- * The slow path of inbound packets: each ESP packet to a DVIPA comes here from the kernel, still encrypted, and gets its
+ * The slow path of inbound packets: each ESP or AH packet to a DVIPA comes here from the kernel, still protected, and gets its
  * verdict: on to a target by a mark, to this host's own kernel, or dropped. It waits where its node has no lease yet.
  */
 export class Steering {
@@ -97,8 +106,8 @@ export class Steering {
     );
   }
 
-  #tellUnknown({ outer, spi }: EspPacket): void {
-    this.#context.onUnknownSpi({ peer: outer.source, dvipa: outer.destination, spi });
+  #tellUnknown({ outer, protocol, spi }: EspPacket): void {
+    this.#context.onUnknownSpi({ protocol, peer: outer.source, dvipa: outer.destination, spi });
   }
 
   #forward(packetId: number, { target, sa, stripped }: Extract<Verdict, { kind: "forward" }>, pass: boolean): void {

@@ -1,8 +1,9 @@
 import { tunnelReqid } from "../../net/ids.ts";
 import type { SharedSa } from "../../sa/spec.ts";
+import { protocolOf } from "../../sa/suite.ts";
 
 /**
- * The reqids of tunnels. A tunnel is what its SAs have in common: DVIPA, peer, mode and selectors. All its SAs have one
+ * The reqids of tunnels. A tunnel is what its SAs have in common: DVIPA, peer, mode, protocol (ESP or AH) and selectors. All its SAs have one
  * reqid, so that a rekeyed or doubled SA serves the same policies.
  */
 export class Tunnels {
@@ -38,6 +39,6 @@ export class Tunnels {
   }
 }
 
-function tunnelKey({ dvipa, peer, mode, localSelectors, remoteSelectors }: SharedSa): string {
-  return JSON.stringify([dvipa, peer, mode, localSelectors, remoteSelectors]);
+function tunnelKey({ dvipa, peer, mode, suite, localSelectors, remoteSelectors }: SharedSa): string {
+  return JSON.stringify([dvipa, peer, mode, protocolOf(suite), localSelectors, remoteSelectors]);
 }

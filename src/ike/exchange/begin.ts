@@ -6,6 +6,7 @@ import { postpone } from "../lifetime.ts";
 import type { Authenticating, Child, IkeSession } from "../session.ts";
 import { isEstablished, type EstablishedSession } from "../session-table.ts";
 import type { Step } from "../step.ts";
+import { protocolIdOf } from "../suite.ts";
 import type { OwnRequest, OwnWish } from "../window.ts";
 import { EXCHANGE, NOTIFY, PROTOCOL } from "../wire/constants.ts";
 import { notify } from "../wire/notify.ts";
@@ -32,12 +33,13 @@ export function beginExchange(step: Step, session: IkeSession, wish: OwnWish): B
     case "deleteIke":
       return informational([{ kind: "delete", protocol: PROTOCOL.IKE, spis: [] }], wish);
     case "deleteSpi":
-      return informational([deleteOf(wish.spi)], wish);
+      return informational([deleteOf(wish.protocol, wish.spi)], wish);
     case "invalidSpi":
-      return informational([notify(NOTIFY.INVALID_SPI, u32be(wish.spi)), deleteOf(wish.spi)], wish);
+      return informational([notify(NOTIFY.INVALID_SPI, u32be(wish.spi)), deleteOf(wish.protocol, wish.spi)], wish);
     case "deleteChild": {
       const child = childOf(session, wish.saId);
-      return child === null ? null : informational([deleteOf(child.sa.inbound.spi)], wish);
+      if (child === null) return null;
+      return informational([deleteOf(protocolIdOf(child.sa.suite), child.sa.inbound.spi)], wish);
     }
     case "rekeyChild": {
       const child = childOf(session, wish.saId);
@@ -75,9 +77,9 @@ function beginAuth(
   }
 }
 
-/** For ESP a DELETE names the sender's inbound SPI (RFC 7296 §1.4.1). */
-function deleteOf(inboundSpi: number): Payload {
-  return { kind: "delete", protocol: PROTOCOL.ESP, spis: [u32be(inboundSpi)] };
+/** For ESP and AH a DELETE names the sender's inbound SPI (RFC 7296 §1.4.1). */
+function deleteOf(protocol: number, inboundSpi: number): Payload {
+  return { kind: "delete", protocol, spis: [u32be(inboundSpi)] };
 }
 
 function childOf({ state }: IkeSession, saId: string): Child | null {
@@ -92,7 +94,8 @@ function beginRekeyChild(step: Step, session: IkeSession, child: Child, group: n
     postpone(step, life);
     return null;
   }
-  const rekeys: Payload = { ...notify(NOTIFY.REKEY_SA), protocol: PROTOCOL.ESP, spi: u32be(sa.inbound.spi) };
+  const name = { protocol: protocolIdOf(sa.suite), spi: u32be(sa.inbound.spi) };
+  const rekeys: Payload = { ...notify(NOTIFY.REKEY_SA), ...name };
   return createChild(offer, [rekeys], { kind: "rekeyChild", saId: sa.id, offer });
 }
 

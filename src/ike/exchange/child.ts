@@ -3,6 +3,7 @@ import { toHex, u32be } from "../../core/bytes.ts";
 import { EsplexError, invariant } from "../../core/errors.ts";
 import type { Secret } from "../../core/secret.ts";
 import { NAT_T_PORT, type SharedSa, type TrafficSelector } from "../../sa/spec.ts";
+import { DEFAULT_ESP_SUITES, protocolOf, type ChildSuite } from "../../sa/suite.ts";
 import type { ChildMode, IkePeerConfig } from "../environment.ts";
 import { deriveChildKeys } from "../keys.ts";
 import { lifesizeOf } from "../lifetime.ts";
@@ -63,10 +64,14 @@ export function negotiateChild(
   const mode = chooseMode(step, session, payloads, request.replaces);
   const peerUdpPort = childBehindNat(step, session, mode);
   const ke = findPayload(payloads, "ke");
-  const chosen = chooseEsp(requirePayload(payloads, "sa"), ke?.group ?? null, request.pfs, peer);
+  const chosen = chooseEsp(requirePayload(payloads, "sa"), ke?.group ?? null, request.pfs, {
+    espSuites: suitesFor(peer, isNatted(session.nat), request.replaces),
+    esn: peer.esn,
+  });
   const { local, remote } = chooseSelectors(session, peer, mode, payloads);
   refuseOverlap(step, table, session, { local, remote });
-  const reqid = reqidFor(step, table, request.replaces, { ...endsOf(session), mode, local, remote });
+  const tunnel = { ...endsOf(session), mode, suite: chosen.suite, local, remote };
+  const reqid = reqidFor(step, table, request.replaces, tunnel);
   const spi = step.environment.newSpi();
   const { shared, publicValue } = agree(chosen, ke?.value);
   const keys = deriveChildKeys({ suite: session.suite, d: session.keys.d }, chosen.suite, shared, request);
@@ -104,6 +109,21 @@ export function madeByPeer(
   replaces: Child | null,
 ): Omit<PendingInstall, "deadlineMs"> {
   return { sa, group, lowestNonce: nonce, replaces: replaces?.sa.id ?? null, isOurs: false };
+}
+
+/**
+ * What a Child SA may have. An heir has the protocol of the old one, for its tunnel's policies name one. AH covers the addresses
+ * and has no form in UDP: it does not pass a NAT (RFC 3948 §1).
+ */
+export function suitesFor(
+  { espSuites }: Pick<IkePeerConfig, "espSuites">,
+  hasNat: boolean,
+  replaces: { readonly sa: Pick<SharedSa, "suite"> } | null,
+): readonly ChildSuite[] {
+  return (espSuites ?? DEFAULT_ESP_SUITES).filter((suite) => {
+    const protocol = protocolOf(suite);
+    return (protocol === "esp" || !hasNat) && (replaces === null || protocolOf(replaces.sa.suite) === protocol);
+  });
 }
 
 /**
@@ -172,7 +192,7 @@ export function reqidFor(
   step: Step,
   table: SessionTable,
   replaces: Child | null,
-  wanted: Pick<SharedSa, "dvipa" | "peer" | "mode"> & {
+  wanted: Pick<SharedSa, "dvipa" | "peer" | "mode" | "suite"> & {
     readonly local: readonly TrafficSelector[];
     readonly remote: readonly TrafficSelector[];
   },
@@ -180,7 +200,8 @@ export function reqidFor(
   if (replaces !== null) return replaces.sa.reqid;
   for (const { state } of table.at(wanted.dvipa, wanted.peer)) {
     for (const { sa } of state.children.values()) {
-      if (sa.mode !== wanted.mode || !sameSelectors(sa.localSelectors, wanted.local)) continue;
+      if (sa.mode !== wanted.mode || protocolOf(sa.suite) !== protocolOf(wanted.suite)) continue;
+      if (!sameSelectors(sa.localSelectors, wanted.local)) continue;
       if (sameSelectors(sa.remoteSelectors, wanted.remote)) return sa.reqid;
     }
   }

@@ -1,5 +1,5 @@
 import { EsplexError } from "../../core/errors.ts";
-import { childByOutboundSpi, mayRekey } from "../lifecycle.ts";
+import { childByOutboundSpi, mayRekey, sendsTo } from "../lifecycle.ts";
 import type { Child, Established, ResponseDraft } from "../session.ts";
 import type { EstablishedSession, SessionTable } from "../session-table.ts";
 import type { Step } from "../step.ts";
@@ -57,12 +57,13 @@ export function handleCreateChild(
 
 /** REKEY_SA names the SA by the SPI that the peer receives on (RFC 7296 §3.10.1). Null when there is none such. */
 function replacedChild(state: Established, rekey: NotifyPayload): Child | null {
-  if (rekey.protocol !== PROTOCOL.ESP || rekey.spi.length !== ESP_SPI_BYTES) return null;
+  const { protocol } = rekey;
+  if (rekey.spi.length !== ESP_SPI_BYTES) return null;
   const spi = new DataView(rekey.spi.buffer, rekey.spi.byteOffset).getUint32(0);
-  if (state.ownPending?.sa.outbound.spi === spi) {
+  if (state.ownPending !== null && sendsTo(state.ownPending.sa, protocol, spi)) {
     throw new EsplexError("peer.temporaryFailure", "the SA to be rekeyed is being installed");
   }
-  const child = childByOutboundSpi(state, spi);
+  const child = childByOutboundSpi(state, protocol, spi);
   if (child === undefined) return null;
   // RFC 7296 §2.25.1; a second heir would leave the reqid with two SAs that both want to be the newest. While our own rekey
   // of it is under way the peer's is answered as usual: the nonces decide later which of the two stays.

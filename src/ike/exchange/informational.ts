@@ -1,5 +1,5 @@
 import { u32be } from "../../core/bytes.ts";
-import { cancelInstall, childByOutboundSpi, removeChild } from "../lifecycle.ts";
+import { cancelInstall, childByOutboundSpi, removeChild, sendsTo } from "../lifecycle.ts";
 import type { Established, IkeSession } from "../session.ts";
 import type { Step } from "../step.ts";
 import { FIRST_STATUS_NOTIFY, NOTIFY, notifyName, PROTOCOL } from "../wire/constants.ts";
@@ -47,29 +47,37 @@ function readNotifies(step: Step, session: IkeSession, payloads: readonly Payloa
   return null;
 }
 
-/** Removes the pairs that the peer names by its inbound SPIs; the answer names our halves (RFC 7296 §1.4.1). */
+/**
+ * Removes the pairs that the peer names by its inbound SPIs; the answer names our halves, those of each protocol in a payload of
+ * their own (RFC 7296 §1.4.1, §3.11).
+ */
 function deleteChildren(step: Step, state: Established, deletes: readonly DeletePayload[]): Payload[] {
-  const ours: Uint8Array[] = [];
-  for (const { protocol, spis } of deletes) {
-    if (protocol !== PROTOCOL.ESP) continue;
-    for (const bytes of spis) {
-      const spi = new DataView(bytes.buffer, bytes.byteOffset).getUint32(0);
-      const { ownPending } = state;
-      if (ownPending?.sa.outbound.spi === spi) {
-        ours.push(u32be(ownPending.sa.inbound.spi));
-        cancelInstall(step, state, ownPending);
-        continue;
-      }
-      const child = childByOutboundSpi(state, spi);
-      if (child === undefined) {
-        step.count("deleteOfUnknownChild");
-        continue;
-      }
-      // Both sides delete it at once: our own DELETE names our half already.
-      if (!child.closing) ours.push(u32be(child.sa.inbound.spi));
-      removeChild(step, state, child, "deleted by the peer");
-      step.count("childDeletedByPeer");
-    }
+  return CHILD_PROTOCOLS.flatMap((protocol): Payload[] => {
+    const named = deletes.flatMap((payload) => (payload.protocol === protocol ? payload.spis : []));
+    const spis = named.flatMap((bytes) => {
+      const ours = deleteChild(step, state, protocol, new DataView(bytes.buffer, bytes.byteOffset).getUint32(0));
+      return ours === null ? [] : [u32be(ours)];
+    });
+    return spis.length === 0 ? [] : [{ kind: "delete", protocol, spis }];
+  });
+}
+
+const CHILD_PROTOCOLS = [PROTOCOL.ESP, PROTOCOL.AH];
+
+/** Our own inbound SPI of the pair; null when the answer does not name it. */
+function deleteChild(step: Step, state: Established, protocol: number, spi: number): number | null {
+  const { ownPending } = state;
+  if (ownPending !== null && sendsTo(ownPending.sa, protocol, spi)) {
+    cancelInstall(step, state, ownPending);
+    return ownPending.sa.inbound.spi;
   }
-  return ours.length === 0 ? [] : [{ kind: "delete", protocol: PROTOCOL.ESP, spis: ours }];
+  const child = childByOutboundSpi(state, protocol, spi);
+  if (child === undefined) {
+    step.count("deleteOfUnknownChild");
+    return null;
+  }
+  removeChild(step, state, child, "deleted by the peer");
+  step.count("childDeletedByPeer");
+  // Both sides delete it at once: our own DELETE names our half already.
+  return child.closing ? null : child.sa.inbound.spi;
 }

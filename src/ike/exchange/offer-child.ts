@@ -13,7 +13,8 @@ import { narrow, sameSelectors, selectorPayload } from "../selectors.ts";
 import type { Child } from "../session.ts";
 import type { EstablishedSession, SessionTable } from "../session-table.ts";
 import type { Step } from "../step.ts";
-import { ESN, NOTIFY, PROTOCOL } from "../wire/constants.ts";
+import { protocolIdOf } from "../suite.ts";
+import { ESN, NOTIFY } from "../wire/constants.ts";
 import { notify } from "../wire/notify.ts";
 import { findNotify, findPayload, requirePayload, type Payload } from "../wire/payload.ts";
 import type { Proposal } from "../wire/security-association.ts";
@@ -57,10 +58,14 @@ export function offerChild(step: Step, wish: ChildWish, groups: readonly number[
 
 /** The payloads that every request for a Child SA has: [N(USE_TRANSPORT_MODE)] SA TSi TSr (RFC 7296 §1.2, §1.3.1). */
 export function offerPayloads({ wish, spi, groups }: ChildOffer): Payload[] {
-  const withPfs = groups.length === 0 ? [] : wish.suites.map((suite) => espTransforms(suite, groups, wish.numbers));
-  const withoutPfs = wish.suites.map((suite) => espTransforms(suite, null, wish.numbers));
-  const proposals = [...withPfs, ...withoutPfs].map((transforms, i): Proposal => {
-    return { number: i + 1, protocol: PROTOCOL.ESP, spi: u32be(spi), transforms };
+  const offered = (ids: readonly number[] | null): Omit<Proposal, "number">[] =>
+    wish.suites.map((suite) => ({
+      protocol: protocolIdOf(suite),
+      spi: u32be(spi),
+      transforms: espTransforms(suite, ids, wish.numbers),
+    }));
+  const proposals = [...(groups.length === 0 ? [] : offered(groups)), ...offered(null)].map((offer, i): Proposal => {
+    return { number: i + 1, ...offer };
   });
   return [
     ...(wish.mode === "transport" ? [notify(NOTIFY.USE_TRANSPORT_MODE)] : []),
@@ -103,7 +108,7 @@ export function readChildAnswer(
   refuseOverlap(step, table, session, { local, remote });
   const ends = { dvipa: session.path.local.address, peer: session.path.remote.address };
   const replaced = wish.replaces === null ? null : (session.state.children.get(wish.replaces) ?? null);
-  const reqid = reqidFor(step, table, replaced, { ...ends, mode: wish.mode, local, remote });
+  const reqid = reqidFor(step, table, replaced, { ...ends, mode: wish.mode, suite: chosen.suite, local, remote });
   const nonces = { nonceI: offer.nonce, nonceR };
   const shared = agree(offer, chosen.group, ke?.value);
   const keys = deriveChildKeys({ suite: session.suite, d: session.keys.d }, chosen.suite, shared, nonces);

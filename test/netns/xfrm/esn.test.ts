@@ -1,6 +1,7 @@
 import { afterAll, afterEach, beforeAll, expect, it } from "vitest";
 import { tunnelReqid } from "../../../src/net/ids.ts";
-import type { EspSuite } from "../../../src/sa/suite.ts";
+import type { ChildSuite } from "../../../src/sa/suite.ts";
+import { IPPROTO_ESP } from "../../../src/xfrm/constants.ts";
 import { receivedNumbers } from "../../../src/xfrm/replay.ts";
 import type { StateId } from "../../../src/xfrm/states.ts";
 import { eventually } from "../support/eventually.ts";
@@ -21,7 +22,7 @@ const S = "192.0.2.1";
 const R = "192.0.2.2";
 const PORT = 9999;
 const EDGE = 2n ** 32n;
-const CBC: EspSuite = { kind: "aes-cbc", keyBits: 128, integrity: "hmac-sha2-256" };
+const CBC: ChildSuite = { kind: "aes-cbc", keyBits: 128, integrity: "hmac-sha2-256" };
 
 let s: Namespace;
 let r: Namespace;
@@ -54,7 +55,7 @@ beforeAll(async () => {
     },
     action: "allow",
     priority: 46_000,
-    template: { mode: "transport", reqid: tunnelReqid(1), endpoints: null },
+    template: { protocol: IPPROTO_ESP, mode: "transport", reqid: tunnelReqid(1), endpoints: null },
   });
 });
 
@@ -66,7 +67,7 @@ afterEach(async () => {
   await Promise.all([s.ip("xfrm state flush"), r.ip("xfrm state flush")]);
 });
 
-const PATHS: readonly [string, EspSuite, number][] = [
+const PATHS: readonly [string, ChildSuite, number][] = [
   ["AES-GCM, window 32", GCM_128, 32],
   ["AES-GCM, window 4096", GCM_128, 4096],
   ["AES-CBC with HMAC, window 1024", CBC, 1024],
@@ -154,7 +155,7 @@ interface Seen {
 let lastSpi = 0x6000;
 
 /** An inbound state at r, and hosts at s that send on it. */
-async function openSa(suite: EspSuite, replayWindowPackets: number, esn = true) {
+async function openSa(suite: ChildSuite, replayWindowPackets: number, esn = true) {
   lastSpi += 1;
   const state = testState(S, R, lastSpi, { suite, esn, replayWindowPackets });
   const { id } = state;

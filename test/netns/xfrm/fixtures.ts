@@ -1,13 +1,13 @@
 import { createHash } from "node:crypto";
 import { tunnelReqid } from "../../../src/net/ids.ts";
 import type { TrafficSelector } from "../../../src/sa/spec.ts";
-import { suiteLengths, type EspSuite } from "../../../src/sa/suite.ts";
+import { suiteLengths, type ChildSuite } from "../../../src/sa/suite.ts";
 import { IPPROTO_ESP } from "../../../src/xfrm/constants.ts";
 import type { PlainSa, PlainState } from "./xfrm-worker.ts";
 
-export const GCM_128: EspSuite = { kind: "aes-gcm-16", keyBits: 128 };
+export const GCM_128: ChildSuite = { kind: "aes-gcm-16", keyBits: 128 };
 /** Keys for tests: derived from a name, used nowhere else. */
-function testKeys(name: string, suite: EspSuite): { encryptionKey: Uint8Array; integrityKey: Uint8Array | null } {
+function testKeys(name: string, suite: ChildSuite): { encryptionKey: Uint8Array; integrityKey: Uint8Array | null } {
   const { encryptionKeyBytes, integrityKeyBytes } = suiteLengths(suite);
   const bytes = (label: string, length: number): Uint8Array =>
     new Uint8Array(createHash("shake256", { outputLength: length }).update(`${name} ${label}`).digest());

@@ -1,5 +1,6 @@
 import { expect, it } from "vitest";
 import { tunnelReqid } from "../../../src/net/ids.ts";
+import { IPPROTO_ESP } from "../../../src/xfrm/constants.ts";
 import type { XfrmEvent } from "../../../src/xfrm/events.ts";
 import type { PolicySpec } from "../../../src/xfrm/policies.ts";
 import { Capture, espSequences } from "../support/capture.ts";
@@ -259,7 +260,7 @@ class Lab implements AsyncDisposable {
       },
       action: "allow",
       priority: 46_000,
-      template: { mode: "transport", reqid: tunnelReqid(1), endpoints: null },
+      template: { protocol: IPPROTO_ESP, mode: "transport", reqid: tunnelReqid(1), endpoints: null },
     };
     await this.xfrm.call("addPolicy", policy);
     await this.xfrm.call("addState", state);

@@ -5,6 +5,7 @@ import { eventually } from "../support/eventually.ts";
 import { describeWithEsp } from "../support/kernel.ts";
 import { Namespace, veth } from "../support/namespace.ts";
 import { LOADS_OFFLOAD, loadOffload, modprobe, OFFLOAD_MODULES, unloadOffload } from "../support/offload-modules.ts";
+import { IPPROTO_ESP } from "../../../src/xfrm/constants.ts";
 import type { TcpHandlers } from "../support/tcp-worker.ts";
 import type { Worker } from "../support/worker.ts";
 import { testSa, testState } from "./fixtures.ts";
@@ -142,7 +143,7 @@ class Lab implements AsyncDisposable {
       sourcePort: any,
       destinationPort: any,
     };
-    const template = { mode: "transport", reqid: tunnelReqid(1), endpoints: null } as const;
+    const template = { protocol: IPPROTO_ESP, mode: "transport", reqid: tunnelReqid(1), endpoints: null } as const;
     await this.receiver.call("addState", { ...state, replayWindowPackets: 4096, allowance: { kind: "unlimited" } });
     await this.sender.call("addState", state);
     await this.sender.call("addPolicy", { direction: "out", selector, action: "allow", priority: 46_000, template });

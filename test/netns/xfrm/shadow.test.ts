@@ -1,6 +1,6 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { dvipaGuard } from "../../../src/xfrm/shadow.ts";
-import { ESP_SUITES, suiteName, type EspSuite } from "../../../src/sa/suite.ts";
+import { ESP_SUITES, suiteName, type ChildSuite } from "../../../src/sa/suite.ts";
 import { Capture } from "../support/capture.ts";
 import { eventually } from "../support/eventually.ts";
 import { describeWithEsp } from "../support/kernel.ts";
@@ -47,7 +47,7 @@ afterEach(async () => {
 });
 
 describeWithEsp("shadow states and policies between two kernels", () => {
-  type Combination = [string, EspSuite, "transport" | "tunnel", 4 | 6, boolean];
+  type Combination = [string, ChildSuite, "transport" | "tunnel", 4 | 6, boolean];
   const combinations: readonly Combination[] = [
     ...ESP_SUITES.flatMap((suite): Combination[] => [
       [`${suiteName(suite)} transport`, suite, "transport", 4, false],

@@ -62,7 +62,7 @@ describeWithEsp("states: add, list by both readers, delete, list empty", () => {
   });
 
   it.each(ESP_SUITES.map((suite) => [suiteName(suite), suite] as const))("suite %s", async (_name, suite) => {
-    await worker.call("requireEsp", suite);
+    await worker.call("requireSuite", suite);
     expect(await namespace.ip("xfrm state list nokeys")).toBe("");
   });
 

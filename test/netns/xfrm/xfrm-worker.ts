@@ -7,7 +7,7 @@ import { NETLINK_XFRM, NetlinkSocket } from "../../../src/net/netlink-socket.ts"
 import { openEvents, type EventOptions } from "../../../src/xfrm/events.ts";
 import { Leases, type LeasedState } from "../../../src/xfrm/leases.ts";
 import { addPolicy, deletePolicy, listPolicies, updatePolicy, type PolicySpec } from "../../../src/xfrm/policies.ts";
-import { requireEsp } from "../../../src/xfrm/probe.ts";
+import { requireSuite } from "../../../src/xfrm/probe.ts";
 import { openXfrm, XfrmReconciler } from "../../../src/xfrm/reconciler.ts";
 import { dvipaGuard, shadowOf, type NodeRole, type ShadowOptions, type Wanted } from "../../../src/xfrm/shadow.ts";
 import {
@@ -20,7 +20,7 @@ import {
   type StateSpec,
 } from "../../../src/xfrm/states.ts";
 import type { SaHalf, SharedSa } from "../../../src/sa/spec.ts";
-import type { EspSuite } from "../../../src/sa/suite.ts";
+import type { ChildSuite } from "../../../src/sa/suite.ts";
 import { push, serve } from "../support/serve.ts";
 
 type PlainHalf = { readonly spi: number; readonly encryptionKey: Uint8Array; readonly integrityKey: Uint8Array | null };
@@ -77,7 +77,7 @@ const handlers = {
     const change = { wanted: wantedOf(wish), gone: { states: states.map(({ id }) => id), policies } };
     return { report: await reconciler.change(change), said: { ...said } };
   },
-  requireEsp: (suite: EspSuite) => requireEsp(xfrm, suite),
+  requireSuite: (suite: ChildSuite) => requireSuite(xfrm, suite),
   subscribe: ({ groups }: Pick<EventOptions, "groups">) => {
     openEvents({ groups, onEvent: push, onOverrun: () => push({ kind: "overrun" }) });
   },

@@ -39,6 +39,7 @@ peers:
     inboundReplayWindow: 2048
     ikeProposals: [aes256gcm16-prfsha384-ecp384]
     espProposals: [chacha20poly1305, null-sha256]
+    ahProposals: [sha512-sha256]
     esn: never
     childLifetime: { seconds: 600, bytes: 2000000000, packets: 3000000 }
     initiate: { start: none, mode: tunnel }
@@ -97,6 +98,7 @@ test("a good file, with defaults filled in and addresses canonical", () => {
         inboundReplayWindow: 1024,
         ikeProposals: null,
         espProposals: null,
+        ahProposals: null,
         esn: "allow",
         childLifetime: { seconds: 3_600, bytes: null, packets: null },
         ikeLifetime: { seconds: 14_400 },
@@ -115,6 +117,10 @@ test("a good file, with defaults filled in and addresses canonical", () => {
         inboundReplayWindow: 2048,
         ikeProposals: [{ cipher: { kind: "aes-gcm-16", keyBits: 256 }, prf: "hmac-sha2-384", group: 20 }],
         espProposals: [{ kind: "chacha20-poly1305" }, { kind: "null", integrity: "hmac-sha2-256" }],
+        ahProposals: [
+          { kind: "ah", integrity: "hmac-sha2-512" },
+          { kind: "ah", integrity: "hmac-sha2-256" },
+        ],
         esn: "never",
         childLifetime: { seconds: 600, bytes: 2_000_000_000n, packets: 3_000_000n },
         ikeLifetime: { seconds: 14_400 },
@@ -187,6 +193,9 @@ test.each([
   ["null-sha256", "aes128gcm16-x25519", 'peers[1].espProposals[1]: found "aes128gcm16-x25519"; allowed: a list'],
   ["[chacha20poly1305, null-sha256]", "[]", "peers[1].espProposals: found a list of 0; allowed: a list of 1 to 32"],
   ["[chacha20poly1305, null-sha256]", "aes128gcm16", 'peers[1].espProposals: found "aes128gcm16"; allowed: a list'],
+  ["sha512-sha256", "sha1", 'peers[1].ahProposals[0]: found "sha1"; allowed: a list of 1 to 32 of strongSwan'],
+  ["sha512-sha256", "aes128-sha256", 'peers[1].ahProposals[0]: found "aes128-sha256"; allowed: a list of 1 to 32'],
+  ["[sha512-sha256]", "[]", "peers[1].ahProposals: found a list of 0; allowed: a list of 1 to 32"],
   ["prfsha384-ecp384", "prfsha384-ecp192", 'peers[1].ikeProposals[0]: found "aes256gcm16-prfsha384-ecp192"; allowed:'],
   [
     "packets: 3000000",

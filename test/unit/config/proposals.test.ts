@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
-import { parseEspProposal, parseIkeProposal } from "../../../src/config/proposals.ts";
+import { parseAhProposal, parseEspProposal, parseIkeProposal } from "../../../src/config/proposals.ts";
 import { dhGroup } from "../../../src/crypto/dh.ts";
 import { ikeSuiteName, type IkeSuite } from "../../../src/ike/suite.ts";
-import { ESP_SUITES, suiteName } from "../../../src/sa/suite.ts";
+import { AH_SUITES, ESP_SUITES, suiteName } from "../../../src/sa/suite.ts";
 
 const esp = (text: string): string[] | undefined => parseEspProposal(text)?.map(suiteName);
 const ike = (text: string): string[] | undefined => {
@@ -97,4 +97,18 @@ describe("IKE", () => {
   ])("%j is nothing that we know", (text) => {
     expect(parseIkeProposal(text)).toBeNull();
   });
+});
+
+describe("AH", () => {
+  it("has a word for every suite, in the proposal's order", () => {
+    expect(parseAhProposal("sha256-sha384-sha2_512")).toEqual(AH_SUITES);
+    expect(parseAhProposal("sha512-sha256")?.map(suiteName)).toEqual(["AH/HMAC_SHA2_512_256", "AH/HMAC_SHA2_256_128"]);
+  });
+
+  it.each(["", "aes128-sha256", "null-sha256", "sha1", "sha256-x25519", "sha256-esn", "aes128gcm16"])(
+    "refuses %j",
+    (text) => {
+      expect(parseAhProposal(text)).toBeNull();
+    },
+  );
 });

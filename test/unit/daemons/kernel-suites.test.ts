@@ -5,7 +5,7 @@ import { PROTOCOL } from "../../../src/ike/wire/constants.ts";
 import { kernelRefusal } from "../../../src/net/kernel-error.ts";
 import { Attributes, finishFrame, type NetlinkRequest } from "../../../src/net/netlink-message.ts";
 import type { NetlinkSocket } from "../../../src/net/netlink-socket.ts";
-import { DEFAULT_ESP_SUITES, ESP_SUITES, sameSuite, suiteName, type EspSuite } from "../../../src/sa/suite.ts";
+import { DEFAULT_ESP_SUITES, ESP_SUITES, sameSuite, suiteName, type ChildSuite } from "../../../src/sa/suite.ts";
 import { decodeAlgorithms } from "../../../src/xfrm/algorithms.ts";
 import { XFRM_MSG_DELSA, XFRM_MSG_NEWSA } from "../../../src/xfrm/constants.ts";
 import { missingSuites } from "../../../src/xfrm/probe.ts";
@@ -13,11 +13,11 @@ import { xfrmUsersaInfo } from "../../../src/xfrm/structs.ts";
 
 const NETLINK_HEADER_BYTES = 16;
 const ENOSYS = 38;
-const CHACHA: EspSuite = { kind: "chacha20-poly1305" };
-const NULL: EspSuite = { kind: "null", integrity: "hmac-sha2-256" };
+const CHACHA: ChildSuite = { kind: "chacha20-poly1305" };
+const NULL: ChildSuite = { kind: "null", integrity: "hmac-sha2-256" };
 
 /** A kernel that knows no suite for which `lacks` says so; it counts the states that it holds. */
-function kernel(lacks: (suite: EspSuite) => boolean): { socket: NetlinkSocket; states: () => number } {
+function kernel(lacks: (suite: ChildSuite) => boolean): { socket: NetlinkSocket; states: () => number } {
   let states = 0;
   const request = (wanted: NetlinkRequest): Promise<void> => {
     const bytes = finishFrame(wanted, 0, 0, 0);
@@ -58,7 +58,7 @@ describe("what the kernel lacks", () => {
   it("is not negotiated: the next proposal is, and without one the peer is refused", () => {
     const [peer] = withoutSuites([{ espSuites: null }], [CHACHA]);
     if (peer?.espSuites == null) throw new Error("no peer");
-    const offer = (...suites: EspSuite[]) => ({
+    const offer = (...suites: ChildSuite[]) => ({
       kind: "sa" as const,
       proposals: suites.map((suite, i) => ({
         ...{ number: i + 1, protocol: PROTOCOL.ESP, spi: Uint8Array.of(0xc0, 0, 0, 1) },
@@ -69,7 +69,7 @@ describe("what the kernel lacks", () => {
     expect(suiteName(chooseEsp(offer(CHACHA, { kind: "aes-gcm-16", keyBits: 128 }), null, false, policy).suite)).toBe(
       "AES_GCM_16_128",
     );
-    expect(() => chooseEsp(offer(CHACHA), null, false, policy)).toThrow("no ESP proposal is acceptable");
+    expect(() => chooseEsp(offer(CHACHA), null, false, policy)).toThrow("no ESP or AH proposal is acceptable");
   });
 });
 

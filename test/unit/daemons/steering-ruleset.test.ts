@@ -4,12 +4,12 @@ import { steeringRuleset } from "../../../src/daemons/node/steering-ruleset.ts";
 describe("steeringRuleset", () => {
   const text = (...dvipas: string[]): string => steeringRuleset("esplex", dvipas, "queue num 7");
 
-  it("queues ESP to the DVIPAs of each IP version", () => {
+  it("queues ESP and AH to the DVIPAs of each IP version", () => {
     const both = text("192.0.2.100", "192.0.2.101", "2001:db8::100");
     expect(both).toContain("set dvipas { type ipv4_addr; elements = { 192.0.2.100, 192.0.2.101 } }");
     expect(both).toContain("set dvipas6 { type ipv6_addr; elements = { 2001:db8::100 } }");
-    expect(both).toMatch(/^ *ip daddr @dvipas meta l4proto esp queue num 7$/m);
-    expect(both).toMatch(/^ *ip6 daddr @dvipas6 meta l4proto esp queue num 7$/m);
+    expect(both).toMatch(/^ *ip daddr @dvipas meta l4proto \{ esp, ah \} queue num 7$/m);
+    expect(both).toMatch(/^ *ip6 daddr @dvipas6 meta l4proto \{ esp, ah \} queue num 7$/m);
   });
 
   it("queues ESP in UDP to port 4500, and not IKE behind its zero marker", () => {
@@ -18,7 +18,7 @@ describe("steeringRuleset", () => {
     expect(both).toMatch(/^ *ip6 daddr @dvipas6 udp dport 4500 @th,64,32 != 0 queue num 7$/m);
   });
 
-  it("keeps ESP and IKE of the DVIPAs, both ways, out of the connection table", () => {
+  it("keeps ESP, AH and IKE of the DVIPAs, both ways, out of the connection table", () => {
     const both = text("192.0.2.100", "2001:db8::100");
     for (const end of ["daddr", "saddr"]) {
       const port = end === "daddr" ? "dport" : "sport";
@@ -26,7 +26,7 @@ describe("steeringRuleset", () => {
         ["ip", "dvipas"],
         ["ip6", "dvipas6"],
       ]) {
-        expect(both).toContain(`${header} ${end} @${set} meta l4proto esp notrack`);
+        expect(both).toContain(`${header} ${end} @${set} meta l4proto { esp, ah } notrack`);
         expect(both).toContain(`${header} ${end} @${set} udp ${port} { 500, 4500 } notrack`);
       }
     }

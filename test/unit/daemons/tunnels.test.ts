@@ -5,14 +5,17 @@ import { sampleSa } from "../sa/esp-builder.ts";
 const suite = { kind: "aes-gcm-16", keyBits: 128 } as const;
 
 describe("Tunnels", () => {
-  it("gives SAs with the same ends, mode and selectors one reqid, others another", () => {
+  it("gives SAs with the same ends, mode, protocol and selectors one reqid, others another", () => {
     const tunnels = new Tunnels();
     const first = sampleSa(suite, "transport");
     const rekeyed = sampleSa(suite, "transport");
     const other = sampleSa(suite, "tunnel");
+    const ah = sampleSa({ kind: "ah", integrity: "hmac-sha2-256" }, "transport");
     const reqid = tunnels.take(first);
     expect(tunnels.take(rekeyed)).toBe(reqid);
     expect(tunnels.take(other)).not.toBe(reqid);
+    // A policy names one protocol.
+    expect(tunnels.take(ah)).not.toBe(reqid);
   });
 
   it("ends a tunnel with its last SA", () => {

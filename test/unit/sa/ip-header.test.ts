@@ -79,12 +79,12 @@ describe("IPv6 header", () => {
   });
 
   it.each([
-    ["AH", EXTENSION.ah],
-    ["no next header", EXTENSION.noNext],
-    ["mobility", 135],
-  ])("stops at %s", (_what, protocol) => {
+    ["AH, which is cut short here", EXTENSION.ah, "tooShort"],
+    ["no next header", EXTENSION.noNext, "notEsp"],
+    ["mobility", 135, "notEsp"],
+  ])("stops at %s", (_what, protocol, reason) => {
     expect(parse(packet([options(60)], protocol))).toMatchObject({ protocol, headerBytes: 48 });
-    expect(parseEsp(packet([], protocol))).toBe("notEsp");
+    expect(parseEsp(packet([], protocol))).toBe(reason);
   });
 
   it("ignores what the link has padded, and needs what the length says", () => {

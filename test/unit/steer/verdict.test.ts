@@ -6,6 +6,7 @@ import { ConnectionTable } from "../../../src/steer/connection-table.ts";
 import { decide, InboundSas, type SteeringTables } from "../../../src/steer/verdict.ts";
 import { espPacket, espPayload, ipv4Packet, sampleSa, tcpSegment, type TcpFlags } from "../sa/esp-builder.ts";
 import { inUdp } from "../sa/udp-builder.ts";
+import { ahPacket, ahPayload } from "../sa/ah-builder.ts";
 import { ipv6Packet, options, type Extension } from "../sa/ipv6-builder.ts";
 
 let sa: SharedSa;
@@ -140,6 +141,39 @@ describe("decide", () => {
     expect(decide(inUdp(espPacket(sa, syn, 6)), tables, 0)).toEqual({ kind: "drop", reason: "unexpectedUdp" });
     const unknown = inUdp(espPacket(sampleSa(sa.suite, "transport", 0xc0000009), syn, 6));
     expect(decide(unknown, tables, 0)).toMatchObject({ reason: "unknownSpi", unknown: { spi: 0xc0000009 } });
+    expect(tables.connections.size).toBe(0);
+  });
+
+  it("steers AH, and never takes an SA of ESP for one of AH with the same SPI", () => {
+    const ah = sampleSa({ kind: "ah", integrity: "hmac-sha2-256" }, "transport");
+    expect(ah.inbound.spi).toBe(sa.inbound.spi);
+    const syn = ahPacket(ah, tcpSegment(1000, 80, { syn: true }), 6);
+    expect(decide(syn, tables, 0)).toEqual({ kind: "drop", reason: "unknownSpi" });
+    tables.sas.add(ah);
+    const steered = decide(syn, tables, 0);
+    expect(steered).toMatchObject({ kind: "forward", target: "t1", isNew: true });
+    expect(steered.kind === "forward" && steered.sa).toBe(ah);
+    // The SA of ESP is still there under the same SPI, and stays when the other one goes.
+    const other = decide(segment(1001, { syn: true }), tables, 0);
+    expect(other.kind === "forward" && other.sa).toBe(sa);
+    const spoofed = ahPacket(ah, tcpSegment(1, 80, { syn: true }), 6, { source: "192.0.2.66" });
+    expect(decide(spoofed, tables, 0)).toEqual({ kind: "drop", reason: "wrongSource" });
+    tables.sas.remove(ah);
+    expect(decide(syn, tables, 1)).toEqual({ kind: "drop", reason: "unknownSpi" });
+    expect(decide(segment(1000, { ack: true }), tables, 1)).toMatchObject({ kind: "forward", target: "t1", sa });
+  });
+
+  it("drops AH in front of ESP, and a header length that is not the SA's, each with its reason", () => {
+    const ah = sampleSa({ kind: "ah", integrity: "hmac-sha2-512" }, "transport");
+    tables.sas.add(ah);
+    const bundle = ahPacket(ah, espPayload(sa, tcpSegment(1000, 80, { syn: true }), 6), 50);
+    expect(decide(bundle, tables, 0)).toEqual({ kind: "drop", reason: "nested" });
+    const twice = ahPacket(ah, ahPayload(ah, tcpSegment(1000, 80, { syn: true }), 6), 51);
+    expect(decide(twice, tables, 0)).toEqual({ kind: "drop", reason: "nested" });
+    const shorter: SharedSa = { ...ah, suite: { kind: "ah", integrity: "hmac-sha2-256" } };
+    const cut = ahPacket(shorter, tcpSegment(1000, 80, { syn: true }), 6);
+    expect(decide(cut, tables, 0)).toEqual({ kind: "drop", reason: "tooShort" });
+    expect(decide(ahPacket(ah, new Uint8Array(64), 1), tables, 0)).toMatchObject({ kind: "local", reason: "notTcp" });
     expect(tables.connections.size).toBe(0);
   });
 

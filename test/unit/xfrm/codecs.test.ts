@@ -12,6 +12,7 @@ import {
 } from "../../../src/net/netlink-message.ts";
 import { ESP_SUITES, suiteLengths, suiteName } from "../../../src/sa/suite.ts";
 import { decodeAlgorithms, sameKeys } from "../../../src/xfrm/algorithms.ts";
+import { IPPROTO_ESP } from "../../../src/xfrm/constants.ts";
 import { decodeEvent } from "../../../src/xfrm/events.ts";
 import { deletePolicyRequest, policyRequest, type PolicySpec } from "../../../src/xfrm/policies.ts";
 import { decodeReplay, encodeReplay, freshReplay } from "../../../src/xfrm/replay.ts";
@@ -128,7 +129,12 @@ describe("messages are those of iproute2", () => {
       },
       action: "allow",
       priority: 46_035,
-      template: { mode: "tunnel", reqid: 0x45500001, endpoints: { source: "192.0.2.2", destination: "192.0.2.9" } },
+      template: {
+        protocol: IPPROTO_ESP,
+        mode: "tunnel",
+        reqid: 0x45500001,
+        endpoints: { source: "192.0.2.2", destination: "192.0.2.9" },
+      },
     };
     const block: PolicySpec = {
       direction: "in",
