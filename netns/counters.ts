@@ -37,7 +37,7 @@ export async function readDecapsulatedTcp(network: LabNetwork, node: string): Pr
 }
 
 /**
- * Counts, as they enter any port of the two bridges, packets from or to the DVIPA that are neither ESP nor IKE, nor
+ * Counts, as they enter any port of the two bridges, packets from or to the DVIPA that are neither ESP, AH nor IKE, nor
  * neighbour discovery, which is to IPv6 what ARP is to IPv4.
  */
 export async function countCleartext(network: LabNetwork): Promise<void> {
@@ -51,14 +51,14 @@ export async function countCleartext(network: LabNetwork): Promise<void> {
       counter from_dvipa { }
       counter to_dvipa { }
       chain from_dvipa {
-        meta l4proto esp return
+        meta l4proto { esp, ah } return
         ${laterFragment}
         udp sport { 500, 4500 } return
         ${discovery}
         counter name from_dvipa
       }
       chain to_dvipa {
-        meta l4proto esp return
+        meta l4proto { esp, ah } return
         ${laterFragment}
         udp dport { 500, 4500 } return
         ${discovery}

@@ -7,6 +7,9 @@ const ETHERTYPE_IPV4 = 0x0800;
 const ETHERTYPE_IPV6 = 0x86dd;
 const PROTOCOL_UDP = 17;
 const PROTOCOL_ESP = 50;
+const PROTOCOL_AH = 51;
+/** RFC 4302 §2: next header, length and a reserved field stand before the SPI. */
+const AH_SPI_AT = 4;
 const PROTOCOL_ICMPV6 = 58;
 /** Neighbour solicitation and advertisement (RFC 4861 §4.3, §4.4): what ARP is to IPv4. */
 const DISCOVERY_TYPES: readonly number[] = [135, 136];
@@ -18,18 +21,21 @@ const PAGE_NUMBERS = 65_536;
 export interface WireEvidence {
   /** All frames read. */
   readonly frames: number;
+  /** ESP and AH packets; so are those below. */
   readonly espFromDvipa: number;
   readonly espToDvipa: number;
   /** Those of both that are fragments of a larger packet. */
   readonly espFragments: number;
   /** Those of both that came in UDP (RFC 3948). */
   readonly espInUdp: number;
+  /** Those from the DVIPA that are AH. */
+  readonly ahFromDvipa: number;
   /** IKE messages and NAT keepalives, both ways. */
   readonly ike: number;
   /** ESP packets from the DVIPA whose (SPI, sequence number) was already seen. */
   readonly duplicates: readonly RepeatedNumber[];
   readonly duplicateCount: number;
-  /** Packets from or to the DVIPA that are neither ESP nor IKE. ARP and neighbour discovery are none. */
+  /** Packets from or to the DVIPA that are neither ESP, AH nor IKE. ARP and neighbour discovery are none. */
   readonly cleartextPackets: number;
   /** Those of them that the cluster sent: what a client without an SA sends is its own affair. */
   readonly cleartextFromDvipa: number;
@@ -62,7 +68,7 @@ export async function examineCapture(path: string, dvipa: string): Promise<WireE
 /** Counts frame by frame; the state of `examineCapture`. */
 export class WireExaminer {
   readonly #dvipa: string;
-  /** By destination address and SPI: what names an SA (RFC 4301 §4.1). */
+  /** By destination address, protocol and SPI: what names an SA (RFC 4301 §4.1). */
   readonly #seen = new Map<string, SequenceSet>();
   readonly #byMac = new Map<string, number>();
   readonly #bySpi = new Map<number, number>();
@@ -74,6 +80,7 @@ export class WireExaminer {
     espToDvipa: 0,
     espFragments: 0,
     espInUdp: 0,
+    ahFromDvipa: 0,
     ike: 0,
     duplicates: 0,
     cleartext: 0,
@@ -123,10 +130,11 @@ export class WireExaminer {
       this.#classify({ ...header, protocol: PROTOCOL_ESP }, inUdp, fromDvipa, mac);
       return;
     }
-    if (protocol === PROTOCOL_ESP) {
+    if (protocol === PROTOCOL_ESP || protocol === PROTOCOL_AH) {
+      const named = protocol === PROTOCOL_AH ? body.subarray(AH_SPI_AT) : body;
       if (fragment !== null) this.#count.espFragments += 1;
       if (!fromDvipa) this.#count.espToDvipa += 1;
-      else if (fragment !== "later" && body.length >= 8) this.#takeEsp(header.destination, body, mac);
+      else if (fragment !== "later" && named.length >= 8) this.#takeEsp(header.destination, protocol, named, mac);
       return;
     }
     if (protocol === PROTOCOL_UDP && (fragment === "later" || isIke(body, fromDvipa))) {
@@ -151,13 +159,15 @@ export class WireExaminer {
     this.#samples.push(`${what} ${way} the DVIPA, sent by ${mac}: ${body.toString("hex").slice(0, 40)}`);
   }
 
-  #takeEsp(destination: string, esp: Buffer, mac: string): void {
-    const spi = esp.readUInt32BE(0);
-    const sequence = esp.readUInt32BE(4);
+  /** `named` begins with SPI and number. */
+  #takeEsp(destination: string, protocol: number, named: Buffer, mac: string): void {
+    const spi = named.readUInt32BE(0);
+    const sequence = named.readUInt32BE(4);
     this.#count.espFromDvipa += 1;
+    if (protocol === PROTOCOL_AH) this.#count.ahFromDvipa += 1;
     this.#byMac.set(mac, (this.#byMac.get(mac) ?? 0) + 1);
     this.#bySpi.set(spi, (this.#bySpi.get(spi) ?? 0) + 1);
-    const sa = `${destination}/${spi}`;
+    const sa = `${destination}/${protocol}/${spi}`;
     const numbers = this.#seen.get(sa) ?? new SequenceSet();
     this.#seen.set(sa, numbers);
     if (numbers.add(sequence)) return;

@@ -76,6 +76,8 @@ export const REQUESTS = {
       counterNonce: z.boolean(),
       /** SPI and destination of the SA's packets: without them the ledger cannot be held against captures. */
       spi: u32.min(256).optional(),
+      /** Of the SPI; ESP when absent. */
+      protocol: z.enum(["esp", "ah"]).optional(),
       peer: ipAddress.optional(),
     }),
     response: empty,

@@ -64,7 +64,9 @@ function describeCheck(check: LedgerCheck, captures: number): string {
     ...burnt,
     check.unrecorded > 0 ? `${check.unrecorded} packets have numbers of which a killed process left no record\n` : "",
     check.tornBytes > 0 ? `${check.tornBytes} bytes at the end are a block that was not finished\n` : "",
-    check.cutPackets > 0 ? `${check.cutPackets} ESP packets were not captured as far as their number: no proof\n` : "",
+    check.cutPackets > 0
+      ? `${check.cutPackets} ESP or AH packets were not captured as far as their number: no proof\n`
+      : "",
     ...check.named.map((breach) => `BREACH ${breach}\n`),
     check.proven ? "proved: no number and no IV twice\n" : "NOT PROVED\n",
   ];

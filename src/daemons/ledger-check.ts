@@ -23,7 +23,7 @@ export interface LedgerCheckOptions {
 export interface LedgerCheck extends LedgerVerdict {
   /** Bytes at the ends of the ledgers that belong to no whole block: being written, or cut by a kill. */
   readonly tornBytes: number;
-  /** ESP packets that the captures do not hold as far as their number: nothing is known of them. */
+  /** ESP and AH packets that the captures do not hold as far as their number: nothing is known of them. */
   readonly cutPackets: number;
   /** Packets that were left out as the same as an earlier one. */
   readonly samePackets: number;
@@ -70,8 +70,13 @@ async function readCapture(
   });
 }
 
-function isKnown(known: Set<string>, { destination, bytes }: CapturedEsp): boolean {
-  const name = createHash("sha256").update(destination).update(bytes).digest("hex").slice(0, NAME_DIGITS);
+function isKnown(known: Set<string>, { protocol, destination, bytes }: CapturedEsp): boolean {
+  const name = createHash("sha256")
+    .update(protocol)
+    .update(destination)
+    .update(bytes)
+    .digest("hex")
+    .slice(0, NAME_DIGITS);
   if (known.has(name)) return true;
   known.add(name);
   return false;

@@ -1,3 +1,4 @@
+import type { IpsecProtocol } from "../sa/suite.ts";
 import type { StoredInstances } from "./instance-counts.ts";
 
 /** One SA's number line as it survives a crash. */
@@ -13,6 +14,7 @@ export interface StoredSequence {
   readonly counterNonce: boolean;
   /** As in `Registration`. */
   readonly spi?: number | undefined;
+  readonly protocol?: IpsecProtocol | undefined;
   readonly peer?: string | undefined;
   /** Kernel states of the key that may send. */
   readonly instances: StoredInstances;

@@ -142,8 +142,9 @@ export class LedgerBook {
   #line(origin: "opened" | "restored", registration: Registration, first: bigint, ceiling: bigint): void {
     const line = this.#nextLine++;
     const { sa, dvipa, epoch, windowPackets, esn, counterNonce, spi = null, peer = null } = registration;
+    const { protocol = "esp" } = registration;
     this.#lines.set(sa, { line, nodes: new Map() });
-    const names = { line, atMs: this.#wallMs(), origin, sa, dvipa, epoch, spi, peer };
+    const names = { line, atMs: this.#wallMs(), origin, sa, dvipa, epoch, spi, protocol, peer };
     this.#write({ kind: "line", ...names, windowPackets, esn, counterNonce, first, ceiling });
   }
 

@@ -2,10 +2,11 @@
  * The ledger: an append-only text of what the coupling service granted and what was given up. One record a line, words
  * parted by one blank, numbers decimal. Records come in blocks; a block ends with `check COUNT CRC`: how many records it
  * has, and the CRC-32 (hex) of their bytes. Ranges are half-open, `-` stands for nothing, `MS` is the wall clock in
- * milliseconds. LINE is a small number that stands for an SA until the next `start`. No keys, and one key per SA: an SA's id
+ * milliseconds. An SPI of AH is written `ah:SPI`. LINE is a small number that stands for an SA until the next `start`. No keys, and one key per SA: an SA's id
  * names its key. In the file, frequent records are abbreviated (`ledger-abbreviation.ts`). What each kind means for the proof stands in `ledger-verifier.ts`.
  */
 import { EsplexError } from "../core/errors.ts";
+import type { IpsecProtocol } from "../sa/suite.ts";
 
 /** Why numbers were given up. A first part of the range may have been sent before, unreported: captures tell how much. */
 export const BURNT_REASONS = [
@@ -34,8 +35,9 @@ export interface LedgerLine {
   readonly sa: string;
   readonly dvipa: string;
   readonly epoch: bigint;
-  /** SPI and destination of its packets; null when the owner did not say. */
+  /** SPI and destination of its packets; null when the owner did not say. An SPI is one of ESP or of AH (RFC 4301 §4.1). */
   readonly spi: number | null;
+  readonly protocol: IpsecProtocol;
   readonly peer: string | null;
   readonly windowPackets: number;
   readonly esn: boolean;
@@ -102,8 +104,9 @@ export function encodeLedgerRecord(record: LedgerRecord): string {
 }
 
 function encodeLine(line: LedgerLine): string {
-  const { sa, dvipa, epoch, spi, peer, windowPackets, esn, counterNonce, first, ceiling } = line;
-  const names = `${sa} ${dvipa} ${epoch} ${spi ?? "-"} ${peer ?? "-"}`;
+  const { sa, dvipa, epoch, protocol, peer, windowPackets, esn, counterNonce, first, ceiling } = line;
+  const spi = line.spi === null ? "-" : protocol === "ah" ? `${AH_MARK}${line.spi}` : `${line.spi}`;
+  const names = `${sa} ${dvipa} ${epoch} ${spi} ${peer ?? "-"}`;
   const traits = `${windowPackets} ${esn ? "esn" : "32bit"} ${counterNonce ? "counter" : "free"}`;
   return `line ${line.line} ${line.atMs} ${line.origin} ${names} ${traits} ${first} ${ceiling}`;
 }
@@ -164,7 +167,7 @@ function decodeLine(words: Words): LedgerLine {
     sa: words.word(),
     dvipa: words.word(),
     epoch: words.big(),
-    spi: words.unless((text) => integer(text)),
+    ...decodeSpi(words),
     peer: words.unless((text) => text),
     windowPackets: words.integer(),
     esn: words.oneOf(["esn", "32bit"] as const) === "esn",
@@ -172,6 +175,15 @@ function decodeLine(words: Words): LedgerLine {
     first: words.big(),
     ceiling: words.big(),
   };
+}
+
+/** Stands before an SPI of AH. */
+const AH_MARK = "ah:";
+
+function decodeSpi(words: Words): Pick<LedgerLine, "spi" | "protocol"> {
+  const text = words.unless((word) => word);
+  const protocol = text?.startsWith(AH_MARK) === true ? "ah" : "esp";
+  return { spi: text === null ? null : integer(protocol === "ah" ? text.slice(AH_MARK.length) : text), protocol };
 }
 
 /** The words of a line, read one after the other. */

@@ -7,27 +7,29 @@
  * L3 A grant bears the epoch of its SA, which is the current one of its DVIPA; epochs only rise. An SA that ended stays so.
  * L4 A burnt range was granted, and is burnt once.
  *
- * From captures: L5 no (SPI, destination, sequence number) comes twice, L6 each lies in a grant, L7 no IV comes twice under one
+ * From captures: L5 no (protocol, SPI, destination, sequence number) comes twice, L6 each lies in a grant, L7 no IV comes twice under one
  * key (one SA, one key) where the IV is made from the number.
  *
  * A process that was killed may have granted numbers that it had not written yet. They lie between its last record and the
  * ceiling that the next one found: a packet there is `unrecorded`, neither proved nor refuted. L5 and L7 hold for it too.
  */
 import { ipFromBytes, ipToBytes } from "../core/ip.ts";
+import type { IpsecProtocol } from "../sa/suite.ts";
 import { LedgerAccount, type UnusedReason } from "./ledger-account.ts";
 import type { LedgerLine, LedgerRecord } from "./ledger-record.ts";
 
 /** How many violations are named; all are counted. */
 const MAX_NAMED = 20;
 
-/** An ESP packet of a capture. */
+/** An ESP or AH packet of a capture. */
 export interface SeenPacket {
+  readonly protocol: IpsecProtocol;
   readonly source: string;
   readonly destination: string;
   readonly spi: number;
   /** The low 32 bits that travel. */
   readonly sequence: number;
-  /** The first 8 bytes after the ESP header; null when the capture does not hold them. */
+  /** The first 8 bytes after the ESP header; null when the capture does not hold them, and for AH. */
   readonly iv: bigint | null;
   /** Wall clock. */
   readonly atMs: number;
@@ -79,13 +81,14 @@ export class LedgerVerifier {
 
   /** True when the packet counts: it is of an SA of the ledger, or claims to come from one of its DVIPAs. */
   takePacket(packet: SeenPacket): boolean {
-    const { source, destination, spi, sequence, iv } = packet;
+    const { source, sequence, iv } = packet;
+    const name = wireName(packet);
     const account = this.#accountOf(packet);
     if (account === null) {
       if (!this.#dvipas.has(source)) return false;
       this.#count.packets++;
       this.#count.outsideLease++;
-      this.#name(`${wireName(destination, spi)}: number ${sequence} was sent on an SA that the ledger does not know`);
+      this.#name(`${name}: number ${sequence} was sent on an SA that the ledger does not know`);
       return true;
     }
     this.#count.packets++;
@@ -93,7 +96,7 @@ export class LedgerVerifier {
     if (iv !== null && account.line.counterNonce) account.ivs.add(iv);
     if (!account.seen.add(number)) {
       this.#count.duplicates++;
-      this.#name(`${wireName(destination, spi)}: number ${number} was sent twice`);
+      this.#name(`${name}: number ${number} was sent twice`);
       return true;
     }
     const standing = account.standing(number);
@@ -101,7 +104,7 @@ export class LedgerVerifier {
     else if (standing === "unrecorded") this.#count.unrecorded++;
     else {
       this.#count.outsideLease++;
-      this.#name(`${wireName(destination, spi)}: number ${number} was sent and never granted`);
+      this.#name(`${name}: number ${number} was sent and never granted`);
     }
     return true;
   }
@@ -188,7 +191,8 @@ export class LedgerVerifier {
       this.#accounts.set(line.sa, account);
       this.#lines.set(line.line, account);
       if (line.spi !== null && line.peer !== null) {
-        const name = wireName(ipFromBytes(ipToBytes(line.peer)), line.spi);
+        const { protocol, spi } = line;
+        const name = wireName({ protocol, destination: ipFromBytes(ipToBytes(line.peer)), spi });
         this.#onWire.set(name, [...(this.#onWire.get(name) ?? []), account]);
       }
       return line.first <= line.ceiling ? null : `SA ${line.sa} begins above its ceiling (L2)`;
@@ -222,8 +226,9 @@ export class LedgerVerifier {
   }
 
   /** The SA that a packet is of; an SPI that was used again is another SA from its registration on. */
-  #accountOf({ destination, spi, atMs }: SeenPacket): LedgerAccount | null {
-    const accounts = this.#onWire.get(wireName(destination, spi));
+  #accountOf(packet: SeenPacket): LedgerAccount | null {
+    const { atMs } = packet;
+    const accounts = this.#onWire.get(wireName(packet));
     if (accounts === undefined) return null;
     return accounts.findLast(({ line }) => line.atMs <= atMs) ?? accounts[0] ?? null;
   }
@@ -242,6 +247,6 @@ function burntBreach(account: LedgerAccount, record: LedgerRecord & { kind: "bur
   return before === 0 ? null : `${before} numbers of ${name} were burnt before (L4)`;
 }
 
-function wireName(destination: string, spi: number): string {
-  return `${destination} SPI 0x${spi.toString(16).padStart(8, "0")}`;
+function wireName({ protocol, destination, spi }: Pick<SeenPacket, "protocol" | "destination" | "spi">): string {
+  return `${destination}${protocol === "ah" ? " AH" : ""} SPI 0x${spi.toString(16).padStart(8, "0")}`;
 }

@@ -1,3 +1,4 @@
+import type { IpsecProtocol } from "../sa/suite.ts";
 import { InstanceCounts, NO_INSTANCES, type StoredInstances } from "./instance-counts.ts";
 import { nonceBudgetEnd } from "./nonce-budget.ts";
 import {
@@ -49,6 +50,8 @@ export interface Registration {
   readonly counterNonce: boolean;
   /** SPI and destination of its packets, for the ledger: absent when the owner did not say. */
   readonly spi?: number | undefined;
+  /** Of the SPI; ESP when absent. */
+  readonly protocol?: IpsecProtocol | undefined;
   readonly peer?: string | undefined;
 }
 

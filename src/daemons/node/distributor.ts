@@ -10,6 +10,7 @@ import type { IkeSaSummary } from "../../ike/events.ts";
 import { IkeCore } from "../../ike/core.ts";
 import { tunnelReqid } from "../../net/ids.ts";
 import { wipeSaKeys, type SharedSa } from "../../sa/spec.ts";
+import { protocolOf } from "../../sa/suite.ts";
 import { hasCounterNonce } from "../../sequence/nonce-budget.ts";
 import { windowCarriesBursts } from "../../sequence/size.ts";
 import { RoundRobin } from "../../steer/choose.ts";
@@ -291,8 +292,9 @@ export class Distributor {
     const counterNonce = hasCounterNonce(sa.suite);
     const { peer } = sa;
     const { spi } = sa.outbound;
+    const protocol = protocolOf(sa.suite);
     const numbers = { firstNumber: 1n, windowPackets, esn, counterNonce };
-    await coupling.request("registerSa", { sa: id, dvipa, epoch, ...numbers, spi, peer });
+    await coupling.request("registerSa", { sa: id, dvipa, epoch, ...numbers, spi, protocol, peer });
     const entry: DistributedSa = { sa, epoch, outbound };
     await keeper.install(OWN_IKE, entry);
     return entry;

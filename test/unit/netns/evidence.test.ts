@@ -30,6 +30,15 @@ describe("what a capture of the client's link shows", () => {
     expect(examiner).toMatchObject({ espToDvipa: 2, espFromDvipa: 0, duplicateCount: 0 });
   });
 
+  it("counts AH as protected, its numbers apart from those of ESP with the same SPI", () => {
+    const ah = (sequence: number): Frame =>
+      ipv4(51, DVIPA, CLIENT, Buffer.concat([Buffer.from([6, 4, 0, 0]), espBody(1, sequence)]));
+    const examiner = examined(esp(1, 5), ah(5), ah(6), ipv4(51, CLIENT, DVIPA, Buffer.alloc(40)));
+    expect(examiner).toMatchObject({ espFromDvipa: 3, ahFromDvipa: 2, espToDvipa: 1, duplicateCount: 0 });
+    expect(examiner.cleartextPackets).toBe(0);
+    expect(examined(ah(5), ah(5)).duplicates).toEqual([{ spi: 1, sequence: 5, mac: MAC }]);
+  });
+
   it("counts everything else to or from the DVIPA as cleartext, except IKE and ARP", () => {
     const udp = (source: number, destination: number): Buffer => {
       const body = Buffer.alloc(8);

@@ -3,7 +3,7 @@ import { espOfFrame } from "../../../src/sa/captured-esp.ts";
 import { fragment, ipv6Packet, options } from "./ipv6-builder.ts";
 
 const ESP = Buffer.from("00001234000000070102030405060708ffff", "hex");
-const SEEN = { spi: 0x1234, sequence: 7, iv: 0x0102030405060708n, bytes: ESP };
+const SEEN = { protocol: "esp", spi: 0x1234, sequence: 7, iv: 0x0102030405060708n, bytes: ESP };
 
 function ethernet(type: number, packet: Buffer): Buffer {
   return Buffer.concat([Buffer.alloc(12), Buffer.from([type >> 8, type & 0xff]), packet]);
@@ -34,6 +34,22 @@ test("ESP is found over IPv4, in UDP and over IPv6; padding of the link is no pa
   expect(espOfFrame(ethernet(0x86dd, Buffer.from(behind)))).toEqual(v6);
   const later = ipv6Packet("2001:db8::1", "2001:db8::2", 50, ESP, [fragment(100, true)]);
   expect(espOfFrame(ethernet(0x86dd, Buffer.from(later)))).toBeNull();
+});
+
+test("AH is found over IPv4 and IPv6, also in front of ESP; there is none in UDP", () => {
+  const named = Buffer.from("000012340000000700112233445566778899aabbccddeeff", "hex");
+  const ah = Buffer.concat([Buffer.from([50, 5, 0, 0]), named, ESP]);
+  const seen = { protocol: "ah", spi: 0x1234, sequence: 7, iv: null, bytes: ah.subarray(4) };
+  expect(espOfFrame(ipv4(51, ah))).toEqual({ ...seen, source: "192.0.2.100", destination: "192.0.2.10" });
+  const v6 = Buffer.from(ipv6Packet("2001:db8::1", "2001:db8::2", 51, ah, [options(60)]));
+  expect(espOfFrame(ethernet(0x86dd, v6))).toEqual({ ...seen, source: "2001:db8::1", destination: "2001:db8::2" });
+  expect(espOfFrame(ipv4(51, ah, 100))).toBeNull();
+  const frame = ipv4(51, ah);
+  for (let length = 34; length < frame.length; length++) {
+    const found = espOfFrame(frame.subarray(0, length));
+    if (length < 34 + 12) expect(found).toBe("cut");
+    else expect(found).toMatchObject({ spi: 0x1234, sequence: 7 });
+  }
 });
 
 test("IKE, other traffic and later fragments are not ESP", () => {

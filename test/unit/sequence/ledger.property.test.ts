@@ -108,7 +108,7 @@ function verdictOf(ledger: readonly string[], packets: readonly Packet[]): Ledge
   }
   for (const { number, iv } of packets) {
     const sequence = Number(number & 0xffff_ffffn);
-    verifier.takePacket({ source: "192.0.2.100", destination: PEER, spi: SPI, sequence, iv, atMs: 1 });
+    verifier.takePacket({ protocol: "esp", source: "192.0.2.100", destination: PEER, spi: SPI, sequence, iv, atMs: 1 });
   }
   return verifier.verdict();
 }

@@ -29,22 +29,26 @@ const name = fc.constantFrom("t1", "d1", "a-node");
 const records: fc.Arbitrary<LedgerRecord> = fc.oneof(
   fc.record({ kind: fc.constantFrom("start" as const, "stop" as const), atMs: ms }),
   fc.record({ kind: fc.constant("own" as const), dvipa: fc.ipV6(), epoch: u64, owner: name }),
-  fc.record({
-    kind: fc.constant("line" as const),
-    line: u32,
-    atMs: ms,
-    origin: fc.constantFrom("opened" as const, "restored" as const),
-    sa: fc.constant(SA),
-    dvipa: fc.ipV4(),
-    epoch: u64,
-    spi: fc.option(u32),
-    peer: fc.option(fc.ipV4()),
-    windowPackets: u32,
-    esn: fc.boolean(),
-    counterNonce: fc.boolean(),
-    first: u64,
-    ceiling: u64,
-  }),
+  fc
+    .record({
+      kind: fc.constant("line" as const),
+      spi: fc.option(u32),
+      protocol: fc.constantFrom("esp" as const, "ah" as const),
+      line: u32,
+      atMs: ms,
+      origin: fc.constantFrom("opened" as const, "restored" as const),
+      sa: fc.constant(SA),
+      dvipa: fc.ipV4(),
+      epoch: u64,
+      peer: fc.option(fc.ipV4()),
+      windowPackets: u32,
+      esn: fc.boolean(),
+      counterNonce: fc.boolean(),
+      first: u64,
+      ceiling: u64,
+      // A line without an SPI has no protocol to tell.
+    })
+    .map((line) => (line.spi === null ? { ...line, protocol: "esp" as const } : line)),
   fc.record({ kind: fc.constant("epoch" as const), line: u32, epoch: u64 }),
   fc.record({ kind: fc.constant("ceiling" as const), line: u32, ceiling: u64 }),
   fc.record({ kind: fc.constant("grant" as const), line: u32, node: name, epoch: u64, first: u64, end: u64, atMs: ms }),
@@ -302,7 +306,16 @@ function verdict(ledger: readonly string[], packets: readonly Partial<SeenPacket
   const verifier = new LedgerVerifier();
   for (const [index, text] of ledger.entries()) verifier.take(decodeLedgerRecord(text), `line ${index + 1}`);
   for (const packet of packets) {
-    verifier.takePacket({ source: DVIPA, destination: PEER, spi: SPI, sequence: 1, iv: null, atMs: 10, ...packet });
+    const usual = {
+      protocol: "esp",
+      source: DVIPA,
+      destination: PEER,
+      spi: SPI,
+      sequence: 1,
+      iv: null,
+      atMs: 10,
+    } as const;
+    verifier.takePacket({ ...usual, ...packet });
   }
   return verifier.verdict();
 }
@@ -393,6 +406,17 @@ describe("the proof", () => {
     });
     expect(verdict(ledger, sequences(edge - 4, 0, 0))).toMatchObject({ proven: false, duplicates: 1 });
     expect(verdict(ledger, sequences(edge - 4, 8))).toMatchObject({ proven: false, outsideLease: 1 });
+  });
+
+  it("keeps an SA of AH apart from one of ESP with the same SPI and peer", () => {
+    const ah = line("32bit free", "b".repeat(32), 2).replace(` ${SPI} `, ` ah:${SPI} `);
+    const both = [...granted, ah, "grant 2 t1 1 1 5 7"];
+    const packets = [{ sequence: 4 }, { protocol: "ah" as const, sequence: 4 }];
+    expect(verdict(both, packets)).toMatchObject({ proven: true, used: 2n, sas: 2 });
+    expect(verdict(both, [...packets, { protocol: "ah", sequence: 4 }])).toMatchObject({ duplicates: 1 });
+    // Granted on the SA of ESP, and not on that of AH.
+    expect(verdict(both, [{ protocol: "ah", sequence: 8 }])).toMatchObject({ proven: false, outsideLease: 1 });
+    expect(verdict(granted, [{ protocol: "ah", sequence: 1 }])).toMatchObject({ proven: false, outsideLease: 1 });
   });
 
   it("keeps SAs apart that had the same SPI and peer one after the other", () => {
