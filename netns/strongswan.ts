@@ -21,6 +21,8 @@ export interface ClientSettings {
   readonly proposals: string;
   /** ESP proposals in swanctl's words; a DH group in one asks for PFS on rekeying. */
   readonly espProposals: string;
+  /** AH proposals in swanctl's words, instead of ESP; null: ESP. */
+  readonly ahProposals: string | null;
   /** Anti-replay window, packets. */
   readonly replayWindowPackets: number;
   /** Dead peer detection after this much silence, s; 0: none. */
@@ -52,6 +54,7 @@ export const DEFAULT_CLIENT: Omit<ClientSettings, "psk"> = {
   certificate: null,
   proposals: "aes128gcm16-prfsha256-x25519,aes256-sha256-ecp256,aes256-sha256-modp2048",
   espProposals: "aes256gcm16,aes128gcm16,aes256-sha512,aes128-sha256",
+  ahProposals: null,
   replayWindowPackets: 1024,
   dpdDelaySeconds: 0,
   localIdentity: CLIENT_IDENTITY,
@@ -206,7 +209,7 @@ function localAuth({ certificate }: ClientSettings): string {
 function connectionConfiguration(network: LabNetwork, node: string, settings: ClientSettings): string {
   const child = (mode: ChildName): string => `      ${mode} {
         mode = ${mode}
-        esp_proposals = ${settings.espProposals}
+        ${settings.ahProposals === null ? `esp_proposals = ${settings.espProposals}` : `ah_proposals = ${settings.ahProposals}`}
         local_ts = ${settings.localSelectors}
         remote_ts = ${settings.remoteSelectors}
         replay_window = ${settings.replayWindowPackets}
