@@ -11,7 +11,7 @@ import { deriveChildKeys, deriveIkeKeys, deriveRekeyedIkeKeys, pskAuth, type Ike
 import { natDetectionNotifies } from "../../src/ike/nat.ts";
 import { chooseEsp, chooseIke, espTransforms, ikeTransforms } from "../../src/ike/proposal.ts";
 import { hostSelector, selectorPayload } from "../../src/ike/selectors.ts";
-import type { IkeSuite } from "../../src/ike/suite.ts";
+import { protocolIdOf, type IkeSuite } from "../../src/ike/suite.ts";
 import { AUTH_METHOD, ESN, EXCHANGE, NOTIFY, PROTOCOL } from "../../src/ike/wire/constants.ts";
 import {
   ivBytes,
@@ -59,6 +59,8 @@ export interface ChildWish {
   readonly group: number | null;
   /** Ids of transform type 5, the preferred one first. */
   readonly numbers: readonly number[];
+  /** The initiator's own SPI; default: a random one. */
+  readonly spi?: number;
 }
 
 const random = (lengthBytes: number): Uint8Array => new Uint8Array(randomBytes(lengthBytes));
@@ -185,13 +187,15 @@ export class Initiator {
   /** CREATE_CHILD_SA request: SK{[N(REKEY_SA)], [N(USE_TRANSPORT_MODE)], SA, Ni, [KEi], TSi, TSr}. */
   createChildRequest(
     wish: ChildWish,
-    rekeys: { readonly spiIn: number } | null,
+    rekeys: { readonly spiIn: number; readonly suite?: ChildSuite } | null,
     nonce: Uint8Array = random(32),
   ): PreparedRequest {
     const pair = wish.group === null ? null : groupOf(wish.group).generate();
     const child = this.#childPayloads(wish, true);
     const bytes = this.request(EXCHANGE.CREATE_CHILD_SA, [
-      ...(rekeys === null ? [] : [rekeyNotify(rekeys.spiIn)]),
+      ...(rekeys === null
+        ? []
+        : [rekeyNotify(rekeys.spiIn, rekeys.suite === undefined ? PROTOCOL.ESP : protocolIdOf(rekeys.suite))]),
       ...child.payloads,
       { kind: "nonce", nonce },
       ...(pair === null || wish.group === null
@@ -215,7 +219,7 @@ export class Initiator {
     const offered = requirePayload(payloads, "sa").proposals;
     const wanted = pfs ? offered : offered.filter(({ transforms }) => transforms.every(({ type }) => type !== 4));
     const chosen = chooseEsp({ kind: "sa", proposals: wanted }, pfs ? (ke?.group ?? null) : null, pfs, {
-      espSuites: null,
+      espSuites: changes.suites ?? null,
       esn: "allow",
     });
     const pair = chosen.group === null ? null : groupOf(chosen.group).generate();
@@ -343,10 +347,10 @@ export class Initiator {
   }
 
   #childPayloads(wish: ChildWish, withGroup: boolean): { spi: number; payloads: Payload[] } {
-    const spi = 0x10000000 + Math.floor(Math.random() * 0xe0000000);
+    const spi = wish.spi ?? 0x10000000 + Math.floor(Math.random() * 0xe0000000);
     const group = withGroup ? wish.group : null;
     const proposals = wish.suites.map((suite, i) =>
-      proposal(i + 1, PROTOCOL.ESP, u32be(spi), espTransforms(suite, group, wish.numbers)),
+      proposal(i + 1, protocolIdOf(suite), u32be(spi), espTransforms(suite, group, wish.numbers)),
     );
     return {
       spi,
@@ -390,6 +394,8 @@ interface AuthExtra {
 /** How a peer answers a request for a Child SA. */
 interface AnswerChanges {
   readonly nonce?: Uint8Array;
+  /** What it may have; default: what we have by default. */
+  readonly suites?: readonly ChildSuite[];
   /** False: it takes the proposal without a group. */
   readonly pfs?: boolean;
   readonly edit?: (answer: readonly Payload[]) => readonly Payload[];
@@ -415,13 +421,13 @@ function proposal(number: number, protocol: number, spi: Uint8Array, transforms:
 }
 
 /** N(REKEY_SA) for the SA that we receive on with this SPI. */
-function rekeyNotify(spiIn: number): Payload {
-  return { ...notify(NOTIFY.REKEY_SA), protocol: PROTOCOL.ESP, spi: u32be(spiIn) };
+function rekeyNotify(spiIn: number, protocol: number): Payload {
+  return { ...notify(NOTIFY.REKEY_SA), protocol, spi: u32be(spiIn) };
 }
 
 /** DELETE of the Child SA that we receive on with this SPI. */
-export function deleteChild(spiIn: number): Payload {
-  return { kind: "delete", protocol: PROTOCOL.ESP, spis: [u32be(spiIn)] };
+export function deleteChild(spiIn: number, protocol: number = PROTOCOL.ESP): Payload {
+  return { kind: "delete", protocol, spis: [u32be(spiIn)] };
 }
 
 export const deleteIke: Payload = { kind: "delete", protocol: PROTOCOL.IKE, spis: [] };

@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { toHex } from "../../src/core/bytes.ts";
-import type { SharedSa } from "../../src/sa/spec.ts";
+import type { SaHalf, SharedSa } from "../../src/sa/spec.ts";
 import type { IkeEnvironment, IkePeerConfig } from "../../src/ike/environment.ts";
 import type { Endpoint, IkeCommand, IkeEvent, IkeSaSummary } from "../../src/ike/events.ts";
 import { IkeCore } from "../../src/ike/core.ts";
@@ -192,10 +192,14 @@ export class World {
     }
     for (const { sa } of this.a.kernel.values()) {
       const other = [...this.b.kernel.values()].find(({ sa: theirs }) => theirs.inbound.spi === sa.outbound.spi)?.sa;
-      const key = (bytes: Uint8Array | undefined): string => toHex(bytes ?? new Uint8Array(0));
-      const same = key(other?.inbound.encryptionKey.expose()) === key(sa.outbound.encryptionKey.expose());
+      const same = other !== undefined && keysOf(other.inbound) === keysOf(sa.outbound);
       say(!same, `keys of ${sa.id} differ`);
     }
     return found;
   }
+}
+
+/** For comparing: encryption and integrity key. */
+function keysOf({ encryptionKey, integrityKey }: SaHalf): string {
+  return `${toHex(encryptionKey.expose())} ${integrityKey === null ? "-" : toHex(integrityKey.expose())}`;
 }
