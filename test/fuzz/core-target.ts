@@ -294,6 +294,8 @@ function commandOf(world: CoreWorld, choice: number): IkeCommand {
 
 function hintOf(world: CoreWorld, choice: number) {
   const { nowMs, anySa: saId } = world;
-  if (choice % 2 === 0) return { kind: "unknownEsp", nowMs, peer: CLIENT, dvipa: DVIPA, spi: choice } as const;
+  const protocol = choice % 4 === 0 ? "ah" : "esp";
+  const unknown = { protocol, peer: CLIENT, dvipa: DVIPA, spi: choice } as const;
+  if (choice % 2 === 0) return { kind: "unknownEsp", nowMs, ...unknown } as const;
   return { kind: "childUsed", nowMs, saId, bytes: 1n << BigInt(choice % 64), packets: BigInt(choice) } as const;
 }

@@ -15,6 +15,9 @@ const ETHERNET_HEADER_BYTES = 14;
 const ETHERTYPE_IPV4 = 0x0800;
 const ETHERTYPE_IPV6 = 0x86dd;
 const ESP = 50;
+const AH = 51;
+/** RFC 4302 §2: where the SPI stands in AH; in ESP it comes first. */
+const AH_SPI_AT = 4;
 
 /** An IP packet as it was on the wire. */
 export interface CapturedPacket {
@@ -22,7 +25,7 @@ export interface CapturedPacket {
   readonly destination: string;
   /** IP protocol, for IPv6 the first next header. */
   readonly protocol: number;
-  /** Null when it is no ESP. The low 32 bits of the number. */
+  /** Null when it is neither ESP nor AH. The low 32 bits of the number. */
   readonly esp: { readonly spi: number; readonly sequence: number } | null;
 }
 
@@ -100,7 +103,7 @@ export class Capture implements AsyncDisposable {
   }
 }
 
-/** The ESP numbers of one SPI in the order of the wire. */
+/** The ESP or AH numbers of one SPI in the order of the wire. */
 export function espSequences(packets: readonly CapturedPacket[], spi: number): number[] {
   return packets.flatMap(({ esp }) => (esp?.spi === spi ? [esp.sequence] : []));
 }
@@ -134,7 +137,8 @@ function packetOf(
   destination: Buffer,
   headerBytes: number,
 ): CapturedPacket {
-  const isEsp = protocol === ESP;
-  const esp = isEsp ? { spi: ip.readUInt32BE(headerBytes), sequence: ip.readUInt32BE(headerBytes + 4) } : null;
+  const at = headerBytes + (protocol === AH ? AH_SPI_AT : 0);
+  const isIpsec = protocol === ESP || protocol === AH;
+  const esp = isIpsec ? { spi: ip.readUInt32BE(at), sequence: ip.readUInt32BE(at + 4) } : null;
   return { source: ipFromBytes(source), destination: ipFromBytes(destination), protocol, esp };
 }

@@ -2,10 +2,11 @@ import { createHash } from "node:crypto";
 import { tunnelReqid } from "../../../src/net/ids.ts";
 import type { TrafficSelector } from "../../../src/sa/spec.ts";
 import { suiteLengths, type ChildSuite } from "../../../src/sa/suite.ts";
-import { IPPROTO_ESP } from "../../../src/xfrm/constants.ts";
+import { ipProtocolOf } from "../../../src/xfrm/shadow.ts";
 import type { PlainSa, PlainState } from "./xfrm-worker.ts";
 
 export const GCM_128: ChildSuite = { kind: "aes-gcm-16", keyBits: 128 };
+export const AH_256: ChildSuite = { kind: "ah", integrity: "hmac-sha2-256" };
 /** Keys for tests: derived from a name, used nowhere else. */
 function testKeys(name: string, suite: ChildSuite): { encryptionKey: Uint8Array; integrityKey: Uint8Array | null } {
   const { encryptionKeyBytes, integrityKeyBytes } = suiteLengths(suite);
@@ -26,7 +27,7 @@ export function testState(
 ): PlainState {
   const suite = changes.suite ?? GCM_128;
   return {
-    id: { destination, spi, protocol: IPPROTO_ESP },
+    id: { destination, spi, protocol: ipProtocolOf(suite) },
     source,
     mode: "transport",
     reqid: tunnelReqid(1),

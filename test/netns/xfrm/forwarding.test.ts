@@ -2,20 +2,22 @@ import { expect, it } from "vitest";
 import { steeringMark, steeringTable } from "../../../src/net/ids.ts";
 import { steeringRuleset } from "../../../src/daemons/node/steering-ruleset.ts";
 import { AF_INET, AF_INET6, type AddressFamily } from "../../../src/net/inet-address.ts";
+import { suiteName } from "../../../src/sa/suite.ts";
+import { ipProtocolOf } from "../../../src/xfrm/shadow.ts";
 import { targetRoute } from "../../../src/net/routes.ts";
 import { steeringRule } from "../../../src/net/rules.ts";
 import type { NetHandlers } from "../net/net-worker.ts";
 import { Capture } from "../support/capture.ts";
 import { describeWithEsp } from "../support/kernel.ts";
 import { Namespace, veth } from "../support/namespace.ts";
-import { mirrored, testSa } from "./fixtures.ts";
+import { AH_256, GCM_128, mirrored, testSa } from "./fixtures.ts";
 import type { PlainSa, PlainWish, XfrmHandlers } from "./xfrm-worker.ts";
 
 //  c .1 ──── client network ──── .2 d (owns V)
 //    .1 ──── second cable ────── .3 t (V on lo, answers nobody who asks for it)
 //  d .1 ──── trusted link ────── .2 t
 //
-// d forwards every ESP packet to V, still encrypted, to t; t answers straight to c. d has the SA as well.
+// d forwards every ESP or AH packet to V, still protected, to t; t answers straight to c. d has the SA as well.
 
 interface Plan {
   readonly family: AddressFamily;
@@ -40,16 +42,20 @@ const PLANS: readonly Plan[] = [
   },
 ];
 const CASES = PLANS.flatMap((plan) =>
-  (["transport", "tunnel"] as const).map((mode) => ({ ...plan, mode, version: plan.family === AF_INET ? 4 : 6 })),
+  (["transport", "tunnel"] as const).flatMap((mode) =>
+    [GCM_128, AH_256].map((suite) => {
+      return { ...plan, mode, suite, name: suiteName(suite), version: plan.family === AF_INET ? 4 : 6 };
+    }),
+  ),
 );
 /** Of `testSa`. */
 const INBOUND_SPI = 0x1001;
-/** Its ESP comes in three fragments. An IPv6 tunnel fragments what goes into it instead. */
+/** Its ESP or AH comes in three fragments. An IPv6 tunnel fragments what goes into it instead. */
 const LARGE_BYTES = "4000";
 
-describeWithEsp("still-encrypted packets pass the distributor", () => {
-  it.each(CASES)("IPv$version, $mode mode: steered by mark, decrypted at the target only", async (plan) => {
-    const { family, networks, prefixBits, v, mode } = plan;
+describeWithEsp("still-protected packets pass the distributor", () => {
+  it.each(CASES)("$name, IPv$version, $mode mode: steered by mark, decrypted at the target only", async (plan) => {
+    const { family, networks, prefixBits, v, mode, suite } = plan;
     const [client, cable, trust] = networks;
     const c0 = `${client}1`;
     await using c = await Namespace.create("fc");
@@ -77,7 +83,8 @@ describeWithEsp("still-encrypted packets pass the distributor", () => {
 
     await using net = await d.worker<NetHandlers>("test/netns/net/net-worker.ts");
     // By SPI, the first 32 bits of what the IP header carries: a later fragment has none, so it would stay with d.
-    const mark = `@th,0,32 ${INBOUND_SPI} meta mark set ${steeringMark(1)}`;
+    const spiAt = suite.kind === "ah" ? 32 : 0;
+    const mark = `@th,${spiAt},32 ${INBOUND_SPI} meta mark set ${steeringMark(1)}`;
     await net.call("applyRuleset", steeringRuleset("s", [v], mark));
     await net.call("addRule", steeringRule(family, steeringMark(1), steeringTable(1)));
     const { index } = await net.call("linkByName", "veth1");
@@ -88,13 +95,14 @@ describeWithEsp("still-encrypted packets pass the distributor", () => {
     await using cXfrm = await c.worker<XfrmHandlers>(worker);
     await using dXfrm = await d.worker<XfrmHandlers>(worker);
     await using tXfrm = await t.worker<XfrmHandlers>(worker);
-    const sa = testSa(v, c0, { mode });
+    const sa = testSa(v, c0, { mode, suite });
     // The guard of an owner lets neighbour discovery through, which c needs as well. Both hosts send on the one outbound SA, each from its own lease.
     await dXfrm.call("apply", wish(sa, "distributor", 1n));
     await tXfrm.call("apply", wish(sa, "target", 1001n));
     await cXfrm.call("apply", wish(mirrored(sa), "distributor", 1n));
 
-    const filter = `host ${v} and (ip proto 50 or ip6 proto 50)`;
+    const protocol = ipProtocolOf(suite);
+    const filter = `host ${v} and (ip proto ${protocol} or ip6 proto ${protocol})`;
     await using toTarget = await Capture.start(d, "veth1", filter, "out");
     await using answers = await Capture.start(t, "veth0", filter, "out");
     await c.exec("ping", ["-c", "3", "-i", "0.05", "-W", "5", v]);

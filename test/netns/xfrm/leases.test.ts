@@ -1,6 +1,5 @@
 import { expect, it } from "vitest";
 import { tunnelReqid } from "../../../src/net/ids.ts";
-import { IPPROTO_ESP } from "../../../src/xfrm/constants.ts";
 import type { XfrmEvent } from "../../../src/xfrm/events.ts";
 import type { PolicySpec } from "../../../src/xfrm/policies.ts";
 import { Capture, espSequences } from "../support/capture.ts";
@@ -9,7 +8,7 @@ import { describeWithEsp } from "../support/kernel.ts";
 import { Namespace, veth } from "../support/namespace.ts";
 import type { UdpHandlers } from "../support/udp-worker.ts";
 import type { Worker } from "../support/worker.ts";
-import { testState } from "./fixtures.ts";
+import { AH_256, testState } from "./fixtures.ts";
 import type { PlainState, XfrmHandlers } from "./xfrm-worker.ts";
 
 // Numbers in test names are the invariants of src/xfrm/leases.ts.
@@ -28,6 +27,9 @@ const GEOMETRIES: readonly [string, Partial<PlainState>, bigint][] = [
   ["32-bit numbers, window 1024", { replayWindowPackets: 1024 }, 100n],
   ["extended numbers, window 1024", { esn: true, replayWindowPackets: 1024 }, 100n],
   ["extended numbers beyond 2^32", { esn: true, replayWindowPackets: 32 }, 2n ** 32n + 100n],
+  ["AH, 32-bit numbers", { suite: AH_256 }, 100n],
+  ["AH, window 1024", { suite: AH_256, replayWindowPackets: 1024 }, 100n],
+  ["AH, extended numbers over the edge of 2^32", { suite: AH_256, esn: true, replayWindowPackets: 32 }, 2n ** 32n - 4n],
   ["extended numbers over the edge of 2^32", { esn: true, replayWindowPackets: 32 }, 2n ** 32n - 4n],
 ];
 
@@ -260,7 +262,7 @@ class Lab implements AsyncDisposable {
       },
       action: "allow",
       priority: 46_000,
-      template: { protocol: IPPROTO_ESP, mode: "transport", reqid: tunnelReqid(1), endpoints: null },
+      template: { protocol: state.id.protocol, mode: "transport", reqid: tunnelReqid(1), endpoints: null },
     };
     await this.xfrm.call("addPolicy", policy);
     await this.xfrm.call("addState", state);

@@ -1,13 +1,14 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { dvipaGuard } from "../../../src/xfrm/shadow.ts";
-import { ESP_SUITES, suiteName, type ChildSuite } from "../../../src/sa/suite.ts";
+import { dvipaGuard, ipProtocolOf } from "../../../src/xfrm/shadow.ts";
+import { AH_SUITES, ESP_SUITES, suiteName, type ChildSuite } from "../../../src/sa/suite.ts";
+import { tunnelReqid } from "../../../src/net/ids.ts";
 import { Capture } from "../support/capture.ts";
 import { eventually } from "../support/eventually.ts";
 import { describeWithEsp } from "../support/kernel.ts";
 import { Namespace, veth } from "../support/namespace.ts";
 import type { UdpHandlers } from "../support/udp-worker.ts";
 import type { Worker } from "../support/worker.ts";
-import { GCM_128, mirrored, testSa } from "./fixtures.ts";
+import { AH_256, GCM_128, mirrored, testSa } from "./fixtures.ts";
 import type { PlainSa, PlainWish, XfrmHandlers } from "./xfrm-worker.ts";
 
 //   c (the peer) 192.0.2.1 ── veth ── 192.0.2.2 d (has the DVIPA 192.0.2.100)
@@ -16,7 +17,6 @@ import type { PlainSa, PlainWish, XfrmHandlers } from "./xfrm-worker.ts";
 const C = { 4: "192.0.2.1", 6: "2001:db8::1" } as const;
 const D = { 4: "192.0.2.2", 6: "2001:db8::2" } as const;
 const V = { 4: "192.0.2.100", 6: "2001:db8::100" } as const;
-const ESP = 50;
 
 let c: Namespace;
 let d: Namespace;
@@ -49,12 +49,17 @@ afterEach(async () => {
 describeWithEsp("shadow states and policies between two kernels", () => {
   type Combination = [string, ChildSuite, "transport" | "tunnel", 4 | 6, boolean];
   const combinations: readonly Combination[] = [
-    ...ESP_SUITES.flatMap((suite): Combination[] => [
+    ...[...ESP_SUITES, ...AH_SUITES].flatMap((suite): Combination[] => [
       [`${suiteName(suite)} transport`, suite, "transport", 4, false],
       [`${suiteName(suite)} tunnel`, suite, "tunnel", 4, false],
     ]),
     ["IPv6 transport", GCM_128, "transport", 6, false],
     ["IPv6 tunnel", GCM_128, "tunnel", 6, false],
+    ...AH_SUITES.flatMap((suite): Combination[] => [
+      [`IPv6 ${suiteName(suite)} transport`, suite, "transport", 6, false],
+      [`IPv6 ${suiteName(suite)} tunnel and extended numbers`, suite, "tunnel", 6, true],
+    ]),
+    ["extended numbers and AH", AH_256, "transport", 4, true],
     ["extended numbers", GCM_128, "transport", 4, true],
     // Each a template of its own in the kernel: `authencesn` around CTR and around no cipher at all, CCM, ChaCha20-Poly1305.
     ["extended numbers and ChaCha20", { kind: "chacha20-poly1305" }, "transport", 4, true],
@@ -71,8 +76,7 @@ describeWithEsp("shadow states and policies between two kernels", () => {
     await using fromD = await Capture.start(d, "veth0", wireFilter(`host ${V[version]}`), "out");
     await c.exec("ping", ["-c", "3", "-i", "0.05", "-W", "5", V[version]]);
     const packets = [...(await fromC.stop()), ...(await fromD.stop())];
-    expect(packets.filter(({ protocol }) => protocol === ESP)).toHaveLength(6);
-    expect(packets.every(({ protocol }) => protocol === ESP)).toBe(true);
+    expect(packets.map(({ protocol }) => protocol)).toEqual(Array(6).fill(ipProtocolOf(suite)));
 
     // What was asked for is what our reader and iproute2 list, with live counters.
     const [states, policies] = await Promise.all([dXfrm.call("listStates", none), dXfrm.call("listPolicies", none)]);
@@ -85,6 +89,8 @@ describeWithEsp("shadow states and policies between two kernels", () => {
     expect(states).toHaveLength(2);
     const listed = (await d.ip("xfrm policy list")).split("\n").filter((line) => line.startsWith("src "));
     expect(listed).toHaveLength(policies.length);
+    // After a dirty restart: what is there is recognised, and nothing is made anew.
+    expect(await dXfrm.call("apply", wish(sa, "distributor"))).toEqual({ taken: {}, rounds: 1, conflicts: [] });
     await clearBoth();
   });
 
@@ -114,6 +120,19 @@ describeWithEsp("shadow states and policies between two kernels", () => {
     expect((await dXfrm.call("listStates", none)).map(({ id }) => id.spi)).toEqual([0x9999]);
     expect(await d.ip("xfrm policy list")).toBe("");
     await d.exec("ip", ["xfrm", "state", "flush"]);
+    await clearBoth();
+  });
+
+  it("an SA of ESP and one of AH with the same SPIs are there side by side", async () => {
+    const esp = testSa(V[4], C[4]);
+    const ah = testSa(V[4], C[4], { suite: AH_256, reqid: tunnelReqid(2), id: "f".repeat(32) });
+    const both = { ...wish(esp, "target"), sas: [...wish(esp, "target").sas, ...wish(ah, "target").sas] };
+    await dXfrm.call("apply", both);
+    const names = async (): Promise<string[]> =>
+      (await dXfrm.call("listStates", none)).map(({ id }) => `${id.spi.toString(16)}/${id.protocol}`).sort();
+    expect(await names()).toEqual(["1001/50", "1001/51", "2002/50", "2002/51"]);
+    await dXfrm.call("change", { wish: { sas: [], guards: [] }, gone: wish(esp, "target") });
+    expect(await names()).toEqual(["1001/51", "2002/51"]);
     await clearBoth();
   });
 

@@ -5,7 +5,7 @@ import { Namespace } from "../support/namespace.ts";
 import { GCM_128, testState } from "./fixtures.ts";
 import type { Worker } from "../support/worker.ts";
 import type { PlainState, XfrmHandlers } from "./xfrm-worker.ts";
-import { ESP_SUITES, suiteName } from "../../../src/sa/suite.ts";
+import { AH_SUITES, ESP_SUITES, suiteName } from "../../../src/sa/suite.ts";
 
 const A = "192.0.2.1";
 const B = "192.0.2.2";
@@ -61,10 +61,13 @@ describeWithEsp("states: add, list by both readers, delete, list empty", () => {
     expect(await worker.call("getState", wanted.id)).toBeNull();
   });
 
-  it.each(ESP_SUITES.map((suite) => [suiteName(suite), suite] as const))("suite %s", async (_name, suite) => {
-    await worker.call("requireSuite", suite);
-    expect(await namespace.ip("xfrm state list nokeys")).toBe("");
-  });
+  it.each([...ESP_SUITES, ...AH_SUITES].map((suite) => [suiteName(suite), suite] as const))(
+    "suite %s",
+    async (_name, suite) => {
+      await worker.call("requireSuite", suite);
+      expect(await namespace.ip("xfrm state list nokeys")).toBe("");
+    },
+  );
 
   it("IPv6", async () => {
     await worker.call("addState", testState("2001:db8::1", "2001:db8::2", 0x777, { mode: "tunnel" }));

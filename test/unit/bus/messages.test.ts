@@ -16,7 +16,7 @@ import { digestOfSas } from "../../../src/bus/sa-wire.ts";
 import { EsplexError } from "../../../src/core/errors.ts";
 import { Secret } from "../../../src/core/secret.ts";
 import type { SaHalf, SharedSa } from "../../../src/sa/spec.ts";
-import { ESP_SUITES, suiteLengths, suiteName } from "../../../src/sa/suite.ts";
+import { AH_SUITES, ESP_SUITES, suiteLengths, suiteName } from "../../../src/sa/suite.ts";
 
 const ID = "0123456789abcdef0123456789abcdef";
 const selector = { startAddress: "192.0.2.100", endAddress: "192.0.2.100", protocol: 6, startPort: 80, endPort: 80 };
@@ -62,7 +62,7 @@ test("an SA in UDP arrives as it was sent, and the digest knows its port", () =>
   expect(new Set(digests).size).toBe(3);
 });
 
-test.each(ESP_SUITES.map((suite) => [suiteName(suite), suite] as const))(
+test.each([...ESP_SUITES, ...AH_SUITES].map((suite) => [suiteName(suite), suite] as const))(
   "an SA with %s arrives as it was sent",
   (_, suite) => {
     const { encryptionKeyBytes, integrityKeyBytes } = suiteLengths(suite);
@@ -114,6 +114,9 @@ test("keys whose length does not fit the suite, and unknown keys, are refused", 
   const wrong: ((sa: Record<string, unknown>) => void)[] = [
     (sa) => (sa["suite"] = { kind: "aes-gcm-16", keyBits: 256 }),
     (sa) => (sa["suite"] = { kind: "null" }),
+    (sa) => (sa["suite"] = { kind: "ah" }),
+    // The keys are those of an AEAD.
+    (sa) => (sa["suite"] = { kind: "ah", integrity: "hmac-sha2-256" }),
     (sa) => (sa["suite"] = { kind: "chacha20-poly1305", keyBits: 256 }),
     (sa) => (sa["suite"] = { kind: "aes-ctr", keyBits: 128 }),
     (sa) => (sa["suite"] = { kind: "aes-gcm-16", keyBits: 192 }),

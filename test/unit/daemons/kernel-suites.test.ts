@@ -5,7 +5,14 @@ import { PROTOCOL } from "../../../src/ike/wire/constants.ts";
 import { kernelRefusal } from "../../../src/net/kernel-error.ts";
 import { Attributes, finishFrame, type NetlinkRequest } from "../../../src/net/netlink-message.ts";
 import type { NetlinkSocket } from "../../../src/net/netlink-socket.ts";
-import { DEFAULT_ESP_SUITES, ESP_SUITES, sameSuite, suiteName, type ChildSuite } from "../../../src/sa/suite.ts";
+import {
+  AH_SUITES,
+  DEFAULT_ESP_SUITES,
+  ESP_SUITES,
+  sameSuite,
+  suiteName,
+  type ChildSuite,
+} from "../../../src/sa/suite.ts";
 import { decodeAlgorithms } from "../../../src/xfrm/algorithms.ts";
 import { XFRM_MSG_DELSA, XFRM_MSG_NEWSA } from "../../../src/xfrm/constants.ts";
 import { missingSuites } from "../../../src/xfrm/probe.ts";
@@ -85,6 +92,15 @@ describe("what peers may have", () => {
     const all = wantedSuites([...lists, { espSuites: null }]);
     expect(all.filter((suite) => sameSuite(suite, CHACHA))).toHaveLength(1);
     expect(all).toHaveLength(DEFAULT_ESP_SUITES.length + 1);
+  });
+
+  it("has AH where a peer lists it, and loses what the kernel lacks", async () => {
+    const lists = [{ espSuites: [CHACHA, ...AH_SUITES] }];
+    expect(wantedSuites(lists)).toEqual([CHACHA, ...AH_SUITES]);
+    const lacking = kernel((suite) => suite.kind === "ah" && suite.integrity !== "hmac-sha2-256");
+    const missing = (await missingSuites(lacking.socket, wantedSuites(lists))).map(({ suite }) => suite);
+    expect(missing.map(suiteName)).toEqual(["AH/HMAC_SHA2_384_192", "AH/HMAC_SHA2_512_256"]);
+    expect(withoutSuites(lists, missing).map(({ espSuites }) => espSuites)).toEqual([[CHACHA, AH_SUITES[0]]]);
   });
 
   it("keeps a peer's own list: what another peer may have is nothing to it", () => {

@@ -228,3 +228,24 @@ test("a pad length beyond the message, and any padding up to 255, as a peer may 
   expect(() => openedPayloads({ firstType: 0, bytes: new Uint8Array(0) })).toThrow("pad length");
   expect(openedPayloads({ firstType: 0, bytes: Uint8Array.from({ length: 256 }, (_, i) => i) })).toEqual([]);
 });
+
+describe("KEYMAT of AH (RFC 7296 §2.17)", () => {
+  test.each([
+    ["hmac-sha2-256", 32],
+    ["hmac-sha2-384", 48],
+    ["hmac-sha2-512", 64],
+  ] as const)("is the two keys of %s and nothing else, the initiator's first", (integrity, keyBytes) => {
+    const { suite } = keyVector("strongswan-keys-gcm");
+    const d = secret("5a".repeat(32));
+    const nonces = { nonceI: new Uint8Array(32).fill(1), nonceR: new Uint8Array(32).fill(2) };
+    const child = deriveChildKeys({ suite, d }, { kind: "ah", integrity }, null, nonces);
+    const stream = prfPlus(suite.prf, d, Uint8Array.of(...nonces.nonceI, ...nonces.nonceR), 2 * keyBytes);
+    expectChild(child, {
+      sharedSecret: null,
+      encryptionInitiator: "",
+      integrityInitiator: toHex(stream.subarray(0, keyBytes)),
+      encryptionResponder: "",
+      integrityResponder: toHex(stream.subarray(keyBytes)),
+    });
+  });
+});

@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { EsplexError } from "../../../src/core/errors.ts";
-import { DEFAULT_ESP_SUITES, ESP_SUITES, suiteName, type EspSuite } from "../../../src/sa/suite.ts";
+import { AH_SUITES, DEFAULT_ESP_SUITES, ESP_SUITES, suiteName, type EspSuite } from "../../../src/sa/suite.ts";
 import type { EsnPolicy } from "../../../src/ike/environment.ts";
 import {
   chooseEsp,
@@ -331,5 +331,62 @@ describe("IKE", () => {
     const offer = ikeOffer([...ikeTransforms(IKE), ...ikeTransforms(other)]);
     expect(ikeSuiteName(chooseIke(offer, 31, 0, [other]).suite)).toBe("AES_GCM_16_128/PRF_HMAC_SHA2_512");
     expect(failure(() => chooseIke(offer, 31, 0, [{ ...IKE, group: 19 }]))).toBe("peer.noProposalChosen");
+  });
+});
+
+describe("AH", () => {
+  const LISTED: EspPolicy = { espSuites: [...DEFAULT_ESP_SUITES, ...AH_SUITES], esn: "allow" };
+  const sha256 = transform(TRANSFORM.INTEGRITY, INTEGRITY.HMAC_SHA2_256_128);
+  const sha512 = transform(TRANSFORM.INTEGRITY, INTEGRITY.HMAC_SHA2_512_256);
+  const ahOffer = (...lists: readonly (readonly Transform[])[]): SaPayload => {
+    const { proposals } = espOffer(...lists);
+    return { kind: "sa", proposals: proposals.map((proposal) => ({ ...proposal, protocol: PROTOCOL.AH })) };
+  };
+
+  test.each(AH_SUITES.map((suite) => [suiteName(suite), suite] as const))("%s is INTEG and ESN", (_, suite) => {
+    const chosen = chooseEsp(ahOffer(espTransforms(suite, null)), null, true, LISTED);
+    expect(chosen).toMatchObject({ suite, group: null, esn: false, spi: 0xc0000001 });
+    expect(chosen.answer).toEqual({ number: 1, protocol: PROTOCOL.AH, transforms: espTransforms(suite, null) });
+    expect(chosen.answer.transforms.map(({ type }) => type)).toEqual([TRANSFORM.INTEGRITY, TRANSFORM.ESN]);
+  });
+
+  test("the peer's order decides, within a proposal and between protocols; with PFS and extended numbers", () => {
+    const two = [sha512, sha256, dh(31), esn];
+    expect(chooseEsp(ahOffer(two), 31, true, LISTED)).toMatchObject({ suite: AH_SUITES[2], group: 31, esn: true });
+    const mixed = (first: SaPayload, second: SaPayload): SaPayload => ({
+      kind: "sa",
+      proposals: [...first.proposals, ...second.proposals],
+    });
+    const esp = espOffer(espTransforms(GCM, null));
+    expect(chooseEsp(mixed(esp, ahOffer(two)), 31, true, LISTED).suite).toEqual(GCM);
+    expect(chooseEsp(mixed(ahOffer(two), esp), 31, true, LISTED).suite).toEqual(AH_SUITES[2]);
+    expect(chooseEsp(mixed(ahOffer(two), esp), 31, true, ANY).suite).toEqual(GCM);
+  });
+
+  test.each<[string, readonly Transform[]]>([
+    ["no integrity", [noEsn]],
+    ["integrity NONE", [transform(TRANSFORM.INTEGRITY, INTEGRITY.NONE), noEsn]],
+    ["integrity with a key length", [transform(TRANSFORM.INTEGRITY, INTEGRITY.HMAC_SHA2_256_128, 256), noEsn]],
+    ["an unknown integrity algorithm", [transform(TRANSFORM.INTEGRITY, 2), noEsn]],
+    ["encryption", [transform(TRANSFORM.ENCRYPTION, ENCRYPTION.NULL), sha256, noEsn]],
+    ["a PRF", [transform(TRANSFORM.PRF, 5), sha256, noEsn]],
+    ["nothing said of the numbers", [sha256]],
+  ])("with %s is no proposal of AH (RFC 7296 §3.3.3)", (_, transforms) => {
+    expect(failure(() => chooseEsp(ahOffer(transforms), null, true, LISTED))).toBe("peer.noProposalChosen");
+  });
+
+  test("has an SPI of 4 bytes that is not reserved", () => {
+    for (const spi of [new Uint8Array(8).fill(9), Uint8Array.of(0, 0, 0, 255), new Uint8Array(0)]) {
+      const offer = ahOffer(espTransforms(GCM, null), [sha256, noEsn]);
+      const changed: SaPayload = { kind: "sa", proposals: offer.proposals.map((one) => ({ ...one, spi })) };
+      expect(failure(() => chooseEsp(changed, null, true, LISTED))).toBe("peer.noProposalChosen");
+    }
+  });
+
+  test("transforms of ESP under AH, and of AH under ESP, are nothing", () => {
+    expect(failure(() => chooseEsp(ahOffer(espTransforms(GCM, null)), null, true, LISTED))).toBe(
+      "peer.noProposalChosen",
+    );
+    expect(failure(() => chooseEsp(espOffer([sha256, noEsn]), null, true, LISTED))).toBe("peer.noProposalChosen");
   });
 });

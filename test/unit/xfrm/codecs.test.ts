@@ -14,7 +14,15 @@ import { ESP_SUITES, suiteLengths, suiteName } from "../../../src/sa/suite.ts";
 import { decodeAlgorithms, sameKeys } from "../../../src/xfrm/algorithms.ts";
 import { IPPROTO_ESP } from "../../../src/xfrm/constants.ts";
 import { decodeEvent } from "../../../src/xfrm/events.ts";
-import { deletePolicyRequest, policyRequest, type PolicySpec } from "../../../src/xfrm/policies.ts";
+import {
+  decodePolicy,
+  deletePolicyRequest,
+  isOurPolicy,
+  policyRequest,
+  samePolicy,
+  type KernelPolicy,
+  type PolicySpec,
+} from "../../../src/xfrm/policies.ts";
 import { decodeReplay, encodeReplay, freshReplay } from "../../../src/xfrm/replay.ts";
 import { ANY_PORT } from "../../../src/xfrm/selectors.ts";
 import {
@@ -76,6 +84,8 @@ describe("names and lengths are the kernel's", () => {
       head("hmac(sha384)", 384, 192),
     ],
     [{ kind: "null", integrity: "hmac-sha2-512" }, null, head("ecb(cipher_null)", 0), head("hmac(sha512)", 512, 256)],
+    [{ kind: "ah", integrity: "hmac-sha2-256" }, null, null, head("hmac(sha256)", 256, 128)],
+    [{ kind: "ah", integrity: "hmac-sha2-384" }, null, null, head("hmac(sha384)", 384, 192)],
   ];
   it.each(cases.map((each) => [suiteName(each[0]), ...each] as const))("%s", (_, suite, aead, crypt, auth) => {
     const { encryptionKeyBytes, integrityKeyBytes } = suiteLengths(suite);
@@ -115,6 +125,46 @@ describe("messages are those of iproute2", () => {
     for (const type of [2, 20]) expect(ours.attributes.bytes(type)).toEqual(theirs.attributes.bytes(type));
     // iproute2 leaves the empty bitmap out.
     expect(ours.attributes.bytes(23)?.subarray(0, 24)).toEqual(theirs.attributes.bytes(23));
+  });
+
+  it("AH in IPv4 is aligned to 4 bytes, in IPv6 and for ESP the flag has no meaning (RFC 4302 §2.6)", () => {
+    const flags = (changes: Partial<StateSpec>): number => {
+      const bytes = fromHex(hexOf(newStateRequest({ ...CBC_ESN, esn: false, ...changes })));
+      return xfrmUsersaInfo.decode(bytes.subarray(16)).flags;
+    };
+    const ah = { suite: { kind: "ah", integrity: "hmac-sha2-256" }, encryptionKey: counting(0, 0) } as const;
+    expect(flags({ ...ah, id: { destination: "192.0.2.2", spi: 0x1235, protocol: 51 } })).toBe(64);
+    expect(flags({ ...ah, source: "2001:db8::1", id: { destination: "2001:db8::2", spi: 0x1235, protocol: 51 } })).toBe(
+      0,
+    );
+    expect(flags({})).toBe(0);
+  });
+
+  it("a policy of AH is another one than of ESP, and its template comes back", () => {
+    const policy = (protocol: 50 | 51): PolicySpec => ({
+      direction: "out",
+      selector: {
+        source: { address: "192.0.2.2", prefixBits: 32 },
+        destination: { address: "192.0.2.1", prefixBits: 32 },
+        protocol: 0,
+        sourcePort: ANY_PORT,
+        destinationPort: ANY_PORT,
+      },
+      action: "allow",
+      priority: 46_000,
+      template: { protocol, mode: "transport", reqid: 0x45500001, endpoints: null },
+    });
+    const listed = (protocol: 50 | 51): KernelPolicy | null => {
+      const bytes = fromHex(hexOf(policyRequest("add", policy(protocol))));
+      return decodePolicy({ type: 0, flags: 0, seq: 0, port: 0, body: bytes.subarray(16) });
+    };
+    for (const protocol of [50, 51] as const) {
+      const found = listed(protocol);
+      expect(found).toMatchObject({ ...policy(protocol), isForeign: false });
+      expect(found !== null && isOurPolicy(found)).toBe(true);
+      expect(found !== null && samePolicy(found, policy(protocol))).toBe(true);
+      expect(found !== null && samePolicy(found, policy(protocol === 50 ? 51 : 50))).toBe(false);
+    }
   });
 
   it("policies", () => {
