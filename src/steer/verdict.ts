@@ -102,7 +102,7 @@ function steer(
       ? { kind: "drop", reason: "tooShort" }
       : { kind: "local", reason: "unreadable" };
   }
-  // No exchange of IKEv2 makes a bundle (docs/operations.md): what stands behind AH here belongs to no connection of ours.
+  // Nobody negotiates this with us (docs/cluster-file.md): what stands behind such a header belongs to no connection of ours.
   if (peeked.kind === "other" && esp.protocol === "ah" && IPSEC_PROTOCOLS.includes(peeked.protocol)) {
     return { kind: "drop", reason: "nested" };
   }

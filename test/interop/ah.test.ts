@@ -50,7 +50,8 @@ describe.each([4, 6] as const)("IPv%s", (version) => {
     await statesOnEveryNode(lab(), 2);
   };
 
-  it.each(CASES)(
+  // Every suite in both modes once; IPv6 differs in the header's padding, which depends on the suite alone.
+  it.each(CASES.filter((_, i) => version === 4 || i % 2 === (i >> 1) % 2))(
     "$ahProposals in $mode mode: installed everywhere as AH, and every target serves",
     { timeout: TEST_LIMIT_MS },
     async ({ ahProposals: proposals, suite, algorithm, mode }) => {
