@@ -189,7 +189,7 @@ describe("we ask for AH", () => {
     expectKeys(lab.installed[1]?.outbound, heir.child.toInitiator);
   });
 
-  test("and get ESP with the SPI of our offer: refused, and deleted at the peer as both", () => {
+  test("and get ESP: refused, and what we asked for is deleted at the peer", () => {
     const lab = labWith(AH, ESP_GCM);
     const { client } = connect(lab, {}, { suites: [AH] });
     const request = rekeyed(lab, 0);
