@@ -2,6 +2,7 @@ import netlink from "netlink";
 import type { RawNetlinkSocket } from "netlink";
 import { systemClock, type Clock, type Timer } from "../core/clock.ts";
 import { EsplexError, invariant, messageOf } from "../core/errors.ts";
+import { DatagramReader, sendNow } from "./datagram-reader.ts";
 import { droppedMessages, prepareNetlinkSocket } from "./socket-options.ts";
 import { kernelRefusal } from "./kernel-error.ts";
 import { expectation, required, type Expectation, type Submission, type Waiting } from "./netlink-exchange.ts";
@@ -49,7 +50,10 @@ export interface NetlinkSocketOptions {
   readonly onOverrun?: () => void;
   /** An exception out of a handler, or a datagram that cannot be read. Default: thrown, outside the native callback. */
   readonly onFault?: (error: unknown) => void;
-  /** Fixed receive size in bytes, for high packet rates; the default asks for each datagram's size first. */
+  /**
+   * Fixed receive size in bytes, for high packet rates: many datagrams with each system call. The default asks for each
+   * datagram's size first.
+   */
   readonly datagramBytes?: number;
   readonly receiveBufferBytes?: number;
   /** Overwrite what was sent and received: for protocols that carry keys. */
@@ -71,6 +75,8 @@ export class NetlinkSocket {
   readonly #clock: Clock;
   readonly #waiting = new Map<number, Waiting>();
   readonly #inFlightMax: number;
+  readonly #fd: number;
+  readonly #reader: DatagramReader | null;
   #backlog: Submission[] = [];
   #seq = 0;
   #dumps: Promise<unknown> = Promise.resolve();
@@ -89,10 +95,11 @@ export class NetlinkSocket {
     );
     this.#port = this.#socket.address().port >>> 0;
     this.#protocol = protocol;
-    prepareNetlinkSocket(protocol, this.#port, receiveBufferBytes);
+    this.#fd = prepareNetlinkSocket(protocol, this.#port, receiveBufferBytes);
+    this.#reader = datagramBytes === undefined ? null : new DatagramReader(this.#fd, datagramBytes);
     if (options.onOverrun !== undefined) this.#watchDrops();
     this.#inFlightMax = Math.floor(this.#socket.getRecvBufferSize() / 2 / ANSWER_BYTES);
-    this.#socket.on("message", (datagram, { port }) => this.#guard(() => this.#receive(datagram, port)));
+    this.#socket.on("message", (datagram, { port }) => this.#woken(datagram, port));
     this.#socket.on("truncatedMessage", () => this.#guard(() => this.#overrun("a datagram was cut")));
     this.#socket.on("error", (error) => this.#guard(() => this.#failed(error)));
     for (const group of options.groups ?? []) this.#socket.addMembership(group);
@@ -186,6 +193,8 @@ export class NetlinkSocket {
 
   /** Sends finished frames without waiting for anything: for verdicts. Refusals arrive at `onMessage`. */
   post(frames: Uint8Array): void {
+    if (this.#closed || sendNow(this.#fd, frames)) return;
+    // The package keeps what has no room yet.
     this.#send([Buffer.from(frames.buffer, frames.byteOffset, frames.length)], (error) => this.#failed(error));
   }
 
@@ -333,7 +342,19 @@ export class NetlinkSocket {
     this.#socket.send([...frames], undefined, (error) => this.#guard(() => sent(error)));
   }
 
-  #receive(datagram: Buffer, senderPort: number): void {
+  /** The package brings one datagram; those behind it, some dozens at most, are taken all at once. */
+  #woken(datagram: Buffer, senderPort: number): void {
+    this.#guard(() => this.#receive(datagram, senderPort));
+    if (this.#reader === null || this.#closed) return;
+    this.#guard(() => {
+      for (const { bytes, senderPort: port, isTruncated } of this.#reader?.take() ?? []) {
+        if (isTruncated) this.#guard(() => this.#overrun("a datagram was cut"));
+        else this.#guard(() => this.#receive(bytes, port));
+      }
+    });
+  }
+
+  #receive(datagram: Uint8Array, senderPort: number): void {
     try {
       if (senderPort !== 0) return; // only the kernel is believed
       for (const message of parseMessages(datagram)) this.#dispatch(message);

@@ -58,7 +58,7 @@ const RECEIVE_BUFFER_BYTES = 32 * 1024 * 1024;
 const FRAME_OVERHEAD_BYTES = 64;
 const PROC_QUEUES = "/proc/net/netfilter/nfnetlink_queue";
 
-/** A queued packet, waiting for its verdict. `payload` is the caller's to keep. */
+/** A queued packet, waiting for its verdict. `payload` is valid only inside `onPacket`. */
 export interface QueuedPacket {
   readonly id: number;
   /** From the IP header on, at most `copyRangeBytes`. */

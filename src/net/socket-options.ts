@@ -29,9 +29,9 @@ interface NetlinkRow {
 /**
  * Makes a netlink socket safe against bursts: a receive buffer beyond `net.core.rmem_max` (needs CAP_NET_ADMIN), and no
  * ENOBUFS. The netlink package aborts the process on ENOBUFS (libuv reports it as an error of the descriptor); without
- * it, lost messages are counted by the kernel: see `droppedMessages`.
+ * it, lost messages are counted by the kernel: see `droppedMessages`. Returns the descriptor.
  */
-export function prepareNetlinkSocket(protocol: number, port: number, receiveBufferBytes: number): void {
+export function prepareNetlinkSocket(protocol: number, port: number, receiveBufferBytes: number): number {
   const fd = descriptorOf(protocol, port);
   setInteger(fd, SOL_NETLINK, NETLINK_NO_ENOBUFS, 1, "NETLINK_NO_ENOBUFS");
   try {
@@ -39,6 +39,7 @@ export function prepareNetlinkSocket(protocol: number, port: number, receiveBuff
   } catch (error) {
     if (!isErrno(error, "EPERM")) throw error; // without the privilege: what rmem_max allows
   }
+  return fd;
 }
 
 /** Messages that the kernel could not deliver to the socket because its buffer was full; 0 when it is closed. */
