@@ -210,21 +210,55 @@ export function parseMessages(datagram: Uint8Array): NetlinkMessage[] {
   return messages;
 }
 
+/** Goes from attribute to attribute: for messages that come too often for `Attributes`. */
+export class AttributeCursor {
+  /** Of the attribute that `next` came to. */
+  type = 0;
+  /** Where its payload ends. */
+  end = 0;
+  readonly #bytes: Uint8Array;
+  readonly #view: DataView;
+  #start = 0;
+  #nextAt: number;
+
+  constructor(bytes: Uint8Array, offset: number) {
+    this.#bytes = bytes;
+    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+    this.#nextAt = aligned(offset);
+  }
+
+  /** False when there are no more; `wire.malformed` when a length leads outside the message. */
+  next(): boolean {
+    const at = this.#nextAt;
+    const { length: limit } = this.#bytes;
+    if (at + ATTRIBUTE_HEADER_BYTES > limit) return false;
+    const length = u16.read(this.#view, at);
+    if (length < ATTRIBUTE_HEADER_BYTES || at + length > limit) {
+      throw new EsplexError("wire.malformed", `netlink attribute of ${length} bytes at ${at} of ${limit}`);
+    }
+    this.type = u16.read(this.#view, at + 2) & NLA_TYPE_MASK;
+    this.#start = at + ATTRIBUTE_HEADER_BYTES;
+    this.end = at + length;
+    this.#nextAt = at + aligned(length);
+    return true;
+  }
+
+  /** Where the payload starts; `wire.short` when it has fewer than `needBytes`. */
+  start(needBytes: number): number {
+    if (this.end - this.#start < needBytes) {
+      throw new EsplexError("wire.short", `netlink attribute ${this.type} is too short`);
+    }
+    return this.#start;
+  }
+}
+
 /** Attributes by type (views, the last of a type wins), from `offset` of a message body. */
 export class Attributes {
   readonly #values = new Map<number, Uint8Array>();
 
   constructor(bytes: Uint8Array, offset = 0) {
-    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-    let at = aligned(offset);
-    while (at + ATTRIBUTE_HEADER_BYTES <= bytes.length) {
-      const length = u16.read(view, at);
-      if (length < ATTRIBUTE_HEADER_BYTES || at + length > bytes.length) {
-        throw new EsplexError("wire.malformed", `netlink attribute of ${length} bytes at ${at} of ${bytes.length}`);
-      }
-      const payload = bytes.subarray(at + ATTRIBUTE_HEADER_BYTES, at + length);
-      this.#values.set(u16.read(view, at + 2) & NLA_TYPE_MASK, payload);
-      at += aligned(length);
+    for (const cursor = new AttributeCursor(bytes, offset); cursor.next();) {
+      this.#values.set(cursor.type, bytes.subarray(cursor.start(0), cursor.end));
     }
   }
 

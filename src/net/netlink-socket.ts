@@ -191,11 +191,14 @@ export class NetlinkSocket {
     return run;
   }
 
-  /** Sends finished frames without waiting for anything: for verdicts. Refusals arrive at `onMessage`. */
+  /**
+   * Sends finished frames without waiting for anything: for verdicts. Refusals arrive at `onMessage`. The caller may write to `frames`
+   * again at once.
+   */
   post(frames: Uint8Array): void {
     if (this.#closed || sendNow(this.#fd, frames)) return;
     // The package keeps what has no room yet.
-    this.#send([Buffer.from(frames.buffer, frames.byteOffset, frames.length)], (error) => this.#failed(error));
+    this.#send([Buffer.from(frames)], (error) => this.#failed(error));
   }
 
   /** Fails everything in flight. */

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { be16, be32, struct, u8 } from "../core/struct.ts";
 import {
-  Attributes,
+  AttributeCursor,
   finishFrame,
   MessageBuilder,
   NLMSG_ERROR,
@@ -125,7 +125,8 @@ export class PacketQueue {
   readonly #socket: NetlinkSocket;
   readonly #plain: Uint8Array;
   readonly #marked: Uint8Array;
-  #verdicts: Uint8Array = new Uint8Array();
+  readonly #verdicts: Uint8Array;
+  readonly #verdictView: DataView;
   #verdictBytes = 0;
   #verdictCount = 0;
   #flushing = false;
@@ -135,6 +136,8 @@ export class PacketQueue {
     this.#options = options;
     this.#plain = verdictFrame(options.number, false);
     this.#marked = verdictFrame(options.number, true);
+    this.#verdicts = new Uint8Array(VERDICT_BATCH * this.#marked.length);
+    this.#verdictView = new DataView(this.#verdicts.buffer);
     const { onFault } = options;
     this.#socket = NetlinkSocket.open(NETLINK_NETFILTER, {
       datagramBytes: options.copyRangeBytes + ENVELOPE_BYTES,
@@ -171,10 +174,9 @@ export class PacketQueue {
       this.#socket.post(replacingFrame(this.#options.number, id, verdict, mark, payload));
       return;
     }
-    if (this.#verdictCount === 0) this.#verdicts = new Uint8Array(VERDICT_BATCH * this.#marked.length);
     const start = this.#verdictBytes;
     const template = mark === undefined ? this.#plain : this.#marked;
-    const view = new DataView(this.#verdicts.buffer);
+    const view = this.#verdictView;
     this.#verdicts.set(template, start);
     be32.write(view, start + VERDICT_OFFSET, VERDICTS[verdict]);
     be32.write(view, start + VERDICT_OFFSET + 4, id);
@@ -278,17 +280,34 @@ function command(value: number): Uint8Array {
   return configCommand.encode({ command: value });
 }
 
-/** Null when it is no packet. */
+/** Null when it is no packet. One pass with one view and no table of attributes: every packet comes here. */
 function decodePacket(body: Uint8Array): QueuedPacket | null {
-  const attributes = new Attributes(body, nfgenmsg.size);
-  const id = attributes.number(NFQA_PACKET_HDR, be32);
-  const payload = attributes.bytes(NFQA_PAYLOAD);
-  if (id === null || payload === null) return null;
-  return {
-    id,
-    payload,
-    lengthBytes: attributes.number(NFQA_CAP_LEN, be32) ?? payload.length,
-    mark: attributes.number(NFQA_MARK, be32) ?? 0,
-    indev: attributes.number(NFQA_IFINDEX_INDEV, be32) ?? 0,
-  };
+  const view = new DataView(body.buffer, body.byteOffset, body.length);
+  let id: number | null = null;
+  let payload: Uint8Array | null = null;
+  let lengthBytes: number | null = null;
+  let mark = 0;
+  let indev = 0;
+  for (const cursor = new AttributeCursor(body, nfgenmsg.size); cursor.next();) {
+    switch (cursor.type) {
+      case NFQA_PACKET_HDR:
+        id = be32.read(view, cursor.start(be32.size));
+        break;
+      case NFQA_PAYLOAD:
+        payload = body.subarray(cursor.start(0), cursor.end);
+        break;
+      case NFQA_CAP_LEN:
+        lengthBytes = be32.read(view, cursor.start(be32.size));
+        break;
+      case NFQA_MARK:
+        mark = be32.read(view, cursor.start(be32.size));
+        break;
+      case NFQA_IFINDEX_INDEV:
+        indev = be32.read(view, cursor.start(be32.size));
+        break;
+    }
+  }
+  return id === null || payload === null
+    ? null
+    : { id, payload, lengthBytes: lengthBytes ?? payload.length, mark, indev };
 }
