@@ -33,29 +33,41 @@ type Drop = { readonly kind: "drop"; readonly reason: DropReason; readonly unkno
 /** What happens to one inbound packet, and why. */
 export type Verdict = (Forward & Passing) | (Local & Passing) | Drop;
 
+interface InboundSa {
+  readonly sa: SharedSa;
+  readonly protocol: IpsecProtocol;
+  readonly peeker: Peeker;
+}
+
 /** The inbound look-up: SAs by protocol, SPI and DVIPA (RFC 4301 §4.1), each with its keyed peeker. */
 export class InboundSas {
-  readonly #bySpi = new Map<string, { readonly sa: SharedSa; readonly peeker: Peeker }>();
+  /** Every packet looks here, so no key is put together for it: an SPI has one SA, or one for each protocol and DVIPA. */
+  readonly #bySpi = new Map<number, readonly InboundSa[]>();
 
   add(sa: SharedSa): void {
-    this.#bySpi.set(keyOf(sa), { sa, peeker: createPeeker(sa) });
+    const inbound: InboundSa = { sa, protocol: protocolOf(sa.suite), peeker: createPeeker(sa) };
+    this.#bySpi.set(sa.inbound.spi, [...this.#others(sa), inbound]);
   }
 
   remove(sa: SharedSa): void {
-    this.#bySpi.delete(keyOf(sa));
+    const others = this.#others(sa);
+    if (others.length > 0) this.#bySpi.set(sa.inbound.spi, others);
+    else this.#bySpi.delete(sa.inbound.spi);
   }
 
-  find({ protocol, spi, outer }: EspPacket): { readonly sa: SharedSa; readonly peeker: Peeker } | null {
-    return this.#bySpi.get(inboundKey(protocol, spi, outer.destination)) ?? null;
+  find({ protocol, spi, outer }: EspPacket): InboundSa | null {
+    const found = this.#bySpi.get(spi);
+    if (found === undefined) return null;
+    for (const inbound of found) {
+      if (inbound.protocol === protocol && inbound.sa.dvipa === outer.destination) return inbound;
+    }
+    return null;
   }
-}
 
-function keyOf({ suite, inbound, dvipa }: SharedSa): string {
-  return inboundKey(protocolOf(suite), inbound.spi, dvipa);
-}
-
-function inboundKey(protocol: IpsecProtocol, spi: number, dvipa: string): string {
-  return `${protocol} ${spi} ${dvipa}`;
+  #others({ inbound: { spi }, dvipa, suite }: SharedSa): readonly InboundSa[] {
+    const isThis = ({ sa, protocol }: InboundSa): boolean => sa.dvipa === dvipa && protocol === protocolOf(suite);
+    return (this.#bySpi.get(spi) ?? []).filter((inbound) => !isThis(inbound));
+  }
 }
 
 /** What the decision looks at, besides the packet. */

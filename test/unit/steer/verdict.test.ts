@@ -177,6 +177,18 @@ describe("decide", () => {
     expect(tables.connections.size).toBe(0);
   });
 
+  it("tells SAs of different DVIPAs with one SPI apart, and forgets one without the other", () => {
+    const other: SharedSa = { ...sampleSa(sa.suite, "transport", sa.inbound.spi), dvipa: "192.0.2.101" };
+    const syn = (of: SharedSa): Uint8Array => espPacket(of, tcpSegment(1000, 80, { syn: true }), 6);
+    expect(decide(syn(other), tables, 0)).toEqual({ kind: "drop", reason: "unknownSpi" });
+    tables.sas.add(other);
+    expect(decide(syn(other), tables, 0)).toMatchObject({ kind: "forward", sa: { id: other.id } });
+    expect(decide(syn(sa), tables, 0)).toMatchObject({ kind: "forward", sa: { id: sa.id } });
+    tables.sas.remove(sa);
+    expect(decide(syn(sa), tables, 0)).toEqual({ kind: "drop", reason: "unknownSpi" });
+    expect(decide(syn(other), tables, 0)).toMatchObject({ kind: "forward", sa: { id: other.id } });
+  });
+
   it("survives noise", () => {
     fc.assert(
       fc.property(fc.uint8Array({ maxLength: 120 }), (bytes) => {
