@@ -17,6 +17,9 @@ export type PeekResult =
 /** `innerHeader` is what a kernel may understand and we do not; the rest is what nobody does. */
 type UnreadableReason = "tooShort" | "badLength" | "innerHeader" | "innerFragment";
 
+/** What a peek reads of nearly every packet in tunnel mode: IPv4 without options (RFC 791 §3.1), then TCP. */
+const TUNNEL_HEAD_BYTES = 20 + TCP_PEEK_BYTES;
+
 /** Looks into packets of one inbound SA. Holds a keyed context: make one per SA and keep it. */
 export interface Peeker {
   /** `payload` is that of `EspPacket`; `source` and `destination` are the outer addresses. */
@@ -31,7 +34,8 @@ export function createPeeker(sa: SharedSa): Peeker {
   const { suite } = sa;
   if (suite.kind === "ah") return createAhPeeker(suite, sa.mode);
   const lengths = suiteLengths(suite);
-  const read = createPlaintextReader(suite, sa.inbound.encryptionKey.expose());
+  const headBytes = sa.mode === "tunnel" ? TUNNEL_HEAD_BYTES : TCP_PEEK_BYTES;
+  const read = createPlaintextReader(suite, sa.inbound.encryptionKey.expose(), headBytes);
   const look = sa.mode === "tunnel" ? peekTunnel : peekTransport;
   return {
     peek: (payload, source, destination) => {
