@@ -43,6 +43,7 @@ export class SteerLab implements AsyncDisposable {
   readonly #distributor: Namespace;
   readonly #sender: Worker<FloodHandlers>;
   readonly #workers: Readonly<Record<WorkerKind, Worker<SteerWorkerHandlers>>>;
+  #ended: Promise<void> | null = null;
   readonly #macs: { readonly sourceMac: string; readonly destinationMac: string };
 
   private constructor(
@@ -102,8 +103,10 @@ export class SteerLab implements AsyncDisposable {
     }
   }
 
+  /** May be called again while it goes on: a signal ends a run in the middle. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#parts.disposeAsync();
+    this.#ended ??= this.#parts.disposeAsync();
+    await this.#ended;
   }
 
   async #leftByMark(): Promise<readonly number[]> {
