@@ -64,7 +64,7 @@ export class PeekStages {
       return typeof esp === "string" ? NaN : esp.sequence;
     },
     lookup: ({ esp }) => {
-      const found = this.#tables.sas.find(esp.spi, esp.outer.destination);
+      const found = this.#tables.sas.find(esp);
       return found !== null && esp.outer.source === found.sa.peer ? found.sa.reqid : NaN;
     },
     peek: ({ esp, peeker }) => {
@@ -80,7 +80,7 @@ export class PeekStages {
   #prepare(bytes: Uint8Array, open: FullDecrypt): Prepared {
     const esp = parseEsp(bytes);
     if (typeof esp === "string") throw new Error(`a packet of our own is not parsed: ${esp}`);
-    const found = this.#tables.sas.find(esp.spi, esp.outer.destination);
+    const found = this.#tables.sas.find(esp);
     const peeked = found?.peeker.peek(esp.payload, esp.outer.source, esp.outer.destination);
     if (found === null || peeked?.kind !== "tcp") throw new Error("a packet of our own cannot be read");
     const { source: client, destination: dvipa, tcp } = peeked;
