@@ -85,6 +85,10 @@ const FILE = "a path, relative to the cluster file";
 const FILES = "a list of 1 to 64 paths, relative to the cluster file";
 const REVOCATION = "relaxed or strict";
 const USAGE = "a list of serverAuth, clientAuth and ikeIntermediate";
+const METHOD = "roundRobin, weighted, leastConnections or load";
+const WEIGHT = "a whole number from 1 to 100";
+const WEIGHTS = "at most 256 node names, each with a whole number from 1 to 100";
+const AFFINITY = "0 to 86400 (seconds)";
 const PEER_NAME = "a name of 1 to 64 characters of A-Z, a-z, 0-9, ., _ and -";
 
 const window = (defaultPackets: number) =>
@@ -165,6 +169,21 @@ export const certificatesSection = section({
 
 export const busSection = section({ coupling: endpoint, port: port.default(DEFAULT_BUS_PORT) });
 
+const MAX_WEIGHTS = 256;
+/** Above, a round of weighted turns gets long; our choice. */
+const MAX_WEIGHT = 100;
+const MAX_AFFINITY_SECONDS = 86_400;
+
+/** How new connections are spread over the targets. */
+const distributionSection = section({
+  method: z.enum(["roundRobin", "weighted", "leastConnections", "load"], METHOD).default("roundRobin"),
+  weights: z
+    .record(name, z.number(WEIGHT).int(WEIGHT).min(1, WEIGHT).max(MAX_WEIGHT, WEIGHT), WEIGHTS)
+    .refine((weights) => Object.keys(weights).length <= MAX_WEIGHTS, WEIGHTS)
+    .default({}),
+  affinitySeconds: z.number(AFFINITY).int(AFFINITY).min(0, AFFINITY).max(MAX_AFFINITY_SECONDS, AFFINITY).default(0),
+});
+
 export const dvipaSection = section({
   address: hostAddress(HOST_ADDRESS),
   interface: z
@@ -175,6 +194,7 @@ export const dvipaSection = section({
   distributor: name,
   targets: listOrAll(name, 256, TARGETS),
   ports: listOrAll(port, 1024, PORTS),
+  distribution: distributionSection.prefault({}),
   certificates: z.array(credentialSection, CREDENTIALS).max(MAX_CREDENTIALS, CREDENTIALS).default([]),
 });
 

@@ -38,6 +38,7 @@ export function inconsistencies(raw: unknown): Problem[] {
     ...dvipas.flatMap(({ index, value }) => [
       ...repeated(["dvipas", index, "targets"], value.targets),
       ...repeated(["dvipas", index, "ports"], value.ports),
+      ...weightProblems(index, value),
       ...(bus.success ? sameAsCoupling(index, value, bus.data.coupling.host) : []),
     ]),
     ...duplicates(peers, "peers", "name", ({ name }) => name),
@@ -78,6 +79,22 @@ function repeated(path: readonly (string | number)[], items: readonly (string | 
       ? []
       : [{ path: [...path, index], found: `${item} again`, allowed: "each only once" }],
   );
+}
+
+/** A weight that changes nothing is a mistake of whoever wrote it. */
+function weightProblems(index: number, { targets, distribution: { method, weights } }: DvipaConfig): Problem[] {
+  const path = ["dvipas", index, "distribution", "weights"];
+  const names = Object.keys(weights);
+  if (names.length > 0 && method === "roundRobin") {
+    return [{ path, found: "weights with method roundRobin", allowed: "weights with another method" }];
+  }
+  if (targets === "ALL") return [];
+  const strangers = names.filter((name) => !targets.includes(name));
+  return strangers.map((name) => ({
+    path: [...path, name],
+    found: name,
+    allowed: `the targets: ${targets.join(", ")}`,
+  }));
 }
 
 function sameAsCoupling(index: number, { address }: DvipaConfig, host: string): Problem[] {

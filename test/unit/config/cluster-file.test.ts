@@ -73,6 +73,7 @@ test("a good file, with defaults filled in and addresses canonical", () => {
         distributor: "d1",
         targets: "ALL",
         ports: "ALL",
+        distribution: { method: "roundRobin", weights: {}, affinitySeconds: 0 },
         certificates: [],
       },
       {
@@ -81,6 +82,7 @@ test("a good file, with defaults filled in and addresses canonical", () => {
         distributor: "d1",
         targets: ["t1", "t2"],
         ports: [80, 443],
+        distribution: { method: "roundRobin", weights: {}, affinitySeconds: 0 },
         certificates: [],
       },
     ],
@@ -237,6 +239,39 @@ test("peers need a DVIPA, of their IP version", () => {
   expect(problem(`${head}${v6}${peers}`)).toContain(
     "peers[0].address: found 192.0.2.10; allowed: an address of a version",
   );
+});
+
+/** The distribution of a DVIPA whose targets are t1 and t2, or what is wrong with it. */
+function distribution(text: string): unknown {
+  const file = `cluster: lab
+bus: { coupling: 198.51.100.9:7700 }
+dvipas: [{ address: 192.0.2.100, distributor: d1, targets: [t1, t2], ports: ALL, distribution: ${text} }]
+`;
+  try {
+    return parseCluster(file, "lab.yaml").dvipas[0]?.distribution;
+  } catch (error) {
+    return String(error);
+  }
+}
+
+test("how connections are spread: method, weights and affinity", () => {
+  expect(distribution("{ method: load, affinitySeconds: 60 }")).toEqual({
+    method: "load",
+    weights: {},
+    affinitySeconds: 60,
+  });
+  expect(distribution("{ method: weighted, weights: { t1: 3 } }")).toMatchObject({ weights: { t1: 3 } });
+});
+
+test.each([
+  ["{ method: fastest }", 'found "fastest"; allowed: roundRobin, weighted, leastConnections or load'],
+  ["{ method: weighted, weights: { t1: 0 } }", "weights.t1: found 0; allowed: a whole number from 1 to 100"],
+  ["{ method: weighted, weights: { t3: 2 } }", "weights.t3: found t3; allowed: the targets: t1, t2"],
+  ["{ weights: { t1: 2 } }", "weights with method roundRobin"],
+  ["{ affinitySeconds: 86401 }", "allowed: 0 to 86400 (seconds)"],
+  ["{ affinity: 1 }", "allowed: method, weights, affinitySeconds"],
+])("a distribution of %s is refused", (text, problem) => {
+  expect(distribution(text)).toContain(problem);
 });
 
 /** A file whose one peer authenticates as `auth` says. */
