@@ -19,6 +19,8 @@ export interface ClusterSettings {
   readonly espProposals: readonly string[] | null;
   /** How the client and the DVIPA prove who they are. */
   readonly authentication: "psk" | "certificate";
+  /** How the DVIPAs spread connections, as the cluster file has it; absent for the default. */
+  readonly distribution?: Readonly<Record<string, unknown>>;
   /** Sections of the peer as the cluster file has them; absent for the defaults. */
   readonly peer?: Readonly<Record<string, unknown>>;
   /** A peer for each of these instead of the one client; null: the client. Needs `authentication: "certificate"`. */
@@ -51,6 +53,7 @@ export async function writeClusterFiles(
     distributor: "d1",
     targets: network.nodes.filter(({ role }) => role === "target").map(({ name }) => name),
     ports: [APPLICATION_PORT],
+    ...(settings.distribution === undefined ? {} : { distribution: settings.distribution }),
     ...(withCertificates
       ? {
           certificates: Object.keys(DVIPA_CERTIFICATES).map((name) => ({

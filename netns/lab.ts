@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { CouplingStatus } from "../src/daemons/coupling/status.ts";
-import type { NodeStatus } from "../src/daemons/node/status.ts";
+import type { NodeStatus, TargetStatus } from "../src/daemons/node/status.ts";
 import { Capture } from "./capture.ts";
 import { createCertificates, credentialArguments } from "./certificates.ts";
 import { DVIPA_CERTIFICATES, IKE_PKI_DIRECTORY, writeClusterFiles, type ClusterSettings } from "./cluster-files.ts";
@@ -144,10 +144,13 @@ export class Lab implements AsyncDisposable {
     await this.targetsConnected([name]);
   }
 
-  /** Waits until the distributor is connected with each of these targets. */
+  /** Waits until the distributor is connected with each of these targets and knows that its application listens. */
   async targetsConnected(names: readonly string[] = this.targets.map(({ node }) => node)): Promise<void> {
-    await this.distributor.waitFor(`is connected with ${names.join(", ")}`, START_LIMIT_MS, ({ targets }) =>
-      names.every((name) => targets.some((target) => target.name === name && target.connected)),
+    const { dvipa } = this.network;
+    const listens = (target: TargetStatus): boolean =>
+      target.listening.some((one) => one.dvipa === dvipa && one.port === APPLICATION_PORT);
+    await this.distributor.waitFor(`can use ${names.join(", ")}`, START_LIMIT_MS, ({ targets }) =>
+      names.every((name) => targets.some((target) => target.name === name && target.connected && listens(target))),
     );
   }
 
@@ -161,6 +164,12 @@ export class Lab implements AsyncDisposable {
       await program.assertRunning();
       return (await program.logTail()).includes("listens");
     });
+  }
+
+  /** Stops the application on a target: its connections end. */
+  async stopApplication(node: string): Promise<void> {
+    await this.#applications.get(node)?.stop("SIGKILL");
+    this.#applications.delete(node);
   }
 
   /** Starts the client's strongSwan with the lab's key; nothing is negotiated yet. */

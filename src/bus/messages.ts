@@ -47,6 +47,17 @@ const dvipa = z.strictObject({
   ports: z.union([z.literal("ALL"), z.array(u16.min(1)).max(MAX_PORTS)]),
 });
 
+/** A TCP connection to a DVIPA, seen from the client. */
+const connection = z.strictObject({ client: ipAddress, clientPort: u16, dvipa: ipAddress, port: u16 });
+/** Connections in one question; each costs the target a look-up. */
+export const MAX_ASKED_CONNECTIONS = 512;
+/** Connections in one part of a snapshot, and in one notice: far below a frame. */
+export const MAX_TOLD_CONNECTIONS = 2048;
+/** Ports of DVIPAs that one target's applications listen on. */
+export const MAX_LISTENERS = 8192;
+/** From 0, idle, to 1, full. */
+const load = z.number().min(0).max(1);
+
 /** Requests: each is answered once, by its response or by an error. */
 export const REQUESTS = {
   // node → coupling service
@@ -149,6 +160,15 @@ export const REQUESTS = {
         .max(MAX_USE_REPORTS),
     }),
   },
+  /** The connections to its DVIPAs that the target has, in parts 0, 1, …: after a join, and when it missed the end of some. */
+  connections: {
+    request: z.strictObject({
+      part: u32,
+      last: z.boolean(),
+      connections: z.array(connection).max(MAX_TOLD_CONNECTIONS),
+    }),
+    response: empty,
+  },
   /** May I give my lease back? `ok` means that the distributor takes the target as inactive from now on. */
   leaseIdle: { request: z.strictObject({ sa: saId }), response: ok },
 
@@ -172,6 +192,13 @@ export const REQUESTS = {
   saRemove: { request: z.strictObject({ id: saId }), response: empty },
   /** Answered once the target's kernel holds a live lease; `ok: false` when it cannot get one. */
   leaseWant: { request: z.strictObject({ sa: saId }), response: ok },
+  /** Which of these has the target? One answer for each, in order; `closing`: only late segments are answered. */
+  haveConnections: {
+    request: z.strictObject({ connections: z.array(connection).max(MAX_ASKED_CONNECTIONS) }),
+    response: z.strictObject({
+      presences: z.array(z.enum(["open", "halfOpen", "closing", "absent"])).max(MAX_ASKED_CONNECTIONS),
+    }),
+  },
   /** Compares sets; `ok: false` when the target's differs (it then sends `resync`). */
   digest: { request: z.strictObject({ digest }), response: ok },
 } as const;
@@ -188,6 +215,13 @@ const NOTICES = {
   rekeySoon: z.strictObject({ sa: saId }),
   // target → distributor
   resync: empty,
+  /** All ports of its DVIPAs on which applications listen, with the fill of their accept queues; `cpuLoad` is the host's. */
+  listeners: z.strictObject({
+    listeners: z.array(z.strictObject({ dvipa: ipAddress, port: u16.min(1), load })).max(MAX_LISTENERS),
+    cpuLoad: load,
+  }),
+  /** The target has these connections no more. */
+  closed: z.strictObject({ connections: z.array(connection).max(MAX_TOLD_CONNECTIONS) }),
 } as const;
 
 export type RequestType = keyof typeof REQUESTS;
@@ -203,6 +237,7 @@ export const CONCURRENT_REQUESTS: ReadonlySet<RequestType> = new Set<RequestType
   "countInstances",
   "leaseWant",
   "leaseIdle",
+  "haveConnections",
 ]);
 
 export function isRequestType(type: unknown): type is RequestType {

@@ -3,6 +3,7 @@ import yargs from "yargs";
 import { hideBin } from "yargs/helpers";
 import { EsplexError, isError, messageOf } from "../core/errors.ts";
 import { couplingCommand } from "./coupling.ts";
+import { drainCommand } from "./drain.ts";
 import { ikeCommand } from "./ike.ts";
 import { ledgerCommand } from "./ledger.ts";
 import { nodeCommand } from "./node.ts";
@@ -29,6 +30,7 @@ await yargs(hideBin(process.argv))
   .scriptName("esplex")
   .usage("$0 COMMAND\n\nOne virtual IP with IPsec in front of many Linux hosts.")
   .command(couplingCommand)
+  .command(drainCommand)
   .command(ikeCommand)
   .command(ledgerCommand)
   .command(nodeCommand)

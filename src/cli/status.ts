@@ -51,8 +51,14 @@ function describeNode(status: NodeStatus): string {
     ),
     formatTable(
       "targets",
-      ["name", "connected", "connections"],
-      status.targets.map((t) => [t.name, t.connected ? "yes" : "no", String(t.connections)]),
+      ["name", "connected", "drains", "listens on", "connections"],
+      status.targets.map((t) => [
+        t.name,
+        t.connected ? "yes" : "no",
+        t.draining ? "yes" : "no",
+        t.listening.map(({ dvipa, port }) => `${dvipa}:${port}`).join(" ") || "-",
+        String(t.connections),
+      ]),
     ),
     formatTable(
       "SAs",

@@ -1,22 +1,41 @@
+/**
+ * Distributed connection table (seeds: DCT): which target has a TCP connection. Pure: time comes in.
+ *
+ *   peeked SYN ──▶ provisional ──the target has the socket──▶ confirmed ──the target says that it closed──▶ closing
+ *                       │                                                                                      │
+ *                       └── the target does not have it, for too long; nothing followed ──▶ gone ◀── time ─────┘
+ *
+ * What was peeked is not authenticated: anybody may have flipped a bit. So a segment makes a provisional entry and refreshes
+ * entries, and can do nothing else; everything that lasts, and every end, is the word of the target that has the connection.
+ * 1. Only the target of an entry confirms or closes it. 2. A confirmed entry never makes room for another.
+ * 3. A client's provisional entries make room for another's only while it has more of them.
+ */
 import type { TcpSummary } from "../sa/packet.ts";
+import { FairShare } from "./fair-share.ts";
+import { QuestionSchedule } from "./question-schedule.ts";
 
-/** Limits of the distributed connection table. All are our choice until the targets report closes themselves. */
+/** Limits of the table; all our choice unless a source is named. */
 export interface ConnectionTableLimits {
-  /** Entries; the oldest provisional one makes room, else the oldest that is closing, else the oldest of all. */
   readonly maxEntries: number;
+  /** Provisional entries that packets of one peer may make. */
+  readonly maxProvisionalPerPeer: number;
   /** A SYN that nothing followed. */
   readonly provisionalIdleMs: number;
+  /** A target that does not have the connection by then will not have it: the lease that its SYN waits for takes 1 s at most. */
+  readonly provisionalGraceMs: number;
   /** Above RFC 5382's REQ-5 minimum of 2 hours 4 minutes for an established TCP connection. */
-  readonly establishedIdleMs: number;
-  /** After the client's FIN or RST; twice the maximum segment lifetime (RFC 9293 §3.4.2: 2 minutes) covers late segments. */
+  readonly confirmedIdleMs: number;
+  /** Late segments still go to the kernel that answers them: Linux's TIME_WAIT (`TCP_TIMEWAIT_LEN`). */
   readonly closingIdleMs: number;
 }
 
 const CONNECTION_TABLE_LIMITS: ConnectionTableLimits = {
   maxEntries: 65_536,
+  maxProvisionalPerPeer: 4_096,
   provisionalIdleMs: 30_000,
-  establishedIdleMs: 7_500_000,
-  closingIdleMs: 240_000,
+  provisionalGraceMs: 10_000,
+  confirmedIdleMs: 7_500_000,
+  closingIdleMs: 60_000,
 };
 
 /** A TCP connection to a DVIPA, seen from the client. */
@@ -27,11 +46,7 @@ export interface ConnectionKey {
   readonly port: number;
 }
 
-/**
- * `provisional`: a SYN was seen, unauthenticated. `established`: later segments were seen. `closing`: the client sent FIN
- * or RST; data may still flow the other way.
- */
-export type ConnectionState = "provisional" | "established" | "closing";
+export type ConnectionState = "provisional" | "confirmed" | "closing";
 
 export interface Connection extends ConnectionKey {
   readonly target: string;
@@ -39,75 +54,135 @@ export interface Connection extends ConnectionKey {
   readonly lastSeenMs: number;
 }
 
-/**
- * Distributed connection table (seeds: DCT): which target has a connection. Fed by peeked segments, so nothing in it is
- * proof of anything. Bounded; expires by idle time. Pure: time comes in.
- */
+/** What a target found when it was asked for a connection; `closing`: only late segments are answered. */
+export type Presence = "open" | "halfOpen" | "closing" | "absent";
+
+/** What became of a new connection. */
+export type Admission = "added" | "tableFull";
+
+interface Entry extends Connection {
+  readonly name: string;
+  /** Whose packet made it, while it is provisional. */
+  readonly peer: string;
+  state: ConnectionState;
+  readonly sinceMs: number;
+  lastSeenMs: number;
+  /** When its target last spoke of it. */
+  readonly provenMs: number;
+}
+
 export class ConnectionTable {
   readonly #limits: ConnectionTableLimits;
   /** In order of last use, oldest first, per state: eviction and expiry look at the fronts only. */
-  readonly #byState: Record<ConnectionState, Map<string, Connection>> = {
+  readonly #byState: Record<ConnectionState, Map<string, Entry>> = {
     provisional: new Map(),
-    established: new Map(),
+    confirmed: new Map(),
     closing: new Map(),
   };
-  /** Provisional and established connections of each target that has some. */
+  readonly #provisional = new FairShare();
+  readonly #questions = new QuestionSchedule();
+  /** Provisional and confirmed connections of each target that has some. */
   readonly #open = new Map<string, number>();
+  #evicted = 0;
 
   constructor(limits: ConnectionTableLimits = CONNECTION_TABLE_LIMITS) {
     this.#limits = limits;
   }
 
   get size(): number {
-    const { provisional, established, closing } = this.#byState;
-    return provisional.size + established.size + closing.size;
+    const { provisional, confirmed, closing } = this.#byState;
+    return provisional.size + confirmed.size + closing.size;
+  }
+
+  /** Entries that made room for others since the start. */
+  get evicted(): number {
+    return this.#evicted;
   }
 
   /** The entry that owns this segment, refreshed; null when a target has yet to be chosen. */
   follow(key: ConnectionKey, tcp: TcpSummary, nowMs: number): Connection | null {
-    const name = keyOf(key);
-    const known = this.#find(name);
-    if (known === null) return null;
-    // A new SYN on a connection that was closing is the port's next use: its target is chosen afresh.
-    if (isFirstSyn(tcp) && known.state === "closing") {
-      this.#take(name, known);
+    const entry = this.#find(keyOf(key));
+    if (entry === null) return null;
+    // A new SYN on a connection that is closing is the port's next use: its target is chosen afresh.
+    if (isFirstSyn(tcp) && entry.state === "closing") {
+      this.#take(entry);
       return null;
     }
-    const connection: Connection = { ...known, state: nextState(known.state, tcp), lastSeenMs: nowMs };
-    this.#take(name, known);
-    this.#put(name, connection);
-    return connection;
+    this.#touch(entry, nowMs);
+    return entry;
   }
 
-  /** Enters a connection whose SYN has just been seen. Returns what had to go to make room. */
-  add(key: ConnectionKey, target: string, nowMs: number): Connection | null {
-    const evicted = this.size >= this.#limits.maxEntries ? this.#evictOldest() : null;
-    this.#put(keyOf(key), { ...key, target, state: "provisional", lastSeenMs: nowMs });
-    return evicted;
+  /**
+   * Enters a connection whose SYN has just been peeked, in a packet of `peer`. Makes room at the cost of what is over, then of the
+   * peer that has the most provisional entries; `tableFull` when that is the newcomer and it has nothing to give.
+   */
+  add(key: ConnectionKey, target: string, peer: string, nowMs: number): Admission {
+    if (this.#provisional.countOf(peer) >= this.#limits.maxProvisionalPerPeer)
+      this.#evict(this.#provisional.oldestOf(peer));
+    else if (this.size >= this.#limits.maxEntries && !this.#makeRoomFor(peer)) return "tableFull";
+    this.#enter(key, target, "provisional", peer, nowMs);
+    return "added";
+  }
+
+  /**
+   * Connections to ask their targets for now, at most `max`: provisional ones soon and again and again, closing ones that are
+   * still in use, confirmed ones now and then, should a notice have been lost.
+   */
+  questions(nowMs: number, max: number): Connection[] {
+    return this.#questions.take(nowMs, max).flatMap((name) => {
+      const entry = this.#find(name);
+      return entry === null ? [] : [entry];
+    });
+  }
+
+  /** What `target` said about a connection that it was asked for. Of another target's, nothing is believed. */
+  answered(key: ConnectionKey, target: string, presence: Presence, nowMs: number): void {
+    const entry = this.#find(keyOf(key));
+    if (entry === null || entry.target !== target) return;
+    if (presence === "open") this.#become(entry, "confirmed", nowMs);
+    else if (presence === "closing") this.#over(entry, nowMs);
+    else if (presence === "absent") this.#absent(entry, nowMs);
+  }
+
+  /** `target` tells that its socket of this connection is gone; true when the connection was its own. */
+  closed(key: ConnectionKey, target: string, nowMs: number): boolean {
+    const entry = this.#find(keyOf(key));
+    if (entry?.target !== target) return false;
+    this.#over(entry, nowMs);
+    return true;
+  }
+
+  /**
+   * `target` tells of a connection that it has. False when another target has it, or when there is no room: then somebody is
+   * wrong, or the table too small.
+   */
+  reported(key: ConnectionKey, target: string, nowMs: number): boolean {
+    const entry = this.#find(keyOf(key));
+    if (entry !== null) {
+      if (entry.target !== target) return false;
+      this.#become(entry, "confirmed", nowMs);
+      return true;
+    }
+    if (this.size >= this.#limits.maxEntries && !this.#evictWeakest()) return false;
+    this.#enter(key, target, "confirmed", "", nowMs);
+    return true;
+  }
+
+  /** The target has told of all that it has since `sinceMs`: what it did not name, it is asked for. */
+  recheck(target: string, sinceMs: number, nowMs: number): void {
+    for (const { name, target: owner, provenMs } of this.#byState.confirmed.values()) {
+      if (owner === target && provenMs < sinceMs) this.#questions.soon(name, nowMs);
+    }
   }
 
   /** Removes what has been idle for too long; returns how many. */
   expire(nowMs: number): number {
-    const { provisionalIdleMs, establishedIdleMs, closingIdleMs } = this.#limits;
+    const { provisionalIdleMs, confirmedIdleMs, closingIdleMs } = this.#limits;
     return (
       this.#expireFront("provisional", nowMs - provisionalIdleMs) +
-      this.#expireFront("established", nowMs - establishedIdleMs) +
+      this.#expireFront("confirmed", nowMs - confirmedIdleMs) +
       this.#expireFront("closing", nowMs - closingIdleMs)
     );
-  }
-
-  /** Removes every connection for which `gone` is true (its target left, its DVIPA went); returns how many. */
-  removeWhere(gone: (connection: Connection) => boolean): number {
-    let removed = 0;
-    for (const table of Object.values(this.#byState)) {
-      for (const [name, connection] of table) {
-        if (gone(connection)) {
-          this.#take(name, connection);
-          removed += 1;
-        }
-      }
-    }
-    return removed;
   }
 
   /** All connections, least recently used first within each state. */
@@ -120,43 +195,98 @@ export class ConnectionTable {
     return this.#open.get(target) ?? 0;
   }
 
-  #put(name: string, connection: Connection): void {
-    this.#byState[connection.state].set(name, connection);
-    if (connection.state !== "closing") this.#open.set(connection.target, this.openOn(connection.target) + 1);
+  #enter(key: ConnectionKey, target: string, state: ConnectionState, peer: string, nowMs: number): void {
+    const { client, clientPort, dvipa, port } = key;
+    const name = keyOf(key);
+    const times = { sinceMs: nowMs, lastSeenMs: nowMs, provenMs: nowMs };
+    this.#put({ name, client, clientPort, dvipa, port, target, state, peer, ...times }, nowMs);
   }
 
-  #take(name: string, { state, target }: Connection): void {
+  #put(entry: Entry, nowMs: number): void {
+    const { name, state, target, peer } = entry;
+    this.#byState[state].set(name, entry);
+    if (state === "provisional") this.#provisional.add(peer, name);
+    if (state !== "closing") this.#open.set(target, this.openOn(target) + 1);
+    if (state === "confirmed") this.#questions.rarely(name, nowMs);
+    else if (state === "provisional") this.#questions.soon(name, nowMs);
+  }
+
+  #take({ name, state, target, peer }: Entry): void {
     this.#byState[state].delete(name);
+    this.#questions.forget(name);
+    if (state === "provisional") this.#provisional.remove(peer, name);
     if (state === "closing") return;
     const left = this.openOn(target) - 1;
     if (left > 0) this.#open.set(target, left);
     else this.#open.delete(target);
   }
 
-  #find(name: string): Connection | null {
-    const { provisional, established, closing } = this.#byState;
-    return established.get(name) ?? provisional.get(name) ?? closing.get(name) ?? null;
+  #become(entry: Entry, state: ConnectionState, nowMs: number): void {
+    this.#take(entry);
+    this.#put({ ...entry, state, lastSeenMs: nowMs, provenMs: nowMs }, nowMs);
+  }
+
+  #touch(entry: Entry, nowMs: number): void {
+    const { name, state } = entry;
+    if (state === "closing") {
+      // Its time is not prolonged by what anybody can send. But it may be the port's next connection, whose SYN came early.
+      if (!this.#questions.has(name)) this.#questions.soon(name, nowMs);
+      return;
+    }
+    const table = this.#byState[state];
+    table.delete(name);
+    entry.lastSeenMs = nowMs;
+    table.set(name, entry);
+  }
+
+  #over(entry: Entry, nowMs: number): void {
+    if (entry.state === "closing") this.#questions.forget(entry.name);
+    else this.#become(entry, "closing", nowMs);
+  }
+
+  #absent(entry: Entry, nowMs: number): void {
+    if (entry.state !== "provisional") this.#over(entry, nowMs);
+    else if (nowMs - entry.sinceMs >= this.#limits.provisionalGraceMs) this.#take(entry);
+  }
+
+  #find(name: string): Entry | null {
+    const { provisional, confirmed, closing } = this.#byState;
+    return confirmed.get(name) ?? provisional.get(name) ?? closing.get(name) ?? null;
   }
 
   #expireFront(state: ConnectionState, beforeMs: number): number {
     let expired = 0;
-    for (const [name, connection] of this.#byState[state]) {
-      if (connection.lastSeenMs > beforeMs) break;
-      this.#take(name, connection);
+    for (const entry of this.#byState[state].values()) {
+      if (entry.lastSeenMs > beforeMs) break;
+      this.#take(entry);
       expired += 1;
     }
     return expired;
   }
 
-  #evictOldest(): Connection | null {
-    const { provisional, closing, established } = this.#byState;
-    for (const table of [provisional, closing, established]) {
-      for (const [name, connection] of table) {
-        this.#take(name, connection);
-        return connection;
-      }
-    }
-    return null;
+  #makeRoomFor(peer: string): boolean {
+    if (this.#evictClosing()) return true;
+    const own = this.#provisional.countOf(peer);
+    return this.#evict(
+      own > 0 && own >= this.#provisional.most ? this.#provisional.oldestOf(peer) : this.#provisional.oldestOfTheMost(),
+    );
+  }
+
+  #evictWeakest(): boolean {
+    return this.#evictClosing() || this.#evict(this.#provisional.oldestOfTheMost());
+  }
+
+  #evictClosing(): boolean {
+    for (const name of this.#byState.closing.keys()) return this.#evict(name);
+    return false;
+  }
+
+  #evict(name: string | null): boolean {
+    const entry = name === null ? null : this.#find(name);
+    if (entry === null) return false;
+    this.#take(entry);
+    this.#evicted += 1;
+    return true;
   }
 }
 
@@ -167,10 +297,4 @@ function keyOf({ client, clientPort, dvipa, port }: ConnectionKey): string {
 /** The SYN that opens a connection, not a SYN+ACK. */
 export function isFirstSyn(tcp: TcpSummary): boolean {
   return tcp.syn && !tcp.ack && !tcp.rst;
-}
-
-function nextState(state: ConnectionState, tcp: TcpSummary): ConnectionState {
-  if (tcp.fin || tcp.rst) return "closing";
-  if (tcp.syn) return state;
-  return state === "provisional" ? "established" : state;
 }

@@ -91,11 +91,6 @@ export class LeaseGate {
     this.#forget((key) => key.endsWith(` ${tunnel}`));
   }
 
-  /** True when packets for `node` on the tunnel pass at once. */
-  isOpen(node: string, tunnel: number): boolean {
-    return this.#passes.get(passKey(node, tunnel))?.state === "open";
-  }
-
   #opened(key: string, pass: Pass): void {
     if (this.#passes.get(key) !== pass) return;
     pass.state = "open";

@@ -14,7 +14,9 @@ export type DropReason =
   | "unexpectedUdp"
   | "missingUdp"
   | "nested"
-  | "noTarget";
+  | "noTarget"
+  | "noListener"
+  | "tableFull";
 /** Why a packet is left to the distributor's own kernel; each is a counter `steer.local.<reason>`. */
 export type LocalReason = "notTcp" | "notDistributed" | "noConnection" | "unreadable";
 
@@ -76,8 +78,8 @@ export interface SteeringTables {
   readonly connections: ConnectionTable;
   /** True when TCP connections to this port of the DVIPA are distributed. */
   isDistributed(dvipa: string, port: number): boolean;
-  /** The target for a new connection; null when none can take it. */
-  chooseTarget(connection: ConnectionKey): string | null;
+  /** The target for a new connection, or why there is none: no target can be reached, or none has a listener. */
+  chooseTarget(connection: ConnectionKey, nowMs: number): { readonly target: string } | "noTarget" | "noListener";
 }
 
 /**
@@ -133,8 +135,9 @@ function steer(
   const known = tables.connections.follow(key, tcp, nowMs);
   if (known !== null) return { kind: "forward", target: known.target, isNew: false };
   if (!isFirstSyn(tcp)) return { kind: "local", reason: "noConnection" };
-  const target = tables.chooseTarget(key);
-  if (target === null) return { kind: "drop", reason: "noTarget" };
-  tables.connections.add(key, target, nowMs);
+  const choice = tables.chooseTarget(key, nowMs);
+  if (typeof choice === "string") return { kind: "drop", reason: choice };
+  const { target } = choice;
+  if (tables.connections.add(key, target, sa.peer, nowMs) !== "added") return { kind: "drop", reason: "tableFull" };
   return { kind: "forward", target, isNew: true };
 }

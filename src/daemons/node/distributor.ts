@@ -13,7 +13,7 @@ import { wipeSaKeys, type SharedSa } from "../../sa/spec.ts";
 import { protocolOf } from "../../sa/suite.ts";
 import { hasCounterNonce } from "../../sequence/nonce-budget.ts";
 import { windowCarriesBursts } from "../../sequence/size.ts";
-import { RoundRobin } from "../../steer/choose.ts";
+import type { Distribution } from "../../steer/choose.ts";
 import { ConnectionTable } from "../../steer/connection-table.ts";
 import { LeaseGate } from "../../steer/lease-gate.ts";
 import { InboundSas } from "../../steer/verdict.ts";
@@ -25,6 +25,8 @@ import type { SaKeeper } from "./sa-keeper.ts";
 import { OWN_IKE } from "./sa-table.ts";
 import type { ConnectionStatus, TargetStatus } from "./status.ts";
 import { Steering } from "./steering.ts";
+import { TargetChoice } from "./target-choice.ts";
+import { TargetSockets } from "./target-sockets.ts";
 import { UseBook } from "./use-book.ts";
 import { isTargetOf, Targets, type DistributedDvipa, type DistributedSa } from "./targets.ts";
 import { Tunnels } from "./tunnels.ts";
@@ -42,6 +44,7 @@ export interface OwnDvipa {
   readonly interfaceName: string | null;
   readonly targets: "ALL" | readonly string[];
   readonly ports: "ALL" | readonly number[];
+  readonly distribution: Distribution;
 }
 
 export interface DistributorContext {
@@ -73,11 +76,13 @@ export class Distributor {
   readonly #sas = new Map<string, DistributedSa>();
   readonly #inbound = new InboundSas();
   readonly #connections = new ConnectionTable();
-  readonly #turns = new Map<string, RoundRobin>();
+  readonly #sockets: TargetSockets;
+  readonly #choice: TargetChoice;
   readonly #epochs = new Map<string, bigint>();
   /** Names of targets in the order of their first join: the place makes mark and table. */
   readonly #places: string[] = [];
   #expire: Timer | null = null;
+  #evicted = 0;
 
   constructor(context: DistributorContext) {
     this.#context = context;
@@ -88,6 +93,20 @@ export class Distributor {
       ...{ clock, counters },
     });
     this.#gate = new LeaseGate((node, tunnel) => this.#wantLease(node, tunnel), counters);
+    this.#sockets = new TargetSockets({
+      connections: this.#connections,
+      serves: (name, dvipa, port) => this.#targets.serves(name, dvipa) && this.#isDistributed(dvipa, port),
+      isConnected: (name) => this.#targets.isConnected(name),
+      ask: (name, connections) => this.#targets.haveConnections(name, connections),
+      onConnections: (name) => this.#resume(name),
+      clock,
+      counters,
+    });
+    this.#choice = new TargetChoice(new Map(dvipas.map(({ address, distribution }) => [address, distribution])), {
+      reachable: (dvipa) => this.#reachable(dvipa),
+      loadOf: (name, dvipa, port) => this.#sockets.loadOf(name, dvipa, port),
+      connectionsOf: (name) => this.#connections.openOn(name),
+    });
     this.#targets = new Targets({
       dvipas: () => this.#distributed(),
       sas: () => this.#sas.values(),
@@ -97,6 +116,7 @@ export class Distributor {
       mayPark: (name, saId) => this.#mayPark(name, saId),
       takeUse: (name, body) => this.takeUse(name, body),
       onLeave: (name) => this.#use.left(name),
+      sockets: this.#sockets,
       clock,
       counters,
       log,
@@ -124,7 +144,7 @@ export class Distributor {
         sas: this.#inbound,
         connections: this.#connections,
         isDistributed: (dvipa, port) => this.#isDistributed(dvipa, port),
-        chooseTarget: ({ dvipa }) => this.#chooseTarget(dvipa),
+        chooseTarget: (connection, nowMs) => this.#choice.choose(connection, nowMs),
       },
       gate: this.#gate,
       // Without a next hop the mark would lead nowhere, and the packet into this node's own kernel.
@@ -162,12 +182,14 @@ export class Distributor {
     await this.#applyNetwork();
     await this.#ike.start(addresses);
     this.initiateAll();
+    this.#sockets.start();
     if (this.#expire === null) this.#scheduleExpiry();
   }
 
   /** Says goodbye to the peers, which removes the SAs everywhere, and stops serving. */
   async stop(): Promise<void> {
     this.#expire?.cancel();
+    this.#sockets.stop();
     await this.#ike.stop();
     for (const saId of [...this.#sas.keys()]) await this.#remove(saId, "the distributor stops");
     this.#targets.close();
@@ -225,12 +247,20 @@ export class Distributor {
     return this.#use.take(node, body);
   }
 
+  /** Whether a target gets no new connections. Forgotten when this daemon ends. */
+  drain(target: string, isDraining: boolean): void {
+    this.#choice.drain(target, isDraining);
+    this.#context.log.info(isDraining ? "target drains" : "target drains no more", { target });
+  }
+
   targetStatus(): TargetStatus[] {
     const names = new Set(this.#places);
     for (const { targets } of this.#context.dvipas) if (targets !== "ALL") for (const name of targets) names.add(name);
     return [...names].map((name) => ({
       name,
       connected: this.#targets.isConnected(name),
+      draining: this.#choice.isDraining(name),
+      listening: this.#sockets.listenersOf(name),
       connections: this.#connections.openOn(name),
     }));
   }
@@ -369,15 +399,12 @@ export class Distributor {
     return own !== undefined && (own.ports === "ALL" || own.ports.includes(port));
   }
 
-  #chooseTarget(dvipa: string): string | null {
+  #reachable(dvipa: string): string[] {
     const own = this.#context.dvipas.find(({ address }) => address === dvipa);
-    if (own === undefined) return null;
+    if (own === undefined) return [];
     const isAvailable = (name: string): boolean =>
       isTargetOf(own, name) && this.#targets.isConnected(name) && this.#targets.reaches(name, dvipa);
-    const available = this.#places.filter(isAvailable).sort();
-    let turn = this.#turns.get(dvipa);
-    if (turn === undefined) this.#turns.set(dvipa, (turn = new RoundRobin()));
-    return turn.next(available);
+    return this.#places.filter(isAvailable).sort();
   }
 
   #indexOf(target: string): number | null {
@@ -423,6 +450,9 @@ export class Distributor {
       const { clock, counters } = this.#context;
       const expired = this.#connections.expire(clock.nowMs());
       if (expired > 0) counters.add("steer.connectionsExpired", expired);
+      const { evicted } = this.#connections;
+      if (evicted > this.#evicted) counters.add("steer.connectionsEvicted", evicted - this.#evicted);
+      this.#evicted = evicted;
       this.#scheduleExpiry();
     });
   }

@@ -17,12 +17,15 @@ import type { SharedSa } from "../../sa/spec.ts";
 import { serveControl, type ControlHandlers, type ControlServer } from "../control.ts";
 import { CouplingLink } from "./coupling-link.ts";
 import { Distributor, type OwnDvipa } from "./distributor.ts";
+import { drainControls } from "./drain-controls.ts";
 import { ikeControls } from "./ike-controls.ts";
 import { HostNetwork, NO_NETWORK_STATE, type HostDvipa, type HostNetworkState } from "./host-network.ts";
 import { loadIkeConfiguration, type IkeConfiguration } from "./ike-configuration.ts";
 import { probeKernel, withoutSuites } from "./kernel-suites.ts";
 import { SaKeeper } from "./sa-keeper.ts";
 import { OWN_IKE, type SaSource } from "./sa-table.ts";
+import { SocketReporter } from "./socket-reporter.ts";
+import { SocketWatch } from "./socket-watch.ts";
 import { ShadowLink, type ShadowDvipa } from "./shadow-link.ts";
 import type { DvipaStatus, NodeStatus } from "./status.ts";
 import { addressTowards } from "./trusted-address.ts";
@@ -82,6 +85,7 @@ class Node {
   readonly #network: HostNetwork;
   readonly #distributor: Distributor | null;
   readonly #coupling: CouplingLink;
+  readonly #sockets: SocketWatch;
   readonly #shadows = new Map<string, ShadowLink>();
   readonly #shadowDvipas = new Map<string, readonly ShadowDvipa[]>();
   #ownNetwork: HostNetworkState = NO_NETWORK_STATE;
@@ -100,6 +104,7 @@ class Node {
     this.#context = context;
     this.#ike = context.ike;
     this.#log = bus.log;
+    this.#sockets = new SocketWatch(bus);
     this.failed = new Promise((resolve) => (this.#fail = resolve));
     this.#keeper = new SaKeeper({
       coupling: () => this.#coupling,
@@ -197,6 +202,7 @@ class Node {
   async #stopRoles(): Promise<void> {
     this.#stopping = true;
     for (const link of this.#shadows.values()) link.close();
+    this.#sockets.close();
     await this.#distributor?.stop();
     await this.#server?.close();
   }
@@ -233,6 +239,7 @@ class Node {
         bus,
         distributor: { name, ...listen, distributes },
         keeper: this.#keeper,
+        reporter: new SocketReporter({ ...bus, watch: this.#sockets }),
         otherAddress: async () => otherAddressOnLink(await listAddresses(this.#route), this.#context.trustedAddress),
         onSnapshot: (dvipas) => this.#shadowed(name, dvipas),
       });
@@ -293,7 +300,9 @@ class Node {
     const distributor = this.#distributor;
     const peerNames = (): string[] => this.#ike.peers.map(({ name }) => name);
     const always = { status: () => this.#status(), reload: () => this.#reload() };
-    return distributor === null ? always : { ...always, ...ikeControls(distributor, peerNames) };
+    return distributor === null
+      ? always
+      : { ...always, ...ikeControls(distributor, peerNames), ...drainControls(distributor) };
   }
 
   async #status(): Promise<NodeStatus> {
@@ -352,10 +361,11 @@ function synchronous(work: () => void): () => Promise<void> {
 
 function ownDvipas(config: ClusterConfig, name: string): OwnDvipa[] {
   const own = config.dvipas.filter(({ distributor }) => distributor === name);
-  return own.map(({ address, interface: interfaceName, targets, ports }) => ({
+  return own.map(({ address, interface: interfaceName, targets, ports, distribution }) => ({
     address,
     interfaceName,
     targets,
     ports,
+    distribution,
   }));
 }

@@ -5,6 +5,7 @@ import { digestOfSas } from "../../bus/sa-wire.ts";
 import type { BusOptions } from "../../bus/server.ts";
 import { EsplexError, messageOf } from "../../core/errors.ts";
 import type { SaKeeper } from "./sa-keeper.ts";
+import type { SocketReporter } from "./socket-reporter.ts";
 
 /** Time for a lease to come, asked for by the distributor, which itself waits no longer. */
 const LEASE_MS = 1_000;
@@ -24,6 +25,8 @@ export interface ShadowLinkOptions {
   readonly keeper: SaKeeper;
   /** This node's address on the trusted link of the IP version that the bus does not use. */
   readonly otherAddress: () => Promise<string | null>;
+  /** Tells the distributor of this node's sockets. */
+  readonly reporter: SocketReporter;
   /** A whole snapshot has been applied: the DVIPAs for which this node is a target of that distributor. */
   readonly onSnapshot: (dvipas: readonly ShadowDvipa[]) => Promise<void>;
 }
@@ -64,6 +67,7 @@ export class ShadowLink {
       },
       onClose: (_connection, reason) => {
         this.#synced = false;
+        options.reporter.end();
         bus.log.warn("the distributor is out of reach; its SAs stay as they are", {
           distributor: distributor.name,
           reason,
@@ -92,6 +96,7 @@ export class ShadowLink {
   }
 
   close(): void {
+    this.#options.reporter.end();
     this.#client.close();
   }
 
@@ -99,7 +104,8 @@ export class ShadowLink {
     const { keeper, distributor } = this.#options;
     return {
       requests: {
-        snapshot: (part) => this.#snapshotPart(part),
+        snapshot: (part) => this.#snapshotPart(connection, part),
+        haveConnections: ({ connections }) => this.#options.reporter.presences(connections),
         saInstall: async ({ sa, epoch, outbound }) => {
           this.#checkEpoch(sa.dvipa, epoch);
           await keeper.install(distributor.name, { sa, epoch, outbound });
@@ -127,13 +133,13 @@ export class ShadowLink {
     };
   }
 
-  async #snapshotPart(part: Snapshot): Promise<Record<string, never>> {
+  async #snapshotPart(connection: BusConnection, part: Snapshot): Promise<Record<string, never>> {
     if (part.part === 0) this.#parts = [];
     if (part.part !== this.#parts.length) throw new EsplexError("bus.protocol", "a part of the snapshot is missing");
     this.#parts.push(part);
     if (!part.last) return {};
     const parts = this.#parts.splice(0);
-    const { keeper, distributor, bus, onSnapshot } = this.#options;
+    const { keeper, distributor, bus, reporter, onSnapshot } = this.#options;
     const sas = parts.flatMap((piece) => piece.sas);
     this.#checkAuthority(
       part.dvipas.map(({ address }) => address),
@@ -150,6 +156,7 @@ export class ShadowLink {
     await onSnapshot(part.dvipas);
     await keeper.setDvipas(distributor.name, [...this.#epochs.keys()], "target");
     this.#synced = true;
+    if (connection.isOpen) reporter.begin(connection, part.dvipas);
     bus.counters.add("shadow.snapshots");
     bus.log.info("shadow SAs are those of the distributor", { distributor: distributor.name, sas: sas.length });
     return {};

@@ -31,6 +31,10 @@ export interface DvipaStatus {
 export interface TargetStatus {
   readonly name: string;
   readonly connected: boolean;
+  /** It gets no new connections, by an operator's order. */
+  readonly draining: boolean;
+  /** Ports of DVIPAs on which its applications listen, as it says. */
+  readonly listening: readonly { readonly dvipa: string; readonly port: number }[];
   /** Entries of the connection table that point to it. */
   readonly connections: number;
 }

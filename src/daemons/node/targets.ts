@@ -7,6 +7,8 @@ import { EsplexError, messageOf } from "../../core/errors.ts";
 import { ipVersion } from "../../core/ip.ts";
 import type { Log } from "../../core/log.ts";
 import type { SharedSa } from "../../sa/spec.ts";
+import type { ConnectionKey, Presence } from "../../steer/connection-table.ts";
+import type { TargetSockets } from "./target-sockets.ts";
 
 /** An answer to an SA message takes longer only from a target that is in trouble; it is then cut off and resynchronised. */
 const SA_MESSAGE_MS = 2_000;
@@ -54,6 +56,8 @@ export interface TargetsContext {
   readonly takeUse: (name: string, body: RequestBody<"saUse">) => ResponseBody<"saUse">;
   /** The target is out of reach. */
   readonly onLeave: (name: string) => void;
+  /** Hears what targets say of their sockets. */
+  readonly sockets: Pick<TargetSockets, "handlers" | "joined" | "left">;
   readonly clock: Clock;
   readonly counters: Counters;
   readonly log: Log;
@@ -88,14 +92,16 @@ export class Targets {
     const { peer } = connection;
     if (peer.kind !== "node") return null;
     const { name } = peer;
+    const sockets = this.#context.sockets.handlers(name, () => this.#joined.get(name)?.connection === connection);
     void connection.closed.then((reason) => this.#left(name, connection, reason));
     return {
       requests: {
+        ...sockets.requests,
         join: (body) => this.#join(name, connection, body),
         saUse: (body) => this.#takeUse(name, connection, body),
         leaseIdle: ({ sa }) => ({ ok: this.#context.mayPark(name, sa) }),
       },
-      notices: { resync: () => this.#sendSnapshot(name, connection) },
+      notices: { ...sockets.notices, resync: () => this.#sendSnapshot(name, connection) },
     };
   }
 
@@ -143,6 +149,14 @@ export class Targets {
     if (!ok) throw new EsplexError("cluster.notServing", `target ${name} got no lease`);
   }
 
+  /** Which of these connections the target has, one answer for each. */
+  async haveConnections(name: string, connections: readonly ConnectionKey[]): Promise<readonly Presence[]> {
+    const target = this.#joined.get(name);
+    if (target === undefined) throw new EsplexError("bus.closed", `target ${name} is not connected`);
+    const { presences } = await target.connection.request("haveConnections", { connections: [...connections] });
+    return presences;
+  }
+
   close(): void {
     this.#compare?.cancel();
     for (const { connection } of this.#joined.values()) connection.close("the distributor stops");
@@ -163,6 +177,7 @@ export class Targets {
     before?.connection.close("replaced by a newer connection");
     this.#joined.set(name, { name, connection });
     this.#addresses.set(name, otherAddress === null ? [address] : [address, otherAddress]);
+    this.#context.sockets.joined(name);
     onJoin(name);
     log.info("target joined", { target: name, address, otherAddress, shadowSas: body.shadow.length });
     this.#warnOfUnreachable(name);
@@ -193,6 +208,7 @@ export class Targets {
     if (this.#joined.get(name)?.connection !== connection) return;
     this.#joined.delete(name);
     this.#context.onLeave(name);
+    this.#context.sockets.left(name);
     this.#context.log.warn("target left; it gets no new connections", { target: name, reason });
   }
 

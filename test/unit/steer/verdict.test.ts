@@ -23,7 +23,10 @@ beforeEach(() => {
     sas,
     connections: new ConnectionTable(),
     isDistributed: (_dvipa, port) => port === 80,
-    chooseTarget: () => turn.next(targets),
+    chooseTarget: () => {
+      const target = turn.next(targets);
+      return target === null ? "noTarget" : { target };
+    },
   };
 });
 
@@ -54,11 +57,28 @@ describe("decide", () => {
     expect(decide(segment(1000, { syn: true }), tables, 1)).toMatchObject({ target: "t1", isNew: false });
   });
 
-  it("chooses afresh when a port is used again after the client's FIN", () => {
+  it("chooses afresh when a port is used again after its target closed, and not for a FIN or RST of anybody", () => {
     decide(segment(1000, { syn: true }), tables, 0);
+    const [connection] = tables.connections.list();
+    if (connection === undefined) throw new Error("no entry");
+    tables.connections.answered(connection, "t1", "open", 0);
     decide(segment(1000, { fin: true, ack: true }), tables, 1);
-    expect(decide(segment(1000, { ack: true }), tables, 2)).toMatchObject({ target: "t1" });
-    expect(decide(segment(1000, { syn: true }), tables, 3)).toMatchObject({ target: "t2", isNew: true });
+    decide(segment(1000, { rst: true }), tables, 1);
+    expect(decide(segment(1000, { syn: true }), tables, 2)).toMatchObject({ target: "t1", isNew: false });
+    tables.connections.closed(connection, "t1", 3);
+    expect(decide(segment(1000, { ack: true }), tables, 4)).toMatchObject({ target: "t1" });
+    expect(decide(segment(1000, { syn: true }), tables, 5)).toMatchObject({ target: "t2", isNew: true });
+  });
+
+  it("drops a SYN when no application listens, and when the table is full of living connections", () => {
+    const syn = segment(1000, { syn: true });
+    expect(decide(syn, { ...tables, chooseTarget: () => "noListener" }, 0)).toEqual({
+      kind: "drop",
+      reason: "noListener",
+    });
+    const none = { provisionalIdleMs: 1, provisionalGraceMs: 1, confirmedIdleMs: 1, closingIdleMs: 1 };
+    const connections = new ConnectionTable({ ...none, maxEntries: 0, maxProvisionalPerPeer: 1 });
+    expect(decide(syn, { ...tables, connections }, 0)).toEqual({ kind: "drop", reason: "tableFull" });
   });
 
   it("keeps connections of a target that is gone from the choice", () => {
