@@ -93,13 +93,12 @@ export class RoundRobin {
 
 /**
  * Each target gets its share of the weights, spread as evenly as can be: all gain their weight, the richest is chosen and pays
- * the sum. Whoever is away gains and owes nothing meanwhile.
+ * the sum. Whoever is away gains nothing meanwhile.
  */
 class WeightedTurn {
   readonly #credit = new Map<string, number>();
 
   next(candidates: readonly { readonly name: string; readonly weight: number }[]): string | null {
-    for (const name of this.#credit.keys()) if (!candidates.some((one) => one.name === name)) this.#credit.delete(name);
     let sum = 0;
     let richest: string | null = null;
     let most = Number.NEGATIVE_INFINITY;

@@ -34,6 +34,8 @@ let reporter: SocketReporter;
 let watch: SocketWatch;
 let kernel: { listeners: TcpListener[]; connections: TcpEnds[]; present: TcpPresence; cpu: number; broken: boolean };
 let looks: number;
+/** The local addresses of what the kernel was last asked to find. */
+let sought: string[];
 let destroyed: DestroyedOptions;
 let told: { readonly type: string; readonly body: Record<string, unknown> }[];
 let link: Pick<BusConnection, "request" | "notify" | "isOpen">;
@@ -73,7 +75,10 @@ beforeEach(() => {
           return kernel.broken ? Promise.reject(new Error("broken")) : Promise.resolve(kernel.listeners);
         },
         connections: (locals) => Promise.resolve(kernel.connections.filter(({ local }) => locals.has(local))),
-        find: (connections) => Promise.resolve(connections.map(() => kernel.present)),
+        find: (connections) => {
+          sought = connections.map(({ local }) => local);
+          return Promise.resolve(connections.map(() => kernel.present));
+        },
         cpuLoad: () => kernel.cpu,
         close: () => {},
       };
@@ -237,5 +242,6 @@ describe("connections", () => {
     kernel.present = "open";
     const connections = [V4, "192.0.2.11", V6].map((dvipa) => ({ client: "::1", clientPort: 1, dvipa, port: 80 }));
     expect(await reporter.presences(connections)).toEqual({ presences: ["open", "absent", "open"] });
+    expect(sought).toEqual([V4, V6]);
   });
 });
