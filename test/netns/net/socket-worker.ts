@@ -43,7 +43,7 @@ const handlers = {
     servers.delete(port);
   },
   dial: async ({ host, port, count }: { host: string; port: number; count: number }): Promise<TcpEnds[]> => {
-    const sockets = Array.from({ length: count }, () => connect({ host, port }));
+    const sockets = Array.from({ length: count }, () => connect({ host, port, allowHalfOpen: true }));
     await Promise.all(sockets.map((socket) => once(socket, "connect")));
     dialled.push(...sockets);
     return sockets.map((socket) => ({
