@@ -1,3 +1,4 @@
+import { distributionOf } from "../sa/combinations.ts";
 import { IP_PROTOCOL, parseEsp, type EspPacket, type EspParseFailure } from "../sa/packet.ts";
 import { createPeeker, type Peeker } from "../sa/peek.ts";
 import type { SharedSa } from "../sa/spec.ts";
@@ -123,7 +124,12 @@ function steer(
   if (peeked.kind === "other") return { kind: "local", reason: "notTcp" };
 
   const { tcp } = peeked;
-  if (peeked.destination !== sa.dvipa || !tables.isDistributed(sa.dvipa, tcp.destinationPort)) {
+  const { crypto } = distributionOf({
+    ...{ protocols: esp.protocol, mode: sa.mode, payload: "tcp", isOuterDvipa: true },
+    isInnerDvipa: sa.mode === "tunnel" ? peeked.destination === sa.dvipa : null,
+    isNullEncrypted: sa.suite.kind === "null",
+  });
+  if (!crypto || !tables.isDistributed(sa.dvipa, tcp.destinationPort)) {
     return { kind: "local", reason: "notDistributed" };
   }
   const key: ConnectionKey = {

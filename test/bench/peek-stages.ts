@@ -99,7 +99,7 @@ function emptyTables(): SteeringTables {
     sas: new InboundSas(),
     connections: new ConnectionTable(),
     isDistributed: (_dvipa, port) => port === PORT,
-    chooseTarget: () => TARGETS[turn++ % TARGETS.length] ?? null,
+    chooseTarget: () => ({ target: TARGETS[turn++ % TARGETS.length] ?? "" }),
   };
 }
 

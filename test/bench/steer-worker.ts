@@ -110,7 +110,7 @@ function tablesFor(shape: Shape, targets: readonly string[]): SteeringTables {
     sas: new InboundSas(),
     connections: new ConnectionTable(),
     isDistributed: (_dvipa, port) => port === PORT,
-    chooseTarget: () => targets[turn++ % targets.length] ?? null,
+    chooseTarget: () => ({ target: targets[turn++ % targets.length] ?? "" }),
   };
   for (let index = 0; index < SAS; index++) {
     const sa = benchSa(shape, index);
