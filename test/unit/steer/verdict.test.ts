@@ -168,7 +168,7 @@ describe("decide", () => {
     const ah = sampleSa({ kind: "ah", integrity: "hmac-sha2-256" }, "transport");
     expect(ah.inbound.spi).toBe(sa.inbound.spi);
     const syn = ahPacket(ah, tcpSegment(1000, 80, { syn: true }), 6);
-    expect(decide(syn, tables, 0)).toEqual({ kind: "drop", reason: "unknownSpi" });
+    expect(decide(syn, tables, 0)).toMatchObject({ kind: "drop", reason: "unknownSpi" });
     tables.sas.add(ah);
     const steered = decide(syn, tables, 0);
     expect(steered).toMatchObject({ kind: "forward", target: "t1", isNew: true });
@@ -179,7 +179,7 @@ describe("decide", () => {
     const spoofed = ahPacket(ah, tcpSegment(1, 80, { syn: true }), 6, { source: "192.0.2.66" });
     expect(decide(spoofed, tables, 0)).toEqual({ kind: "drop", reason: "wrongSource" });
     tables.sas.remove(ah);
-    expect(decide(syn, tables, 1)).toEqual({ kind: "drop", reason: "unknownSpi" });
+    expect(decide(syn, tables, 1)).toMatchObject({ kind: "drop", reason: "unknownSpi" });
     expect(decide(segment(1000, { ack: true }), tables, 1)).toMatchObject({ kind: "forward", target: "t1", sa });
   });
 
@@ -200,12 +200,12 @@ describe("decide", () => {
   it("tells SAs of different DVIPAs with one SPI apart, and forgets one without the other", () => {
     const other: SharedSa = { ...sampleSa(sa.suite, "transport", sa.inbound.spi), dvipa: "192.0.2.101" };
     const syn = (of: SharedSa): Uint8Array => espPacket(of, tcpSegment(1000, 80, { syn: true }), 6);
-    expect(decide(syn(other), tables, 0)).toEqual({ kind: "drop", reason: "unknownSpi" });
+    expect(decide(syn(other), tables, 0)).toMatchObject({ kind: "drop", reason: "unknownSpi" });
     tables.sas.add(other);
     expect(decide(syn(other), tables, 0)).toMatchObject({ kind: "forward", sa: { id: other.id } });
     expect(decide(syn(sa), tables, 0)).toMatchObject({ kind: "forward", sa: { id: sa.id } });
     tables.sas.remove(sa);
-    expect(decide(syn(sa), tables, 0)).toEqual({ kind: "drop", reason: "unknownSpi" });
+    expect(decide(syn(sa), tables, 0)).toMatchObject({ kind: "drop", reason: "unknownSpi" });
     expect(decide(syn(other), tables, 0)).toMatchObject({ kind: "forward", sa: { id: other.id } });
   });
 
