@@ -3,7 +3,7 @@ import { CaseBoard } from "./case-board.ts";
 import type { Plant } from "./ike-targets.ts";
 import type { WorkerOrder, WorkerReport } from "./worker.ts";
 
-/** Processor time of one case; the slowest good ones take some 20 ms (measured). Our choice. */
+/** Processor time of one case; far above what a case takes that does not hang. Our choice. */
 const CASE_CPU_US = 1_000_000;
 const LOOK_MS = 50;
 /** After so many findings more of them only take time. */

@@ -147,6 +147,7 @@ export function testMatrix({ lab, peer, establish, close }: PeerLab): void {
         expect(await ping(lab(), 2, { ipVersion: connection.ipVersion })).toEqual({ sent: 2, received: 2 });
         const answer = await requestName(lab(), connection.ipVersion);
         expect(answer).toEqual({ ok: true, node: "t1", problem: undefined });
+        await connectionsClosed(lab(), connection);
         await close(connection);
       },
       TEST_LIMIT_MS,
@@ -167,6 +168,15 @@ export function testMatrix({ lab, peer, establish, close }: PeerLab): void {
       expect(Math.min(...counts)).toBeGreaterThanOrEqual(5);
     }
     expect(await readClientDrops(lab().network)).toEqual({ replay: 0, integrity: 0 });
+  });
+}
+
+/** The last segments of TCP must not meet a client that has just lost its SA: it would send them in clear. */
+async function connectionsClosed(lab: Lab, connection: PeerConnection): Promise<void> {
+  const { dvipa } = endsOf(connection);
+  const open = ["ss", "-Htn", "state", "connected", "exclude", "time-wait", "dst", dvipa];
+  await until("the client's TCP connections have closed", SETTLE_LIMIT_MS, async () => {
+    return (await lab.network.run("client", open)).trim() === "";
   });
 }
 

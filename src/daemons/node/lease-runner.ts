@@ -93,6 +93,8 @@ export class LeaseRunner {
   #lastSendableBefore: bigint | null = null;
   /** The kernel is being written to. */
   #isWriting = false;
+  /** It held a lease, and nobody has agreed to its end: it may have run out, with no more to come on this SA. */
+  #isReliedOn = false;
   readonly #window: WindowWatch;
   readonly #refills = new RefillClock();
 
@@ -183,9 +185,9 @@ export class LeaseRunner {
     return this.#state.kind === "held";
   }
 
-  /** Somebody waits for numbers, or has them. */
+  /** Somebody waits for numbers, or has them, or had them and never gave them back: packets for this node are let through. */
   get isNeeded(): boolean {
-    return this.holdsLease || this.#wants.length > 0;
+    return this.holdsLease || this.#wants.length > 0 || this.#isReliedOn;
   }
 
   /** As `stop`, when another SA of the tunnel can send now: who waits for this one may go on. */
@@ -210,6 +212,8 @@ export class LeaseRunner {
     const { state, effects } = stepHolder(this.#state, event);
     if (state.holders !== this.#state.holders) this.#window.check(state.holders);
     this.#state = state;
+    if (state.kind === "held") this.#isReliedOn = true;
+    else if (event.kind === "parkAllowed") this.#isReliedOn = false;
     this.#refills.stepped(event, effects, state.kind === "held");
     for (const effect of effects) this.#tail = this.#tail.then(() => this.#perform(effect));
   }

@@ -261,6 +261,25 @@ describe("LeaseRunner", () => {
     expect(runner.holdsLease).toBe(false);
   });
 
+  it("is needed from its first lease on until it may park, also when its numbers have come to an end", async () => {
+    expect(runner.isNeeded).toBe(false);
+    holders = 2;
+    await runner.want();
+    refusal = new EsplexError("cluster.exhausted", "used up");
+    while (kernel.send());
+    await clock.advance(1_000);
+    expect([runner.holdsLease, runner.isNeeded]).toEqual([false, true]);
+  });
+
+  it("is not needed once it has parked", async () => {
+    mayPark = true;
+    holders = 2;
+    await runner.want();
+    expect(runner.isNeeded).toBe(true);
+    await clock.advance(5_000);
+    expect(runner.isNeeded).toBe(false);
+  });
+
   it("takes a new block instead when it may not park", async () => {
     holders = 2;
     await runner.want();

@@ -1,0 +1,167 @@
+/**
+ * Limits of Child SAs by bytes and packets under real downloads, against a stock strongSwan. Topology: `netns/layout.ts`, two
+ * targets. What the cluster says it has carried is held beside the packets that were captured.
+ */
+import { afterEach, describe, expect, it } from "vitest";
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parse, stringify } from "yaml";
+import { readClientDrops, readCleartext } from "../../netns/counters.ts";
+import { examineCapture } from "../../netns/evidence.ts";
+import { DVIPA } from "../../netns/layout.ts";
+import type { StrongSwan } from "../../netns/strongswan.ts";
+import { download, ping } from "../../netns/traffic.ts";
+import { until } from "../../netns/until.ts";
+import type { IkeStatus } from "../../src/daemons/node/ike-controls.ts";
+import { close, negotiate, statesOnEveryNode } from "../support/cluster-probes.ts";
+import { useLab } from "../support/lab-fixture.ts";
+
+const FOREIGN_LEASE = fileURLToPath(new URL("../support/foreign-lease.main.ts", import.meta.url));
+const LIMIT_MS = 60_000;
+const TEST_LIMIT_MS = 300_000;
+const WINDOW_PACKETS = 4096;
+const LIMIT_BYTES = 3_000_000;
+const LIMIT_PACKETS = 3_000;
+/** One and a half limits, slow enough that a tenth of one lasts for longer than a rekey on a busy machine. */
+const TRANSFER_BYTES = 4_500_000;
+const PACE = { bytesPerSecond: 250_000, limitSeconds: 120 };
+/** Else the kernel would take megabytes at once, whatever the pace of the program. */
+const RECEIVE_BUFFER = "net.ipv4.tcp_rmem=4096 32768 65536";
+
+let client: StrongSwan;
+const lab = useLab({ targets: 2, cluster: { peerWindowPackets: WINDOW_PACKETS } }, async (up) => {
+  await up.startCluster();
+  await up.network.run("client", ["sysctl", "-q", "-w", RECEIVE_BUFFER]);
+  client = await up.startClient({ replayWindowPackets: WINDOW_PACKETS });
+});
+
+afterEach(async () => {
+  await lab().network.try("client", ["nft", "delete", "table", "inet", "deaf"]);
+  await client.terminate();
+});
+
+async function reloadWith(changes: Readonly<Record<string, unknown>>): Promise<void> {
+  const path = join(lab().directory, "cluster.yaml");
+  const file = parse(await readFile(path, "utf8")) as { peers: Record<string, unknown>[] };
+  const peers = file.peers.map((peer) => ({ ...peer, ...changes }));
+  await writeFile(path, stringify({ ...file, peers }), { mode: 0o600 });
+  await lab().distributor.ask("reload");
+}
+
+type ChildSa = IkeStatus[number]["children"][number];
+
+async function children(): Promise<readonly ChildSa[]> {
+  const all = (await lab().distributor.ask("ikeSas")) as IkeStatus;
+  return all.flatMap((sa) => sa.children);
+}
+
+/** From now on the client's IKE messages do not leave it. */
+async function muteClient(): Promise<void> {
+  await lab().network.run("client", ["nft", "-f", "-"], {
+    input:
+      "table inet deaf { chain out { type filter hook output priority 0; policy accept; udp dport { 500, 4500 } drop; }; }\n",
+  });
+}
+
+async function counter(name: string): Promise<number> {
+  const { counters } = await lab().distributor.status();
+  return counters[name] ?? 0;
+}
+
+describe("an SA is rekeyed before its limit", () => {
+  it.each([
+    ["bytes", { bytes: LIMIT_BYTES }],
+    ["packets", { packets: LIMIT_PACKETS }],
+  ] as const)(
+    "of %s: no packet is lost, and what was used is what was captured",
+    async (kind, limit) => {
+      await reloadWith({ childLifetime: limit });
+      const [expired, rekeyed] = [await counter("ike.childExpired"), await counter("ike.childRekeyed")];
+      const capture = await lab().startCapture();
+      await negotiate(lab(), client, "transport", { replayWindowPackets: WINDOW_PACKETS });
+      await statesOnEveryNode(lab(), 2);
+      const pinging = ping(lab(), 300, { intervalSeconds: 0.03 });
+      // The largest that was said of each SA, by its outbound SPI.
+      const said = new Map<number, number>();
+      let isOver = false;
+      const watching = until("the downloads are over", TEST_LIMIT_MS, async () => {
+        for (const { outboundSpi, used, limits } of await children()) {
+          expect(limits[kind]).toBe(String(kind === "bytes" ? LIMIT_BYTES : LIMIT_PACKETS));
+          said.set(outboundSpi, Number(used?.packets ?? 0));
+        }
+        return isOver;
+      });
+      expect(await download(lab(), TRANSFER_BYTES, PACE)).toMatchObject({ ok: true });
+      expect(await pinging).toEqual({ sent: 300, received: 300 });
+      isOver = true;
+      await watching;
+      await close(lab(), client);
+      expect(await capture.stop()).toEqual({ droppedByKernel: 0 });
+      const wire = await examineCapture(capture.path, DVIPA);
+      expect(wire).toMatchObject({ duplicates: [], cleartextPackets: 0 });
+      expect(await readClientDrops(lab().network)).toEqual({ replay: 0, integrity: 0 });
+      expect(await counter("ike.childExpired")).toBe(expired);
+      expect((await counter("ike.childRekeyed")) - rekeyed).toBeGreaterThanOrEqual(1);
+      const captured = [...wire.espFromDvipaBySpi].map(([spi, packets]) => ({ packets, said: said.get(spi) ?? 0 }));
+      console.log(`limit of ${kind}: packets captured and said, by SA: ${JSON.stringify(captured)}`);
+      if (kind === "packets") for (const { packets } of captured) expect(packets).toBeLessThanOrEqual(LIMIT_PACKETS);
+      // Only while an SA is still there can it be asked: of each that was rekeyed, most was said.
+      for (const one of captured) expect(one.said).toBeLessThanOrEqual(one.packets * 1.02 + 2);
+      const [first] = captured;
+      expect(first?.said).toBeGreaterThan(0.7 * (first?.packets ?? 0));
+    },
+    TEST_LIMIT_MS,
+  );
+});
+
+describe("a peer that does not rekey", () => {
+  it(
+    "loses the SA on every node at its limit, and nothing leaves in clear",
+    async () => {
+      await reloadWith({ childLifetime: { packets: LIMIT_PACKETS } });
+      await negotiate(lab(), client, "transport", { replayWindowPackets: WINDOW_PACKETS });
+      await statesOnEveryNode(lab(), 2);
+      const expired = await counter("ike.childExpired");
+      await muteClient();
+      const cut = await download(lab(), 2 * TRANSFER_BYTES, { bytesPerSecond: 2_000_000, limitSeconds: 15 });
+      expect(cut.ok).toBe(false);
+      await until(
+        "the SA is gone everywhere",
+        LIMIT_MS,
+        async () => (await counter("ike.childExpired")) === expired + 1,
+      );
+      await statesOnEveryNode(lab(), 0);
+      expect(await readCleartext(lab().network)).toMatchObject({ fromDvipa: 0 });
+    },
+    TEST_LIMIT_MS,
+  );
+});
+
+describe("an SA whose numbers come to an end", () => {
+  it(
+    "is rekeyed when the coupling service says so",
+    async () => {
+      await reloadWith({ childLifetime: {} });
+      await negotiate(lab(), client, "transport", { replayWindowPackets: WINDOW_PACKETS });
+      await statesOnEveryNode(lab(), 2);
+      expect(await ping(lab(), 3)).toEqual({ sent: 3, received: 3 });
+      const { sas } = await lab().distributor.status();
+      const [sa] = sas;
+      if (sa === undefined) throw new Error("no SA");
+      const soon = await counter("lease.rekeySoon");
+      // Numbers far beyond every grant: the service ends the SA's line, as it does when the numbers run out.
+      const command = [process.execPath, FOREIGN_LEASE, lab().network.clientAddress, sa.spiOut, "1000000"];
+      await lab().network.run("d1", command);
+      await lab().distributor.waitFor(
+        "has another SA",
+        LIMIT_MS,
+        (status) => status.sas.length === 1 && status.sas[0]?.id !== sa.id,
+      );
+      expect(await counter("lease.rekeySoon")).toBeGreaterThan(soon);
+      expect(await ping(lab(), 3)).toEqual({ sent: 3, received: 3 });
+      await close(lab(), client);
+    },
+    TEST_LIMIT_MS,
+  );
+});
