@@ -3,13 +3,16 @@ import { BaseSequencer, type TestSpecification } from "vitest/node";
 
 /** Seconds that the long files take in UML. Only the balance of the shards depends on them. */
 const LONG_FILES: Readonly<Record<string, number>> = {
-  "traffic.test.ts": 260,
-  "rekey-by-us.test.ts": 190,
-  "suites.test.ts": 150,
+  "traffic.test.ts": 320,
+  "rekey-by-us.test.ts": 175,
+  "suites.test.ts": 170,
+  "forwarding.test.ts": 150,
+  "esn.test.ts": 140,
   "lifecycle.test.ts": 120,
-  "esn.test.ts": 120,
-  "shadow.test.ts": 95,
-  "hostile.test.ts": 85,
+  "shadow.test.ts": 120,
+  "ah.test.ts": 95,
+  "peer-openiked.test.ts": 90,
+  "limits.test.ts": 85,
 };
 const OTHER_SECONDS = 50;
 
