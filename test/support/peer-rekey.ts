@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import type { PeerConnection } from "../../netns/ipsec-peer.ts";
 import type { Lab } from "../../netns/lab.ts";
+import { readXfrmStat } from "../../netns/counters.ts";
 import { ping } from "../../netns/traffic.ts";
 import { until } from "../../netns/until.ts";
 import { establishedIkeSas, onlySa, type PeerLab } from "./peer-matrix.ts";
@@ -52,14 +53,19 @@ async function begunByUs(lab: Lab): Promise<number> {
   return (counters["ike.childRekeyBegun"] ?? 0) + (counters["ike.ikeRekeyBegun"] ?? 0);
 }
 
-/** ESP of SAs that the distributor did not have (yet). */
-async function unknownEsp(lab: Lab): Promise<number> {
-  return (await lab.distributor.status()).counters["steer.drop.unknownSpi"] ?? 0;
+/**
+ * Packets that met an end without their SA: the distributor, which did not have the heir yet (a peer may send on it as soon as it has
+ * answered, RFC 7296 §2.8), or the peer, which had deleted the old one while our last packets on it were under way.
+ */
+async function withoutSa(lab: Lab): Promise<number> {
+  const { counters } = await lab.distributor.status();
+  const atPeer = (await readXfrmStat(lab.network, "client")).get("XfrmInNoStates") ?? 0;
+  return (counters["steer.drop.unknownSpi"] ?? 0) + atPeer;
 }
 
 /**
  * The Child SA and then the IKE SA are rekeyed by either end, each time once or (by a peer's short lifetimes) oftener, under
- * ping. When the peer begins, none of it is lost.
+ * ping. Every ping that is lost must be accounted for.
  */
 export function testRekeys(
   { lab, peer, establish, close }: PeerLab,
@@ -68,10 +74,10 @@ export function testRekeys(
 ): void {
   describe("rekeying of the Child SA and of the IKE SA", () => {
     it(
-      "by the cluster loses nothing but what came too early for the heir",
+      "by the cluster loses nothing but what one end had no SA for",
       async () => {
         const sa = await establish(byUs, "peer");
-        const early = await unknownEsp(lab());
+        const before = await withoutSa(lab());
         const lost = await lostDuring(lab(), byUs, async () => {
           await lab().distributor.ask("rekeyChild", { sa: sa.id });
           await onlySa(lab(), byUs, sa);
@@ -79,18 +85,17 @@ export function testRekeys(
           await lab().distributor.ask("rekeyIke", { ike });
           await ikeHeir(lab(), ike);
         });
-        // A peer may send on the heir as soon as it has answered (RFC 7296 §2.8), before our nodes have it: nothing else is lost.
-        expect(lost).toBeLessThanOrEqual((await unknownEsp(lab())) - early);
+        expect(lost).toBeLessThanOrEqual((await withoutSa(lab())) - before);
         await close(byUs);
       },
       TEST_LIMIT_MS,
     );
 
     it(
-      "by the peer loses nothing",
+      "by the peer loses nothing but what one end had no SA for",
       async () => {
         const sa = await establish(byPeer, "peer");
-        const before = await begunByUs(lab());
+        const [ours, before] = [await begunByUs(lab()), await withoutSa(lab())];
         const first = await onlyIkeSa(lab());
         const lost = await lostDuring(lab(), byPeer, async () => {
           await peer().rekeyChild?.(byPeer);
@@ -98,8 +103,8 @@ export function testRekeys(
           await peer().rekeyIke?.(byPeer);
           await ikeHeir(lab(), first);
         });
-        expect(lost).toBe(0);
-        expect(await begunByUs(lab())).toBe(before);
+        expect(lost).toBeLessThanOrEqual((await withoutSa(lab())) - before);
+        expect(await begunByUs(lab())).toBe(ours);
         await close(byPeer);
       },
       TEST_LIMIT_MS,
