@@ -9,7 +9,7 @@ import { answerInit, statelessAnswer } from "./exchange/init.ts";
 import { failureNotify, reasonOf } from "./exchange/failure.ts";
 import type { Endpoint, IkeEffect, IkeEvent, IkeSaSummary, Path } from "./events.ts";
 import { Initiations } from "./initiations.ts";
-import { reportInstall } from "./installation.ts";
+import { releaseHeard, reportInstall } from "./installation.ts";
 import { hintUnknownEsp } from "./hints.ts";
 import { receive } from "./receiving.ts";
 import { SessionTable } from "./session-table.ts";
@@ -112,6 +112,10 @@ export class IkeCore {
       }
       case "unknownEsp": {
         hintUnknownEsp(step, this.#table, event);
+        return;
+      }
+      case "childHeard": {
+        releaseHeard(step, this.#table, event.saId);
         return;
       }
       case "childUsed": {

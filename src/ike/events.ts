@@ -46,6 +46,8 @@ export type IkeEvent =
       readonly dvipa: string;
       readonly spi: number;
     }
+  /** An authentic packet of the peer came on the SA: the peer sends on it. */
+  | { readonly kind: "childHeard"; readonly nowMs: number; readonly saId: string }
   /** What all nodes together have used of the SA, in the direction that has more. */
   | {
       readonly kind: "childUsed";

@@ -193,6 +193,14 @@ export function releaseHeld(step: Step, session: EstablishedSession): void {
   }
 }
 
+/** The peer sends on this SA, so it receives on it too: we need not wait for its DELETE of the old one (RFC 7296 §2.8). */
+export function releaseHeard(step: Step, table: SessionTable, saId: string): void {
+  for (const session of table.aroundSa(saId)) {
+    const child = session.state.children.get(saId);
+    if (child !== undefined && isReleased(child)) useOutbound(step, child);
+  }
+}
+
 /** False for an heir that is to go again: it is never sent on. */
 export function isReleased(child: Child): boolean {
   return !child.closing && child.redundantUntilMs === null;

@@ -26,6 +26,7 @@ const IPSEC_PROTOCOLS: readonly number[] = [IP_PROTOCOL.esp, IP_PROTOCOL.ah];
 /** A packet that goes on; `stripped` takes its place when it came in UDP. */
 interface Passing {
   readonly sa: SharedSa;
+  readonly esp: EspPacket;
   readonly stripped: Uint8Array | null;
 }
 type Forward = { readonly kind: "forward"; readonly target: string; readonly isNew: boolean };
@@ -67,6 +68,10 @@ export class InboundSas {
     return null;
   }
 
+  hasSpi(spi: number): boolean {
+    return this.#bySpi.has(spi);
+  }
+
   #others({ inbound: { spi }, dvipa, suite }: SharedSa): readonly InboundSa[] {
     const isThis = ({ sa, protocol }: InboundSa): boolean => sa.dvipa === dvipa && protocol === protocolOf(suite);
     return (this.#bySpi.get(spi) ?? []).filter((inbound) => !isThis(inbound));
@@ -101,7 +106,7 @@ export function decide(packet: Uint8Array, tables: SteeringTables, nowMs: number
   if (stripped !== null && sa.peerUdpPort === null) return { kind: "drop", reason: "unexpectedUdp" };
   if (stripped === null && sa.peerUdpPort !== null) return { kind: "drop", reason: "missingUdp" };
   const way = steer(esp, sa, peeker, tables, nowMs);
-  return way.kind === "drop" ? way : { ...way, sa, stripped };
+  return way.kind === "drop" ? way : { ...way, sa, esp, stripped };
 }
 
 function steer(

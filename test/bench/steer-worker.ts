@@ -93,6 +93,8 @@ async function openSteered(shape: Shape, targets: readonly string[]): Promise<()
     nodeName: NODE,
     tables,
     gate,
+    // As when no SA is being made.
+    sas: { untilInstalled: () => null, isUnsent: () => false, heard: () => Promise.resolve() },
     targetIndex: (target) => targets.indexOf(target) + 1,
     onUnknownSpi: () => {},
     clock: systemClock,

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { toHex } from "../../src/core/bytes.ts";
+import type { IkeEffect } from "../../src/ike/events.ts";
 import { EXCHANGE, NOTIFY, notifyName } from "../../src/ike/wire/constants.ts";
 import { findNotify, type Payload } from "../../src/ike/wire/payload.ts";
 import { hostSelector } from "../../src/ike/selectors.ts";
@@ -46,6 +47,30 @@ describe("rekey of a Child SA by the peer", () => {
       expect(lab.saLog.filter((entry) => entry === "use:1")).toHaveLength(1);
     });
   }
+
+  test("a packet of the peer on the new one: sent on at once, and once", () => {
+    const lab = new Lab();
+    const { client, child } = connect(lab);
+    const request = client.createChildRequest(wish(), child);
+    client.readCreateChild(lab.answer(request.bytes), request);
+    const heard = (index: number): IkeEffect[] =>
+      lab.step({ kind: "childHeard", nowMs: lab.nowMs, saId: lab.installed[index]?.id ?? "" });
+    heard(0);
+    expect(lab.saLog).toEqual(["install:0:now", "install:1:hold"]);
+    expect(heard(1)).toMatchObject([{ kind: "useOutbound", saId: lab.installed[1]?.id }, { kind: "wakeAt" }]);
+    expect(heard(1)).toEqual([]);
+    lab.deliver(client.request(EXCHANGE.INFORMATIONAL, [deleteChild(child.spiIn)]));
+    lab.pass(10_000);
+    expect(lab.saLog).toEqual(["install:0:now", "install:1:hold", "use:1", "remove:0"]);
+  });
+
+  test("a packet on an SA that is unknown, or gone: nothing happens", () => {
+    const lab = new Lab();
+    connect(lab);
+    const saId = lab.installed[0]?.id ?? "";
+    lab.command({ kind: "deletePeer", peerName: "client" });
+    for (const id of [saId, "none"]) expect(lab.step({ kind: "childHeard", nowMs: lab.nowMs, saId: id })).toEqual([]);
+  });
 
   test("a peer that does not delete the old one: sent on after the hold", () => {
     const lab = new Lab();

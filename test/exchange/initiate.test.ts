@@ -258,6 +258,7 @@ const ACTION = fc.oneof(
   { weight: 2, arbitrary: fc.record({ kind: fc.constant("lose" as const), index: fc.nat(7) }) },
   { weight: 3, arbitrary: fc.record({ kind: fc.constant("pass" as const), ms: fc.constantFrom(100, 1_000, 3_000) }) },
   { weight: 2, arbitrary: fc.record({ kind: fc.constant("report" as const), isA: fc.boolean() }) },
+  { weight: 2, arbitrary: fc.record({ kind: fc.constant("hear" as const), isA: fc.boolean() }) },
   { weight: 2, arbitrary: fc.record({ kind: fc.constant("rekeyChild" as const), isA: fc.boolean() }) },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant("rekeyIke" as const), isA: fc.boolean() }) },
 );
@@ -314,6 +315,9 @@ function perform(world: World, action: typeof ACTION extends fc.Arbitrary<infer 
       return;
     case "report":
       world.report(end(action.isA));
+      return;
+    case "hear":
+      world.hear(end(action.isA));
       return;
     case "rekeyChild":
       world.command(end(action.isA), { kind: "rekeyChild", saId: end(action.isA).children()[0]?.saId ?? "" });

@@ -121,6 +121,16 @@ export class World {
     for (const saId of end.installing.splice(0)) this.step(end, { kind: "childInstalled", nowMs: this.nowMs, saId });
   }
 
+  /** Tells `end` of a packet on each SA that the other end sends on. */
+  hear(end: End): void {
+    const sending = [...(end === this.a ? this.b : this.a).kernel.values()].filter(
+      ({ outbound }) => outbound === "now",
+    );
+    const spis = new Set(sending.map(({ sa }) => sa.outbound.spi));
+    const heard = [...end.kernel.values()].filter(({ sa }) => spis.has(sa.inbound.spi));
+    for (const { sa } of heard) this.step(end, { kind: "childHeard", nowMs: this.nowMs, saId: sa.id });
+  }
+
   command(end: End, command: IkeCommand): void {
     this.step(end, { kind: "command", nowMs: this.nowMs, command });
   }

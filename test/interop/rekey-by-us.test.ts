@@ -10,7 +10,7 @@ import { DVIPA } from "../../netns/layout.ts";
 import type { ChildName, StrongSwan } from "../../netns/strongswan.ts";
 import { download, ping } from "../../netns/traffic.ts";
 import type { SaStatus } from "../../src/daemons/node/status.ts";
-import { close, negotiate, statesOnEveryNode } from "../support/cluster-probes.ts";
+import { close, negotiate, statesOnEveryNode, whatStopped } from "../support/cluster-probes.ts";
 import { useLab } from "../support/lab-fixture.ts";
 
 const REKEY_LIMIT_MS = 60_000;
@@ -69,7 +69,7 @@ async function underTraffic(
   expect(await running).toMatchObject({ ok: true });
   const pinged = await pinging;
   expect(await nodeErrors()).toEqual(before);
-  expect(pinged, await whatStopped()).toEqual({ sent: PING.count, received: PING.count });
+  expect(pinged, await whatStopped(lab())).toEqual({ sent: PING.count, received: PING.count });
   await statesOnEveryNode(lab(), 2);
   await close(lab(), client);
   expect(await capture.stop()).toEqual({ droppedByKernel: 0 });
@@ -77,17 +77,6 @@ async function underTraffic(
   expect(wire).toMatchObject({ duplicates: [], cleartextPackets: 0 });
   expect(await readClientDrops(lab().network)).toEqual({ replay: 0, integrity: 0 });
   return wire.espFromDvipaBySpi.size;
-}
-
-/** For a person: what besides a rekey may have stopped a packet at the distributor. */
-async function whatStopped(): Promise<string> {
-  const { counters, steeringQueue } = await lab().distributor.status();
-  const names = ["client", ...lab().nodes.map(({ node }) => node)];
-  const xfrm = await Promise.all(
-    names.map(async (node) => [node, [...(await readXfrmStat(lab().network, node))].filter(([, count]) => count > 0)]),
-  );
-  const told = Object.entries(counters).filter(([name]) => /^(lease|steer|gate|xfrm)/.test(name));
-  return JSON.stringify({ steeringQueue, xfrm, told });
 }
 
 /** Packets for SAs that a kernel did not have: what a break before make would show. */

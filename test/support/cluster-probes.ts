@@ -1,4 +1,5 @@
 import { expect } from "vitest";
+import { readXfrmStat } from "../../netns/counters.ts";
 import type { Lab } from "../../netns/lab.ts";
 import type { ChildName, ClientSettings, StrongSwan } from "../../netns/strongswan.ts";
 import { until } from "../../netns/until.ts";
@@ -41,4 +42,15 @@ export async function close(lab: Lab, client: StrongSwan): Promise<void> {
   const { exitCode, stdout, stderr } = await client.terminate();
   expect(exitCode, `${stdout}\n${stderr}`).toBe(0);
   await statesOnEveryNode(lab, 0);
+}
+
+/** For a person: what besides a rekey may have stopped a packet at the distributor. */
+export async function whatStopped(lab: Lab): Promise<string> {
+  const { counters, steeringQueue } = await lab.distributor.status();
+  const names = ["client", ...lab.nodes.map(({ node }) => node)];
+  const xfrm = await Promise.all(
+    names.map(async (node) => [node, [...(await readXfrmStat(lab.network, node))].filter(([, count]) => count > 0)]),
+  );
+  const told = Object.entries(counters).filter(([name]) => /^(lease|steer|gate|xfrm)/.test(name));
+  return JSON.stringify({ steeringQueue, xfrm, told });
 }

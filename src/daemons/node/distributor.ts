@@ -1,39 +1,31 @@
-import { randomBytes, randomInt } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import type { QueueCounters } from "../../net/nfqueue.ts";
 import type { BusConnection, BusHandlers } from "../../bus/connection.ts";
 import type { RequestBody, ResponseBody } from "../../bus/messages.ts";
 import type { Clock, Timer } from "../../core/clock.ts";
 import type { Counters } from "../../core/counters.ts";
-import { EsplexError, messageOf } from "../../core/errors.ts";
+import { EsplexError } from "../../core/errors.ts";
 import type { Log } from "../../core/log.ts";
 import type { IkeSaSummary } from "../../ike/events.ts";
 import { IkeCore } from "../../ike/core.ts";
 import { tunnelReqid } from "../../net/ids.ts";
-import { wipeSaKeys, type SharedSa } from "../../sa/spec.ts";
-import { protocolOf } from "../../sa/suite.ts";
-import { hasCounterNonce } from "../../sequence/nonce-budget.ts";
-import { windowCarriesBursts } from "../../sequence/size.ts";
 import type { Distribution } from "../../steer/choose.ts";
 import { ConnectionTable } from "../../steer/connection-table.ts";
 import { LeaseGate } from "../../steer/lease-gate.ts";
-import { InboundSas } from "../../steer/verdict.ts";
 import type { CouplingLink } from "./coupling-link.ts";
 import type { HostDvipa, HostNetworkState } from "./host-network.ts";
 import type { IkeConfiguration } from "./ike-configuration.ts";
 import { IkeRunner } from "./ike-runner.ts";
 import type { SaKeeper } from "./sa-keeper.ts";
+import { SaRollout } from "./sa-rollout.ts";
 import { OWN_IKE } from "./sa-table.ts";
 import type { ConnectionStatus, TargetStatus } from "./status.ts";
 import { Steering } from "./steering.ts";
 import { TargetChoice } from "./target-choice.ts";
 import { TargetSockets } from "./target-sockets.ts";
 import { UseBook } from "./use-book.ts";
-import { isTargetOf, Targets, type DistributedDvipa, type DistributedSa } from "./targets.ts";
-import { Tunnels } from "./tunnels.ts";
+import { isTargetOf, Targets, type DistributedDvipa } from "./targets.ts";
 
-/** The smallest SPI that is not reserved (RFC 4303 §2.1), and one past the largest. */
-const SPI_MIN = 256;
-const SPI_END = 2 ** 32;
 /** A node keeps its lease when packets came through for it within this time; our choice. */
 const QUIET_BEFORE_PARK_MS = 250;
 const EXPIRE_CONNECTIONS_MS = 1_000;
@@ -71,10 +63,8 @@ export class Distributor {
   readonly #gate: LeaseGate;
   readonly #ike: IkeRunner;
   readonly #steering: Steering;
-  readonly #tunnels = new Tunnels();
   readonly #use: UseBook;
-  readonly #sas = new Map<string, DistributedSa>();
-  readonly #inbound = new InboundSas();
+  readonly #rollout: SaRollout;
   readonly #connections = new ConnectionTable();
   readonly #sockets: TargetSockets;
   readonly #choice: TargetChoice;
@@ -109,7 +99,7 @@ export class Distributor {
     });
     this.#targets = new Targets({
       dvipas: () => this.#distributed(),
-      sas: () => this.#sas.values(),
+      sas: () => this.#rollout.all(),
       onChange: () => this.#applyNetwork(),
       onJoin: (name) => this.#gate.forgetNode(name),
       onSynced: (name) => this.#resume(name),
@@ -121,9 +111,21 @@ export class Distributor {
       counters,
       log,
     });
-    const responder = new IkeCore({
+    this.#rollout = new SaRollout({
+      ...{
+        keeper: context.keeper,
+        coupling: context.coupling,
+        targets: this.#targets,
+        use: this.#use,
+        gate: this.#gate,
+      },
+      epochOf: (dvipa) => this.epochOf(dvipa),
+      onHeard: (saId) => this.#ike.childHeard(saId),
+      ...{ clock, counters, log },
+    });
+    const core = new IkeCore({
       randomBytes: (lengthBytes) => new Uint8Array(randomBytes(lengthBytes)),
-      newSpi: () => this.#newSpi(),
+      newSpi: () => this.#rollout.newSpi(),
       // Every SA gets the reqid of its tunnel when it is installed.
       newReqid: () => tunnelReqid(1),
       dvipas: () => dvipas.map(({ address }) => address),
@@ -131,17 +133,11 @@ export class Distributor {
       credentials: (dvipa) => ike().credentials.get(dvipa) ?? [],
       wallClockMs: () => Date.now(),
     });
-    const actions = {
-      install: (sa: SharedSa, outbound: "now" | "hold") => this.#install(sa, outbound),
-      useOutbound: (saId: string) => this.#useOutbound(saId),
-      movePeer: (saId: string, peerUdpPort: number) => this.#movePeer(saId, peerUdpPort),
-      remove: (saId: string, reason: string) => this.#remove(saId, reason),
-    };
-    this.#ike = new IkeRunner(responder, actions, clock, counters, log);
+    this.#ike = new IkeRunner(core, this.#rollout, clock, counters, log);
     this.#steering = new Steering({
       nodeName,
       tables: {
-        sas: this.#inbound,
+        sas: this.#rollout.inbound,
         connections: this.#connections,
         isDistributed: (dvipa, port) => this.#isDistributed(dvipa, port),
         chooseTarget: (connection, nowMs) => this.#choice.choose(connection, nowMs),
@@ -149,6 +145,7 @@ export class Distributor {
       gate: this.#gate,
       // Without a next hop the mark would lead nowhere, and the packet into this node's own kernel.
       targetIndex: (target, dvipa) => (this.#targets.reaches(target, dvipa) ? this.#indexOf(target) : null),
+      sas: this.#rollout,
       onUnknownSpi: (esp) => this.#ike.unknownEsp(esp),
       clock,
       counters,
@@ -191,7 +188,7 @@ export class Distributor {
     this.#expire?.cancel();
     this.#sockets.stop();
     await this.#ike.stop();
-    for (const saId of [...this.#sas.keys()]) await this.#remove(saId, "the distributor stops");
+    await this.#rollout.removeAll("the distributor stops");
     this.#targets.close();
     await this.#steering.stop();
   }
@@ -214,7 +211,7 @@ export class Distributor {
 
   /** Replaces an SA by an heir; false when this node's IKE does not have it. */
   rekeyChild(saId: string): boolean {
-    if (!this.#sas.has(saId)) return false;
+    if (this.#rollout.get(saId) === undefined) return false;
     this.#ike.command({ kind: "rekeyChild", saId });
     return true;
   }
@@ -281,102 +278,16 @@ export class Distributor {
     }));
   }
 
-  async #install(negotiated: SharedSa, outbound: "now" | "hold"): Promise<void> {
-    const { counters, log } = this.#context;
-    const sa: SharedSa = { ...negotiated, reqid: this.#tunnels.take(negotiated) };
-    let entry: DistributedSa;
-    try {
-      entry = await this.#installHere(sa, outbound);
-    } catch (error) {
-      this.#tunnels.release(sa);
-      wipeSaKeys(sa);
-      throw error;
-    }
-    this.#sas.set(sa.id, entry);
-    this.#inbound.add(sa);
-    this.#use.add(sa);
-    await this.#targets.install(entry);
-    this.#warnOfSmallWindow(sa);
-    counters.add("sa.installed");
-    log.info("SA installed on distributor and targets", { sa: sa.id, peer: sa.peerName, mode: sa.mode, outbound });
-  }
-
-  /** The window rule cannot be kept for two busy senders: said aloud, for the peer would only see stalls. */
-  #warnOfSmallWindow({ peerName, peerWindowPackets }: SharedSa): void {
-    if (windowCarriesBursts(peerWindowPackets, 2)) return;
-    this.#context.counters.add("lease.windowTooSmall");
-    this.#context.log.warn(
-      "the peer's anti-replay window is too small for two busy targets at once: they will stop and refill all the time. " +
-        "Set a larger one at the peer, and the same as `replayWindow` of this peer in the cluster file",
-      { peer: peerName, replayWindow: peerWindowPackets },
-    );
-  }
-
-  /** Opens the SA's number line, then puts the SA into this node's kernel. */
-  async #installHere(sa: SharedSa, outbound: "now" | "hold"): Promise<DistributedSa> {
-    const { coupling, keeper } = this.#context;
-    const { id, dvipa, esn } = sa;
-    const epoch = this.#epochs.get(dvipa);
-    if (epoch === undefined) throw new EsplexError("cluster.notOwner", `this node does not own ${dvipa}`);
-    const windowPackets = sa.peerWindowPackets;
-    const counterNonce = hasCounterNonce(sa.suite);
-    const { peer } = sa;
-    const { spi } = sa.outbound;
-    const protocol = protocolOf(sa.suite);
-    const numbers = { firstNumber: 1n, windowPackets, esn, counterNonce };
-    await coupling.request("registerSa", { sa: id, dvipa, epoch, ...numbers, spi, protocol, peer });
-    const entry: DistributedSa = { sa, epoch, outbound };
-    await keeper.install(OWN_IKE, entry);
-    return entry;
-  }
-
-  async #useOutbound(saId: string): Promise<void> {
-    const entry = this.#sas.get(saId);
-    if (entry === undefined || entry.outbound === "now") return;
-    // For a target that joins now: it gets the older ones for receiving only.
-    for (const older of this.#sas.values()) if (older.sa.reqid === entry.sa.reqid) older.outbound = "hold";
-    entry.outbound = "now";
-    await Promise.all([this.#context.keeper.useOutbound(saId), this.#targets.useOutbound(entry.sa)]);
-  }
-
-  async #movePeer(saId: string, peerUdpPort: number): Promise<void> {
-    const entry = this.#sas.get(saId);
-    if (entry === undefined) return;
-    entry.sa = { ...entry.sa, peerUdpPort };
-    await Promise.all([this.#context.keeper.movePeer(saId, peerUdpPort), this.#targets.movePeer(entry.sa)]);
-    this.#context.counters.add("sa.moved");
-  }
-
   /**
    * A target is back with connections that may have something to send at any time, to a client that waits in silence: it
    * gets its leases at once, or its next packet would find a parked state and kill it.
    */
   #resume(name: string): void {
     if (this.#connections.openOn(name) === 0) return;
-    const served = [...this.#sas.values()].filter(({ sa }) => this.#targets.serves(name, sa.dvipa));
+    const served = [...this.#rollout.all()].filter(({ sa }) => this.#targets.serves(name, sa.dvipa));
     for (const tunnel of new Set(served.map(({ sa }) => sa.reqid))) {
       this.#gate.enter(name, tunnel, this.#context.clock.nowMs(), () => {});
     }
-  }
-
-  /** Leaves nothing of the SA anywhere; harmless when there is nothing. */
-  async #remove(saId: string, reason: string): Promise<void> {
-    const { coupling, keeper, counters, log } = this.#context;
-    const entry = this.#sas.get(saId);
-    if (entry === undefined) return;
-    const { sa, epoch } = entry;
-    this.#sas.delete(saId);
-    this.#inbound.remove(sa);
-    this.#use.remove(saId);
-    const goneTunnel = this.#tunnels.release(sa);
-    if (goneTunnel !== null) this.#gate.forgetTunnel(goneTunnel);
-    await Promise.all([keeper.remove(OWN_IKE, saId), this.#targets.remove(sa)]);
-    counters.add("sa.removed");
-    log.info("SA removed from distributor and targets", { sa: saId, peer: sa.peerName, reason });
-    coupling.request("retireSa", { sa: saId, dvipa: sa.dvipa, epoch }).catch((error: unknown) => {
-      // Nobody can ask for its numbers any more: the entry at the service is only litter.
-      log.debug("the coupling service did not hear of a removed SA", { sa: saId, reason: messageOf(error) });
-    });
   }
 
   async #wantLease(node: string, tunnel: number): Promise<void> {
@@ -388,7 +299,7 @@ export class Distributor {
   }
 
   #mayPark(name: string, saId: string): boolean {
-    const entry = this.#sas.get(saId);
+    const entry = this.#rollout.get(saId);
     if (entry === undefined) return true;
     if (this.#connections.openOn(name) > 0) return false;
     return this.#gate.close(name, entry.sa.reqid, this.#context.clock.nowMs(), QUIET_BEFORE_PARK_MS);
@@ -434,15 +345,6 @@ export class Distributor {
       return index === null ? [] : [{ index, gateways: addresses }];
     });
     await this.#context.setNetwork({ dvipas, targets });
-  }
-
-  /** Random, so that an SPI of an earlier life of this node does not come back soon. */
-  #newSpi(): number {
-    const used = new Set([...this.#sas.values()].map(({ sa }) => sa.inbound.spi));
-    for (;;) {
-      const spi = randomInt(SPI_MIN, SPI_END);
-      if (!used.has(spi)) return spi;
-    }
   }
 
   #scheduleExpiry(): void {

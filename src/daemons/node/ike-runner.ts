@@ -98,6 +98,11 @@ export class IkeRunner {
     this.#dispatch({ kind: "childUsed", nowMs: this.#clock.nowMs(), saId, bytes, packets });
   }
 
+  /** An authentic packet came on an SA; resolves when what IKE makes of it is done. */
+  childHeard(saId: string): Promise<void> {
+    return this.#handle({ kind: "childHeard", nowMs: this.#clock.nowMs(), saId });
+  }
+
   summaries(): readonly IkeSaSummary[] {
     return this.#core.snapshot().ikeSas;
   }
@@ -144,13 +149,20 @@ export class IkeRunner {
   }
 
   #dispatch(event: IkeEvent): void {
+    void this.#handle(event);
+  }
+
+  /** Resolves when every effect has happened; never rejects. */
+  async #handle(event: IkeEvent): Promise<void> {
     const effects = this.#core.step(event);
     // At once, not in turn: an effect that waits must not let an old alarm replace a newer one.
     for (const effect of effects) if (effect.kind === "wakeAt") this.#wakeAt(effect.atMs);
-    this.#perform(effects).catch((error: unknown) => {
+    try {
+      await this.#perform(effects);
+    } catch (error) {
       this.#counters.add("ike.effectFailed");
       this.#log.error("an IKE effect failed", { event: event.kind, reason: messageOf(error) });
-    });
+    }
   }
 
   async #perform(effects: readonly IkeEffect[]): Promise<void> {
