@@ -32,6 +32,7 @@ export function takeAnswer(
     case "auth":
       if (session.state.kind === "authenticating") takeAuthAnswer(step, table, session, session.state, opened);
       break;
+    case "synchronise": // taken before: it may be the wrong one
     case "dpd":
     case "deleteSpi":
     case "invalidSpi":

@@ -1,6 +1,6 @@
 import { EsplexError } from "../core/errors.ts";
 import { beginDeleteIke } from "./closing.ts";
-import { establish } from "./exchange/auth.ts";
+import { announcesSync, establish } from "./exchange/auth.ts";
 import { reasonOf } from "./exchange/failure.ts";
 import { readChildAnswer } from "./exchange/offer-child.ts";
 import { authProblem, verifyResponder } from "./exchange/own-auth.ts";
@@ -33,7 +33,8 @@ export function takeAuthAnswer(
   }
   const remoteIdentity = verify(step, session, state, payloads);
   if (remoteIdentity === null) return;
-  const established = establish(step, table, session, state.peer, remoteIdentity);
+  const agreed = { peer: state.peer, remoteIdentity, messageIdSync: announcesSync(payloads) };
+  const established = establish(step, table, session, agreed);
   if (refused === null) takeFirstChild(step, table, established, state, payloads);
   else failChild(step, established, state, notifyName(refused.type));
 }

@@ -4,6 +4,7 @@ import { beginDeleteChild, beginDeleteIke, expireChild } from "./closing.ts";
 import { targetOf, type Initiations } from "./initiations.ts";
 import { dropSession, mayRekey } from "./lifecycle.ts";
 import { reaches, type Usage } from "./lifetime.ts";
+import { sendOwn } from "./sending.ts";
 import type { Child, IkeSession } from "./session.ts";
 import { isEstablished, type EstablishedSession, type SessionTable } from "./session-table.ts";
 import type { Step } from "./step.ts";
@@ -28,13 +29,18 @@ export function runCommand(step: Step, table: SessionTable, initiations: Initiat
       return;
     }
     case "rekeyIke": {
-      const found = [...table.all].find(({ id }) => id === command.ikeSaId);
-      if (found === undefined || !isEstablished(found)) step.count("commandForUnknownSa");
-      else {
-        table.touch(found);
-        found.state.life.rekeyAtMs = step.nowMs;
-        runIkeLife(step, found);
-      }
+      withIke(step, table, command.ikeSaId, (session) => {
+        session.state.life.rekeyAtMs = step.nowMs;
+        runIkeLife(step, session);
+      });
+      return;
+    }
+    case "synchroniseIke": {
+      withIke(step, table, command.ikeSaId, (session) => {
+        if (!session.state.messageIdSync) step.count("syncNotSupported");
+        else if (!session.own.has(({ kind }) => kind === "synchronise")) session.own.enqueue({ kind: "synchronise" });
+        sendOwn(step, session);
+      });
       return;
     }
     case "deleteChild": {
@@ -58,6 +64,17 @@ export function runCommand(step: Step, table: SessionTable, initiations: Initiat
     default:
       return unreachable(command);
   }
+}
+
+/** Calls `act` for the established IKE SA of this ID, or counts that there is none. */
+function withIke(step: Step, table: SessionTable, ikeSaId: string, act: (session: EstablishedSession) => void): void {
+  const found = [...table.all].find(({ id }) => id === ikeSaId);
+  if (found === undefined || !isEstablished(found)) {
+    step.count("commandForUnknownSa");
+    return;
+  }
+  table.touch(found);
+  act(found);
 }
 
 /** Calls `act` for the Child SA of this ID, or counts that there is none. */

@@ -20,6 +20,8 @@ export type IkeCommand =
   | { readonly kind: "rekeyChild"; readonly saId: string }
   /** `ikeSaId` as in {@link IkeSaSummary}; the heir inherits the Child SAs. */
   | { readonly kind: "rekeyIke"; readonly ikeSaId: string }
+  /** Agree with the peer on the message IDs to go on from (RFC 6311); nothing happens with a peer that cannot. */
+  | { readonly kind: "synchroniseIke"; readonly ikeSaId: string }
   /** Reach a peer of the cluster file; `dvipa` null: as which the file says. */
   | { readonly kind: "initiate"; readonly peerName: string; readonly dvipa: string | null }
   /** Reach every peer of the cluster file that says `auto`, now and for ever. */

@@ -9,6 +9,7 @@ import type { Path } from "./events.ts";
 import { startInstall } from "./installation.ts";
 import { closeSession } from "./lifecycle.ts";
 import { follow } from "./moving.ts";
+import { answerSync, asksForSync, SYNC_MESSAGE_ID, takeSyncAnswer } from "./message-ids.ts";
 import type { Reassembly } from "./reassembly.ts";
 import { emitDatagrams, sendResponse } from "./sending.ts";
 import type { IkeSession, ResponseDraft } from "./session.ts";
@@ -51,6 +52,12 @@ function misfitOf(session: IkeSession, { message, path }: SessionDatagram): stri
 
 function receiveRequest(step: Step, table: SessionTable, session: IkeSession, datagram: SessionDatagram): void {
   const { header, payloads } = datagram.message;
+  if (header.messageId === SYNC_MESSAGE_ID && takesSync(step, session, datagram)) return;
+  // RFC 6311 §8.1: the peer gives it another ID when it answers us.
+  if (session.own.outstanding?.kind === "synchronise") {
+    step.count("requestBeforeSync");
+    return;
+  }
   const fragment = payloads[0]?.kind === "encryptedFragment" ? payloads[0] : null;
   const place = session.requests.classify(header.messageId, fragment === null ? datagram.bytes : null);
   switch (place.kind) {
@@ -80,6 +87,28 @@ function receiveRequest(step: Step, table: SessionTable, session: IkeSession, da
     default:
       return unreachable(place);
   }
+}
+
+/** True when the message wanted to synchronise message IDs (RFC 6311): whatever became of that, it is no other request. */
+function takesSync(step: Step, session: IkeSession, datagram: SessionDatagram): boolean {
+  const { header, payloads } = datagram.message;
+  const [sealed] = payloads;
+  if (header.exchange !== EXCHANGE.INFORMATIONAL || sealed?.kind !== "encrypted" || payloads.length > 1) return false;
+  if (!isEstablished(session) || !session.state.messageIdSync) return false;
+  const opened = openSealed(step, session, datagram, sealed);
+  if (opened === null) return true;
+  let inside: Payload[];
+  try {
+    inside = openedPayloads(opened);
+  } catch (error) {
+    if (!(error instanceof EsplexError)) throw error;
+    return false; // the usual way has its answer to that
+  }
+  if (!asksForSync(inside)) return false;
+  follow(step, session, datagram.path);
+  session.state.lastHeardMs = step.nowMs;
+  answerSync(step, session, inside, datagram.path);
+  return true;
 }
 
 /** RFC 7383 §2.6.1: only the first fragment asks for the answer again; the set may be cut otherwise than before. */
@@ -246,6 +275,11 @@ function receiveResponse(step: Step, table: SessionTable, session: IkeSession, d
   if (opened === null) return;
   follow(step, session, datagram.path);
   if (isEstablished(session)) session.state.lastHeardMs = step.nowMs;
+  const { outstanding } = session.own;
+  if (outstanding?.kind === "synchronise" && isEstablished(session)) {
+    takeSyncAnswer(step, session, outstanding, opened);
+    return;
+  }
   const request = session.own.answered();
   invariant(request !== null, "an expected response has its request");
   takeAnswer(step, table, session, request, opened);

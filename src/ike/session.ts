@@ -120,6 +120,8 @@ export interface Established {
   readonly life: Life;
   /** The IKE SA that the peer replaced by this one while our own rekey of it is on the wire: nothing of ours begins here before. */
   readonly undecided: IkeSession | null;
+  /** Both ends can synchronise message IDs (RFC 6311). */
+  readonly messageIdSync: boolean;
   lastHeardMs: number;
   /** When a hint from outside last made us send something. */
   lastHintMs: number | null;

@@ -2,6 +2,7 @@ import { NAT_T_PORT } from "../sa/spec.ts";
 import { dropSession, mayRekey } from "./lifecycle.ts";
 import { beginDeleteChild, beginDeleteIke, expireChild } from "./closing.ts";
 import { failInstall, failOwnInstall, isReleased, releaseHeld } from "./installation.ts";
+import { repeatSync } from "./message-ids.ts";
 import { emitDatagrams, isUndecided, sendOwn } from "./sending.ts";
 import type { Child, IkeSession } from "./session.ts";
 import { isEstablished, type EstablishedSession, type SessionTable } from "./session-table.ts";
@@ -43,7 +44,9 @@ function runSession(step: Step, table: SessionTable, session: IkeSession): void 
   }
   if (due !== null) {
     step.count("requestRetransmitted");
-    emitDatagrams(step, session.path, due);
+    const { outstanding } = session.own;
+    if (outstanding?.kind === "synchronise" && isEstablished(session)) repeatSync(step, session, outstanding);
+    else emitDatagrams(step, session.path, due);
   }
   if (isEstablished(session)) runEstablished(step, session);
 }

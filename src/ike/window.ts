@@ -3,6 +3,7 @@ import { invariant } from "../core/errors.ts";
 import type { ChildOffer, ChildWish } from "./child-offer.ts";
 import type { IkeOffer } from "./ike-offer.ts";
 import type { IkeTiming } from "./settings.ts";
+import type { MessageIdSync } from "./wire/message-id-sync.ts";
 
 /** What a request's message ID makes of it (RFC 7296 §2.2, §2.3; the window is 1). */
 export type RequestClass =
@@ -28,11 +29,26 @@ interface LastRequest {
 /** The peer's requests: one at a time, each answered once, the answer kept for retransmissions. */
 export class RequestWindow {
   #nextId: number;
+  #highestId: number;
   #last: LastRequest | null = null;
 
   /** `nextId`: 1 after IKE_SA_INIT, 0 for an IKE SA that replaces another. */
   constructor(nextId: number) {
     this.#nextId = nextId;
+    this.#highestId = nextId - 1;
+  }
+
+  /** The highest ID that the peer has used, or said that it will go on from (RFC 6311 §5.1). */
+  get highestId(): number {
+    return this.#highestId;
+  }
+
+  /** Expects this ID next, and forgets the last request; nothing changes when it has come that far already. */
+  goOnFrom(nextId: number): void {
+    if (nextId <= this.#nextId) return;
+    this.#nextId = nextId;
+    this.#highestId = nextId;
+    this.#last = null;
   }
 
   /** `bytes` null: a fragment, which may repeat a request without its very bytes (RFC 7383 §2.6.1). */
@@ -47,6 +63,7 @@ export class RequestWindow {
   /** An authentic new request is being worked on. */
   begin(messageId: number, bytes: Uint8Array): void {
     invariant(messageId === this.#nextId, "only the next request is begun");
+    this.#highestId = messageId;
     this.#nextId += 1;
     this.#last = { messageId, digest: sha256Hex(bytes), response: null };
   }
@@ -72,22 +89,28 @@ export type OwnWish =
   /** `group`: of the KE payload, null for the first choice. */
   | { readonly kind: "rekeyChild"; readonly saId: string; readonly group: number | null }
   | { readonly kind: "createChild"; readonly wish: ChildWish; readonly group: number | null }
-  | { readonly kind: "rekeyIke"; readonly group: number | null };
+  | { readonly kind: "rekeyIke"; readonly group: number | null }
+  /** Of message IDs (`message-ids.ts`). */
+  | { readonly kind: "synchronise" };
 
 /** A request on the wire, with what its answer is read with. */
 export type OwnRequest =
   | Extract<OwnWish, { kind: "auth" | "dpd" | "deleteChild" | "deleteSpi" | "invalidSpi" | "deleteIke" }>
   | { readonly kind: "rekeyChild"; readonly saId: string; readonly offer: ChildOffer }
   | { readonly kind: "createChild"; readonly offer: ChildOffer }
-  | { readonly kind: "rekeyIke"; readonly offer: IkeOffer };
+  | { readonly kind: "rekeyIke"; readonly offer: IkeOffer }
+  | { readonly kind: "synchronise"; readonly sync: MessageIdSync };
 
 interface Outstanding {
   readonly messageId: number;
-  readonly request: OwnRequest;
-  readonly datagrams: Datagrams;
+  request: OwnRequest;
+  datagrams: Datagrams;
   sent: number;
   nextAtMs: number;
 }
+
+/** What is about the IKE SA itself, and ends with it. */
+const OF_THE_IKE_SA: readonly OwnWish["kind"][] = ["dpd", "deleteIke", "rekeyIke", "synchronise"];
 
 /** Our requests: one on the wire, the others wait; repeated with doubling pauses until answered or given up (RFC 7296 §2.4). */
 export class OwnRequests {
@@ -102,6 +125,11 @@ export class OwnRequests {
 
   get outstanding(): OwnRequest | null {
     return this.#outstanding?.request ?? null;
+  }
+
+  /** One more than the highest ID that we have used. */
+  get nextId(): number {
+    return this.#nextId;
   }
 
   /** Null when nothing waits for an answer. */
@@ -126,7 +154,7 @@ export class OwnRequests {
 
   /** Takes out what waits about Child SAs: for the IKE SA that inherits them. */
   takeChildWishes(): OwnWish[] {
-    const taken = this.#waiting.filter(({ kind }) => kind !== "dpd" && kind !== "deleteIke" && kind !== "rekeyIke");
+    const taken = this.#waiting.filter(({ kind }) => !OF_THE_IKE_SA.includes(kind));
     this.#waiting = [];
     return taken;
   }
@@ -145,11 +173,30 @@ export class OwnRequests {
   /** Puts a request on the wire, which must be free; returns what to send. */
   start(nowMs: number, timing: IkeTiming, request: OwnRequest, seal: (messageId: number) => Datagrams): Datagrams {
     invariant(this.#outstanding === null, "one request at a time");
-    const messageId = this.#nextId;
-    this.#nextId += 1;
+    const messageId = request.kind === "synchronise" ? 0 : this.#nextId++;
     const datagrams = seal(messageId);
     this.#outstanding = { messageId, request, datagrams, sent: 1, nextAtMs: nowMs + timing.retransmitMs };
     return datagrams;
+  }
+
+  /** Another form of the request on the wire, under the same ID, has taken its place. */
+  replace(request: OwnRequest, datagrams: Datagrams): void {
+    invariant(this.#outstanding !== null, "only a request on the wire is replaced");
+    this.#outstanding.request = request;
+    this.#outstanding.datagrams = datagrams;
+  }
+
+  /**
+   * The next request has this ID. One on the wire is begun anew, for its own ID is of no use any more; unless the peer has had it, who
+   * expects `expectedByPeer` next: then its answer is under way.
+   */
+  goOnFrom(nextId: number, expectedByPeer: number): void {
+    this.#nextId = nextId;
+    const outstanding = this.#outstanding;
+    const isTaken = outstanding !== null && outstanding.messageId < expectedByPeer;
+    if (outstanding === null || (isTaken && outstanding.request.kind !== "synchronise")) return;
+    this.#waiting.unshift(wishOf(outstanding.request));
+    this.#outstanding = null;
   }
 
   /** True when a response with this ID is waited for. */
@@ -172,5 +219,21 @@ export class OwnRequests {
     outstanding.nextAtMs = nowMs + timing.retransmitMs * 2 ** outstanding.sent;
     outstanding.sent += 1;
     return outstanding.datagrams;
+  }
+}
+
+/** What led to this request. */
+function wishOf(request: OwnRequest): OwnWish {
+  switch (request.kind) {
+    case "rekeyChild":
+      return { kind: "rekeyChild", saId: request.saId, group: null };
+    case "createChild":
+      return { kind: "createChild", wish: request.offer.wish, group: null };
+    case "rekeyIke":
+      return { kind: "rekeyIke", group: null };
+    case "synchronise":
+      return { kind: "synchronise" };
+    default:
+      return request;
   }
 }

@@ -10,6 +10,7 @@ import type { StrongSwan } from "../../netns/strongswan.ts";
 import { download, ping, requestName } from "../../netns/traffic.ts";
 import { until } from "../../netns/until.ts";
 import { close, negotiate, statesOnEveryNode } from "../support/cluster-probes.ts";
+import { establishedIkeSas } from "../support/peer-matrix.ts";
 import { useLab } from "../support/lab-fixture.ts";
 
 const TRANSFER_BYTES = 12_000_000;
@@ -75,6 +76,32 @@ describe("rekeying by the client", () => {
     expect(wire.espFromDvipaBySpi.size).toBe(2);
     expect(Math.min(...wire.espFromDvipaBySpi.values())).toBeGreaterThan(100);
     expect(await readClientDrops(lab().network)).toEqual({ replay: 0, integrity: 0 });
+  });
+
+  it("goes on when we have synchronised message IDs with it (RFC 6311), whoever begins", async () => {
+    await negotiate(lab(), client, "transport");
+    const synchronised = async (): Promise<number> =>
+      (await lab().distributor.status()).counters["ike.messageIdsSynchronised"] ?? 0;
+    const before = await synchronised();
+    const onlySa = async (not: string): Promise<string> => {
+      const { sas } = await lab().distributor.waitFor(
+        "has one SA, a new one",
+        REKEY_LIMIT_MS,
+        (status) => status.sas.length === 1 && status.sas[0]?.id !== not && status.sas[0]?.outbound === "now",
+      );
+      return sas[0]?.id ?? "";
+    };
+    const first = await onlySa("");
+    const [ike] = await establishedIkeSas(lab());
+    await lab().distributor.ask("synchroniseIke", { ike: ike?.id ?? "" });
+    await until("both have agreed", REKEY_LIMIT_MS, async () => (await synchronised()) === before + 1);
+    expect((await client.rekey("transport")).exitCode).toBe(0);
+    const second = await onlySa(first);
+    await lab().distributor.ask("rekeyChild", { sa: second });
+    await onlySa(second);
+    expect(await ping(lab(), 2)).toEqual({ sent: 2, received: 2 });
+    expect(await lab().logTail("client", 400)).toContain("responder requested MID sync");
+    await close(lab(), client);
   });
 
   it("leaves nothing behind", async () => {

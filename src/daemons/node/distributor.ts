@@ -223,6 +223,13 @@ export class Distributor {
     return true;
   }
 
+  /** Agrees with the peer of an IKE SA on message IDs; false when there is none of this ID. */
+  synchroniseIke(ikeSaId: string): boolean {
+    if (!this.ikeSas().some(({ id, state }) => id === ikeSaId && state === "established")) return false;
+    this.#ike.command({ kind: "synchroniseIke", ikeSaId });
+    return true;
+  }
+
   /** Reaches out to a peer of the cluster file; what comes of it is in `ikeSas`. */
   initiate(peerName: string, dvipa: string | null): void {
     this.#ike.command({ kind: "initiate", peerName, dvipa });

@@ -9,7 +9,7 @@ export type IkeStatus = readonly IkeSaSummary[];
 
 /** What an operator may see and order of a distributor's IKE. */
 export function ikeControls(
-  distributor: Pick<Distributor, "ikeSas" | "rekeyChild" | "rekeyIke" | "initiate">,
+  distributor: Pick<Distributor, "ikeSas" | "rekeyChild" | "rekeyIke" | "synchroniseIke" | "initiate">,
   peerNames: () => readonly string[],
 ): ControlHandlers {
   return {
@@ -21,6 +21,11 @@ export function ikeControls(
     rekeyIke: (args) => {
       const ike = textOf(args, "ike");
       if (!distributor.rekeyIke(ike)) throw new EsplexError("cluster.unknownSa", `there is no IKE SA ${ike} here`);
+    },
+    synchroniseIke: (args) => {
+      const ike = textOf(args, "ike");
+      if (!distributor.synchroniseIke(ike))
+        throw new EsplexError("cluster.unknownSa", `there is no IKE SA ${ike} here`);
     },
     initiate: (args) => {
       const peer = textOf(args, "peer");

@@ -46,7 +46,10 @@ export function handleAuth(
   if (refused !== null) return respondAndClose([notify(refused)], `refused with ${notifyName(refused)}`);
 
   const always: Payload[] = [own.identity, ...own.payloads];
-  const established = establish(step, table, session, peer, remoteIdentity);
+  const messageIdSync = announcesSync(payloads);
+  // RFC 6311 §5: only where the initiator has said it.
+  if (messageIdSync) always.push(notify(NOTIFY.IKEV2_MESSAGE_ID_SYNC_SUPPORTED));
+  const established = establish(step, table, session, { peer, remoteIdentity, messageIdSync });
   const { nonceI, nonceR } = state.init;
   try {
     const child = negotiateChild(step, table, established, { payloads, nonceI, nonceR, pfs: false, replaces: null });
@@ -67,6 +70,11 @@ export function handleAuth(
     step.log("warn", "first Child SA refused", { ...session.facts(), reason: error.message });
     return respond([...always, answer]);
   }
+}
+
+/** RFC 6311 §6.1. */
+export function announcesSync(payloads: readonly Payload[]): boolean {
+  return findNotify(payloads, NOTIFY.IKEV2_MESSAGE_ID_SYNC_SUPPORTED) !== undefined;
 }
 
 /** The peer and our own proof, when both sides can show who they are; else null, and the log alone says why. */
@@ -149,13 +157,12 @@ export function establish(
   step: Step,
   table: SessionTable,
   session: IkeSession,
-  peer: IkePeerConfig,
-  remoteIdentity: string,
+  agreed: Pick<Established, "peer" | "remoteIdentity" | "messageIdSync">,
 ): EstablishedSession {
+  const { peer } = agreed;
   const state: Established = {
     kind: "established",
-    peer,
-    remoteIdentity,
+    ...agreed,
     sinceMs: step.nowMs,
     life: newIkeLife(step, peer.ikeLifetimeMs),
     undecided: null,

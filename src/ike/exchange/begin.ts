@@ -9,8 +9,10 @@ import type { Step } from "../step.ts";
 import { protocolIdOf } from "../suite.ts";
 import type { OwnRequest, OwnWish } from "../window.ts";
 import { EXCHANGE, NOTIFY, PROTOCOL } from "../wire/constants.ts";
+import { syncNotify } from "../wire/message-id-sync.ts";
 import { notify } from "../wire/notify.ts";
 import type { Payload } from "../wire/payload.ts";
+import { newSync } from "./begin-sync.ts";
 import { reasonOf } from "./failure.ts";
 import { ikeOfferPayloads, offerIkeHeir } from "./offer-ike.ts";
 import { ownAuthPayloads } from "./own-auth.ts";
@@ -48,6 +50,16 @@ export function beginExchange(step: Step, session: IkeSession, wish: OwnWish): B
     case "createChild": {
       const offer = isEstablished(session) ? tryOffer(step, wish.wish, wish.group, session.suite.group) : null;
       return offer === null ? null : createChild(offer, [], { kind: "createChild", offer });
+    }
+    case "synchronise": {
+      // The answer to what the peer has asked already goes first: the peer would ask again under another ID.
+      if (!isEstablished(session) || !session.state.messageIdSync) return null;
+      if (session.state.pending !== null) {
+        step.count("syncWhileBusy");
+        return null;
+      }
+      const request = newSync(step, session, null);
+      return informational([syncNotify(request.sync)], request);
     }
     case "rekeyIke":
       return isEstablished(session) ? beginRekeyIke(step, session, wish.group) : null;

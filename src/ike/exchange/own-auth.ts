@@ -15,7 +15,8 @@ import { certRequestsFor } from "./begin-init.ts";
 import { offerPayloads } from "./offer-child.ts";
 
 /**
- * IKE_AUTH of ours: SK{IDi, [CERT…], AUTH, [CERTREQ], [IDr], [N(INITIAL_CONTACT)], [N(USE_TRANSPORT_MODE)], SAi2, TSi, TSr},
+ * IKE_AUTH of ours: SK{IDi, [CERT…], AUTH, [CERTREQ], [IDr], [N(INITIAL_CONTACT)],
+ * N(IKEV2_MESSAGE_ID_SYNC_SUPPORTED), [N(USE_TRANSPORT_MODE)], SAi2, TSi, TSr},
  * RFC 7296 §1.2. Throws `peer.authenticationFailed` when we have nothing to prove ourselves with.
  */
 export function ownAuthPayloads(step: Step, session: IkeSession, state: Authenticating): Payload[] {
@@ -30,6 +31,7 @@ export function ownAuthPayloads(step: Step, session: IkeSession, state: Authenti
     ...certRequestsFor(peer),
     ...(remote === null ? [] : [identityPayload("idr", remote)]),
     ...(isFirst ? [notify(NOTIFY.INITIAL_CONTACT)] : []),
+    notify(NOTIFY.IKEV2_MESSAGE_ID_SYNC_SUPPORTED),
     ...offerPayloads(offer),
   ];
 }
