@@ -2,6 +2,7 @@ import { unreachable } from "../core/errors.ts";
 import type { IkeCommand } from "./events.ts";
 import { beginDeleteChild, beginDeleteIke, expireChild } from "./closing.ts";
 import { targetOf, type Initiations } from "./initiations.ts";
+import { includes, onDemand } from "./on-demand.ts";
 import { dropSession, mayRekey } from "./lifecycle.ts";
 import { reaches, type Usage } from "./lifetime.ts";
 import { sendOwn } from "./sending.ts";
@@ -18,6 +19,14 @@ export function runCommand(step: Step, table: SessionTable, initiations: Initiat
       const target = peer === undefined ? null : targetOf(step, peer, command.dvipa);
       if (target === null) step.count("commandForUnknownPeer");
       else initiations.want(step, target, false);
+      return;
+    }
+    case "demand": {
+      const found = onDemand(step.environment).find(
+        ({ dvipa, remote }) => dvipa === command.dvipa && remote.some((one) => includes(one, command.destination)),
+      );
+      if (found === undefined) step.count("demandRefused");
+      else initiations.demand(step, table, { peerName: found.peerName, dvipa: found.dvipa });
       return;
     }
     case "initiateAll": {

@@ -9,6 +9,7 @@ import { answerInit, statelessAnswer } from "./exchange/init.ts";
 import { failureNotify, reasonOf } from "./exchange/failure.ts";
 import type { Endpoint, IkeEffect, IkeEvent, IkeSaSummary, Path } from "./events.ts";
 import { Initiations } from "./initiations.ts";
+import { onDemand, type OnDemand } from "./on-demand.ts";
 import { releaseHeard, reportInstall } from "./installation.ts";
 import { hintUnknownEsp } from "./hints.ts";
 import { receive } from "./receiving.ts";
@@ -81,6 +82,11 @@ export class IkeCore {
       ikeSas: [...this.#table.all].map((session) => session.summary()),
       wakeAtMs: this.#earlierWish(scanDeadlines(this.#table, this.#settings.timing)),
     };
+  }
+
+  /** Traffic that is to make us reach out (`initiate.start: onDemand`), as the cluster file has it now. */
+  onDemand(): OnDemand[] {
+    return onDemand(this.#environment);
   }
 
   /** Of an IKE SA at this time, or of an attempt to reach a peer. */

@@ -63,8 +63,8 @@ export interface IkePeerConfig {
 
 /** How we reach out to a peer. */
 export interface InitiatePolicy {
-  /** `auto`: at the start, and whenever it is lost; `none`: on command. */
-  readonly start: "auto" | "none";
+  /** `auto`: at the start, and whenever it is lost; `onDemand`: for traffic that needs an SA; `none`: on command. */
+  readonly start: "auto" | "onDemand" | "none";
   /** As which DVIPA; null for the first of the peer's IP version. */
   readonly dvipa: string | null;
   readonly mode: ChildMode;

@@ -24,7 +24,9 @@ export type IkeCommand =
   | { readonly kind: "synchroniseIke"; readonly ikeSaId: string }
   /** Reach a peer of the cluster file; `dvipa` null: as which the file says. */
   | { readonly kind: "initiate"; readonly peerName: string; readonly dvipa: string | null }
-  /** Reach every peer of the cluster file that says `auto`, now and for ever. */
+  /** A packet from the DVIPA to `destination` waits for an SA: reach the `onDemand` peer that it is behind. Both canonical. */
+  | { readonly kind: "demand"; readonly dvipa: string; readonly destination: string }
+  /** Reach every peer of the cluster file that says `auto`, now and for ever; forget those that do not any more. */
   | { readonly kind: "initiateAll" }
   | { readonly kind: "deleteChild"; readonly saId: string }
   /** `ikeSaId` as in {@link IkeSaSummary}. */

@@ -20,8 +20,12 @@ import type { IkeMessage } from "./wire/message.ts";
 /** A peer that we want an IKE SA with. */
 interface Wanted {
   readonly target: Target;
-  /** `auto`: for ever; else until it is there once, or was tried often enough. */
-  readonly isStanding: boolean;
+  /** `auto`: for ever; else until it is there once, or was tried often enough. A reload may end that. */
+  isStanding: boolean;
+  /** Traffic wants it: a failure is followed by the next attempt when traffic wants it again, and the pause is over. */
+  readonly isDemanded: boolean;
+  /** Of a demanded one: no attempt before this. */
+  restUntilMs: number;
   failures: number;
 }
 
@@ -47,9 +51,34 @@ export class Initiations {
       this.#drop(known);
     }
     const { startSpreadMs } = step.settings.timing;
-    const wanted = { target, isStanding: isStanding || known?.isStanding === true, failures: 0 };
-    this.#wanted.set(key, wanted);
-    this.#due.set(wanted, isStanding ? step.nowMs + startSpreadMs * step.random() : step.nowMs);
+    const wish = { target, isStanding: isStanding || known?.isStanding === true, isDemanded: false };
+    this.#add(
+      { ...wish, restUntilMs: 0, failures: 0 },
+      isStanding ? step.nowMs + startSpreadMs * step.random() : step.nowMs,
+    );
+  }
+
+  /** Wants a peer because of traffic; that says so again and again, until there is an SA. */
+  demand(step: Step, table: SessionTable, target: Target): void {
+    const key = keyOf(target);
+    const known = this.#wanted.get(key);
+    const isUnderWay = known !== undefined && (this.#running.has(known) || this.#due.has(known));
+    if (isUnderWay || sessionsWith(table, target).some(hasChild)) {
+      step.count("demandRepeated");
+      return;
+    }
+    if (known !== undefined && (known.isStanding || step.nowMs < known.restUntilMs)) {
+      step.count("demandTooSoon");
+      return;
+    }
+    const failures = known?.failures ?? 0;
+    this.#add({ target, isStanding: false, isDemanded: true, restUntilMs: 0, failures }, step.nowMs);
+    step.count("demanded");
+  }
+
+  #add(wanted: Wanted, dueAtMs: number): void {
+    this.#wanted.set(keyOf(wanted.target), wanted);
+    this.#due.set(wanted, dueAtMs);
   }
 
   #drop(wanted: Wanted): void {
@@ -58,8 +87,15 @@ export class Initiations {
     this.#running.delete(wanted);
   }
 
-  /** Wants every peer of the cluster file that says `auto`. */
+  /** Wants every peer of the cluster file that says `auto`, and none that says so no more; an attempt that runs goes on, SAs stay. */
   wantAll(step: Step): void {
+    for (const wanted of [...this.#wanted.values()]) {
+      const { target, isStanding, isDemanded } = wanted;
+      const start = step.environment.peers().find(({ name }) => name === target.peerName)?.initiate.start;
+      const isOver = (isStanding && start !== "auto") || (isDemanded && start !== "onDemand");
+      if (isOver && this.#running.has(wanted)) wanted.isStanding = false;
+      else if (isOver) this.#drop(wanted);
+    }
     for (const peer of step.environment.peers()) {
       const target = peer.initiate.start === "auto" ? targetOf(step, peer, null) : null;
       if (target !== null) this.want(step, target, true);
@@ -101,6 +137,10 @@ export class Initiations {
       }
       step.count("initiateFailed");
       wanted.failures += 1;
+      if (wanted.isDemanded) {
+        wanted.restUntilMs = step.nowMs + pauseMs(step, wanted.failures);
+        continue;
+      }
       this.#due.set(wanted, step.nowMs + pauseMs(step, wanted.failures));
       if (wanted.isStanding || wanted.failures < step.settings.limits.initiateTries) continue;
       step.log("warn", "the peer is given up", { peer: target.peerName, dvipa: target.dvipa });
@@ -217,7 +257,9 @@ export class Initiations {
 
   /** The IKE SA is there: a Child SA is all that may be missing. */
   #useSession(step: Step, wanted: Wanted, session: EstablishedSession): void {
-    if (!wanted.isStanding) this.#drop(wanted);
+    // Should the peer refuse the Child SA, traffic does not ask it again at once.
+    if (wanted.isDemanded) wanted.restUntilMs = step.nowMs + pauseMs(step, 1);
+    else if (!wanted.isStanding) this.#drop(wanted);
     const isAsked = session.own.has(({ kind }) => kind === "createChild");
     if (hasChild(session) || isAsked) return;
     const wish = wishFor(session.state.peer, session.path, isNatted(session.nat));
