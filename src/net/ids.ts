@@ -43,6 +43,9 @@ export function tunnelReqid(index: number): number {
   return withPrefix(index);
 }
 
+/** The reqid of policies that wait for an SA: no state ever has it, so that a packet that needs one makes the kernel ask. */
+export const TRAP_REQID = withPrefix(STEERING_INDEX_MAX);
+
 /** True for marks, tables and reqids made here. */
 export function hasOurPrefix(id: number): boolean {
   return (id & ID_PREFIX_MASK) >>> 0 === ID_PREFIX;

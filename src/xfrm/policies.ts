@@ -36,7 +36,9 @@ export const POLICY_PRIORITY = {
   exemption: 45_501,
   /** Policies of SAs start here; wider selectors add up to `saSpan`. */
   sa: 46_000,
-  saSpan: 999,
+  saSpan: 998,
+  /** Makes the kernel ask for an SA where there is none. */
+  trap: 46_999,
   /** Nothing of a DVIPA in clear. */
   block: 47_000,
 } as const;

@@ -7,6 +7,7 @@
  * | outbound state | when told | born parked or with a lease: it never sends without one |
  * | policies in, out | every node | what is not protected by this SA does not pass |
  * | policy fwd | tunnel mode with local selectors beyond the DVIPA | inner packets that are routed on |
+ * | trap out | `initiate.start: onDemand` | a packet that needs an SA is dropped, and the kernel asks for one |
  * | block in, out, fwd of the DVIPA | every node | nothing in clear when a policy or an SA is missing |
  * | allow fwd ESP, AH to and from the DVIPA | distributor | still-encrypted packets on their way to a target (measured: without it XfrmInTmplMismatch), and back where it is the target's router |
  * | allow fwd UDP 4500 from the DVIPA | distributor | the same in UDP; a target's own block keeps its programs from sending there |
@@ -22,6 +23,7 @@
  * other nodes authenticated could; nodes do not tell each other.
  */
 import { ipFromBytes, ipToBytes } from "../core/ip.ts";
+import { TRAP_REQID } from "../net/ids.ts";
 import { addressBits, AF_INET6, anyAddress, familyOf } from "../net/inet-address.ts";
 import { NAT_T_PORT, type SharedSa, type TrafficSelector } from "../sa/spec.ts";
 import { protocolOf, type ChildSuite } from "../sa/suite.ts";
@@ -93,6 +95,31 @@ export function dvipaGuard(dvipa: string, role: NodeRole): readonly PolicySpec[]
 /** Joins wants; when several want the same policy key, the highest precedence (lowest number) wins. */
 export function joinWanted(...parts: readonly Wanted[]): Wanted {
   return { states: parts.flatMap((part) => part.states), policies: parts.flatMap((part) => part.policies) };
+}
+
+/** Traffic that is to bring an SA up. */
+export interface Trap {
+  readonly dvipa: string;
+  readonly peer: string;
+  readonly mode: "transport" | "tunnel";
+  readonly local: readonly TrafficSelector[];
+  readonly remote: readonly TrafficSelector[];
+}
+
+/**
+ * Policies that make the kernel ask for an SA (`acquire`) when a packet needs it; the packet itself is dropped. An SA's own policies
+ * come first, or take a trap's place while they are there.
+ */
+export function trapPolicies({ dvipa, peer, mode, local, remote }: Trap): PolicySpec[] {
+  const endpoints = mode === "tunnel" ? { source: canonical(dvipa), destination: canonical(peer) } : null;
+  return policySelectors(local, remote).map((selector) => ({
+    direction: "out",
+    action: "allow",
+    priority: POLICY_PRIORITY.trap,
+    selector,
+    // ESP or AH: no state of either has this reqid.
+    template: { protocol: IPPROTO_ESP, mode, reqid: TRAP_REQID, endpoints },
+  }));
 }
 
 function exemptions(dvipa: string, outgoing: PolicySelector): PolicySpec[] {
