@@ -1,5 +1,5 @@
 /**
- * Distributed connection table (seeds: DCT): which target has a TCP connection. Pure: time comes in.
+ * Distributed connection table (seeds: DCT): which target has a TCP connection, its own or a client's. Pure: time comes in.
  *
  *   peeked SYN ──▶ provisional ──the target has the socket──▶ confirmed ──the target says that it closed──▶ closing
  *                       │                                                                                      │
@@ -19,6 +19,8 @@ export interface ConnectionTableLimits {
   readonly maxEntries: number;
   /** Provisional entries that packets of one peer may make. */
   readonly maxProvisionalPerPeer: number;
+  /** Connections that one target has opened itself. */
+  readonly maxOpenedPerTarget: number;
   /** A SYN that nothing followed. */
   readonly provisionalIdleMs: number;
   /** A target that does not have the connection by then will not have it: the lease that its SYN waits for takes 1 s at most. */
@@ -32,6 +34,7 @@ export interface ConnectionTableLimits {
 const CONNECTION_TABLE_LIMITS: ConnectionTableLimits = {
   maxEntries: 65_536,
   maxProvisionalPerPeer: 4_096,
+  maxOpenedPerTarget: 16_384,
   provisionalIdleMs: 30_000,
   provisionalGraceMs: 10_000,
   confirmedIdleMs: 7_500_000,
@@ -59,11 +62,15 @@ export type Presence = "open" | "halfOpen" | "closing" | "absent";
 
 /** What became of a new connection. */
 export type Admission = "added" | "tableFull";
+/** What became of one that a target has opened; `taken`: another target has it. */
+export type OpenedAdmission = Admission | "taken" | "tooManyOpened";
 
 interface Entry extends Connection {
   readonly name: string;
   /** Whose packet made it, while it is provisional. */
   readonly peer: string;
+  /** Its target has opened it, and counts it among its own. */
+  readonly isOpened: boolean;
   state: ConnectionState;
   readonly sinceMs: number;
   lastSeenMs: number;
@@ -83,6 +90,8 @@ export class ConnectionTable {
   readonly #questions = new QuestionSchedule();
   /** Provisional and confirmed connections of each target that has some. */
   readonly #open = new Map<string, number>();
+  /** Of these, those that the target has opened itself. */
+  readonly #opened = new Map<string, number>();
   #evicted = 0;
 
   constructor(limits: ConnectionTableLimits = CONNECTION_TABLE_LIMITS) {
@@ -168,6 +177,26 @@ export class ConnectionTable {
     return true;
   }
 
+  /**
+   * `target` has opened this connection itself: its answers are to come. One that is closing elsewhere gives way, as it does to a
+   * client's SYN; one that another target has does not.
+   */
+  opened(key: ConnectionKey, target: string, nowMs: number): OpenedAdmission {
+    const name = keyOf(key);
+    const entry = this.#find(name);
+    const isOwn = entry?.target === target && entry.state !== "closing";
+    if (!isOwn) {
+      if (entry !== null && entry.state !== "closing") return "taken";
+      if ((this.#opened.get(target) ?? 0) >= this.#limits.maxOpenedPerTarget) return "tooManyOpened";
+      if (entry !== null) this.#take(entry);
+      else if (this.size >= this.#limits.maxEntries && !this.#evictWeakest()) return "tableFull";
+      this.#enter(key, target, "confirmed", "", nowMs, true);
+    }
+    // It may have closed again meanwhile: its socket tells.
+    this.#questions.soon(name, nowMs);
+    return "added";
+  }
+
   /** The target has told of all that it has since `sinceMs`: what it did not name, it is asked for. */
   recheck(target: string, sinceMs: number, nowMs: number): void {
     for (const { name, target: owner, provenMs } of this.#byState.confirmed.values()) {
@@ -195,30 +224,36 @@ export class ConnectionTable {
     return this.#open.get(target) ?? 0;
   }
 
-  #enter(key: ConnectionKey, target: string, state: ConnectionState, peer: string, nowMs: number): void {
+  #enter(
+    key: ConnectionKey,
+    target: string,
+    state: ConnectionState,
+    peer: string,
+    nowMs: number,
+    isOpened = false,
+  ): void {
     const { client, clientPort, dvipa, port } = key;
     const name = keyOf(key);
     const times = { sinceMs: nowMs, lastSeenMs: nowMs, provenMs: nowMs };
-    this.#put({ name, client, clientPort, dvipa, port, target, state, peer, ...times }, nowMs);
+    this.#put({ name, client, clientPort, dvipa, port, target, state, peer, isOpened, ...times }, nowMs);
   }
 
   #put(entry: Entry, nowMs: number): void {
-    const { name, state, target, peer } = entry;
+    const { name, state, target, peer, isOpened } = entry;
     this.#byState[state].set(name, entry);
     if (state === "provisional") this.#provisional.add(peer, name);
-    if (state !== "closing") this.#open.set(target, this.openOn(target) + 1);
+    if (state !== "closing") addTo(this.#open, target, 1);
+    if (state !== "closing" && isOpened) addTo(this.#opened, target, 1);
     if (state === "confirmed") this.#questions.rarely(name, nowMs);
     else if (state === "provisional") this.#questions.soon(name, nowMs);
   }
 
-  #take({ name, state, target, peer }: Entry): void {
+  #take({ name, state, target, peer, isOpened }: Entry): void {
     this.#byState[state].delete(name);
     this.#questions.forget(name);
     if (state === "provisional") this.#provisional.remove(peer, name);
-    if (state === "closing") return;
-    const left = this.openOn(target) - 1;
-    if (left > 0) this.#open.set(target, left);
-    else this.#open.delete(target);
+    if (state !== "closing") addTo(this.#open, target, -1);
+    if (state !== "closing" && isOpened) addTo(this.#opened, target, -1);
   }
 
   #become(entry: Entry, state: ConnectionState, nowMs: number): void {
@@ -288,6 +323,12 @@ export class ConnectionTable {
     this.#evicted += 1;
     return true;
   }
+}
+
+function addTo(counts: Map<string, number>, name: string, change: number): void {
+  const count = (counts.get(name) ?? 0) + change;
+  if (count > 0) counts.set(name, count);
+  else counts.delete(name);
 }
 
 function keyOf({ client, clientPort, dvipa, port }: ConnectionKey): string {

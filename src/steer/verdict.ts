@@ -134,9 +134,7 @@ function steer(
     isInnerDvipa: sa.mode === "tunnel" ? peeked.destination === sa.dvipa : null,
     isNullEncrypted: sa.suite.kind === "null",
   });
-  if (!crypto || !tables.isDistributed(sa.dvipa, tcp.destinationPort)) {
-    return { kind: "local", reason: "notDistributed" };
-  }
+  if (!crypto) return { kind: "local", reason: "notDistributed" };
   const key: ConnectionKey = {
     client: peeked.source,
     clientPort: tcp.sourcePort,
@@ -145,6 +143,8 @@ function steer(
   };
   const known = tables.connections.follow(key, tcp, nowMs);
   if (known !== null) return { kind: "forward", target: known.target, isNew: false };
+  // Behind the table: a target may have opened a connection itself, from any port.
+  if (!tables.isDistributed(sa.dvipa, tcp.destinationPort)) return { kind: "local", reason: "notDistributed" };
   if (!isFirstSyn(tcp)) return { kind: "local", reason: "noConnection" };
   const choice = tables.chooseTarget(key, nowMs);
   if (typeof choice === "string") return { kind: "drop", reason: choice };

@@ -1,4 +1,4 @@
-import { FAMILIES, familyOf } from "../../net/inet-address.ts";
+import { FAMILIES, familyOf, type AddressFamily } from "../../net/inet-address.ts";
 import { NAT_T_PORT } from "../../sa/spec.ts";
 
 const NFT = {
@@ -25,13 +25,7 @@ const ESP_IN_UDP = `udp dport ${NAT_T_PORT} @th,64,32 != 0`;
  * spoofed addresses would fill it) nor another ruleset's `ct state invalid` touches them.
  */
 export function steeringRuleset(table: string, dvipas: readonly string[], verdict: string): string {
-  const families = FAMILIES.filter((family) => dvipas.some((dvipa) => familyOf(dvipa) === family));
-  const sets = families.map((family) => {
-    const elements = dvipas.filter((dvipa) => familyOf(dvipa) === family).join(", ");
-    return `set ${NFT.set[family]} { type ${NFT.type[family]}; elements = { ${elements} } }`;
-  });
-  const rules = (to: "daddr" | "saddr", match: string): string[] =>
-    families.map((family) => `${NFT.header[family]} ${to} @${NFT.set[family]} ${match}`);
+  const { families, sets, rules } = matching(dvipas);
   return `
     add table inet ${table}
     delete table inet ${table}
@@ -55,6 +49,41 @@ export function steeringRuleset(table: string, dvipas: readonly string[], verdic
       }
     }
   `;
+}
+
+/**
+ * The ruleset of a target: the first segment of each connection that its programs open from one of the DVIPAs gets a `verdict`,
+ * ahead of IPsec. Those that find no SA have no way out but `lo`, where the kernel drops them (xfrm_lookup_route: a blackhole).
+ */
+export function openingsRuleset(table: string, dvipas: readonly string[], verdict: string): string {
+  const { sets, rules } = matching(dvipas);
+  return `
+    add table inet ${table}
+    delete table inet ${table}
+    table inet ${table} {
+      ${lines(sets)}
+      chain openings {
+        type filter hook output priority mangle; policy accept;
+        ${lines(rules("saddr", `oifname != "lo" tcp flags & (syn | ack | rst) == syn ${verdict}`))}
+      }
+    }
+  `;
+}
+
+/** Sets with the addresses of each IP version, and rules that match them. */
+function matching(dvipas: readonly string[]): {
+  readonly families: readonly AddressFamily[];
+  readonly sets: readonly string[];
+  readonly rules: (to: "daddr" | "saddr", match: string) => string[];
+} {
+  const families = FAMILIES.filter((family) => dvipas.some((dvipa) => familyOf(dvipa) === family));
+  const sets = families.map((family) => {
+    const elements = dvipas.filter((dvipa) => familyOf(dvipa) === family).join(", ");
+    return `set ${NFT.set[family]} { type ${NFT.type[family]}; elements = { ${elements} } }`;
+  });
+  const rules = (to: "daddr" | "saddr", match: string): string[] =>
+    families.map((family) => `${NFT.header[family]} ${to} @${NFT.set[family]} ${match}`);
+  return { families, sets, rules };
 }
 
 function lines(texts: readonly string[]): string {

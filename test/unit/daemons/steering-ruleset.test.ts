@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { steeringRuleset } from "../../../src/daemons/node/steering-ruleset.ts";
+import { openingsRuleset, steeringRuleset } from "../../../src/daemons/node/steering-ruleset.ts";
 
 describe("steeringRuleset", () => {
   const text = (...dvipas: string[]): string => steeringRuleset("esplex", dvipas, "queue num 7");
@@ -39,5 +39,15 @@ describe("steeringRuleset", () => {
 
   it("never lets a packet past a queue without a reader", () => {
     expect(text("192.0.2.100", "2001:db8::100")).not.toContain("bypass");
+  });
+});
+
+describe("openingsRuleset", () => {
+  it("takes the first segments of the DVIPAs' own connections that have a way out", () => {
+    const text = openingsRuleset("esplex-target", ["192.0.2.100", "2001:db8::100"], "queue num 8");
+    const first = 'oifname != "lo" tcp flags & (syn | ack | rst) == syn queue num 8';
+    expect(text).toContain(`ip saddr @dvipas ${first}\n`);
+    expect(text).toContain(`ip6 saddr @dvipas6 ${first}\n`);
+    expect(text).toContain("type filter hook output priority mangle; policy accept;");
   });
 });

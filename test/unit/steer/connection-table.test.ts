@@ -11,6 +11,7 @@ import {
 const LIMITS: ConnectionTableLimits = {
   maxEntries: 4,
   maxProvisionalPerPeer: 3,
+  maxOpenedPerTarget: 2,
   provisionalIdleMs: 30,
   provisionalGraceMs: 10,
   confirmedIdleMs: 100,
@@ -207,7 +208,7 @@ type Step =
       readonly fin: boolean;
     }
   | { readonly do: "answer"; readonly port: number; readonly target: string; readonly presence: Presence }
-  | { readonly do: "closed" | "reported"; readonly port: number; readonly target: string }
+  | { readonly do: "closed" | "reported" | "opened"; readonly port: number; readonly target: string }
   | { readonly do: "expire" | "ask" };
 
 const port = fc.integer({ min: 1, max: 7 });
@@ -222,9 +223,69 @@ const step: fc.Arbitrary<Step> = fc.oneof(
     fin: fc.boolean(),
   }),
   fc.record({ do: fc.constant("answer" as const), port, target, presence }),
-  fc.record({ do: fc.constantFrom("closed" as const, "reported" as const), port, target }),
+  fc.record({ do: fc.constantFrom("closed" as const, "reported" as const, "opened" as const), port, target }),
   fc.record({ do: fc.constantFrom("expire" as const, "ask" as const) }),
 );
+
+describe("a connection that a target has opened", () => {
+  it("is its target's from the first answer on, and of nobody who says so later", () => {
+    const table = new ConnectionTable(ROOMY);
+    expect(table.opened(key(1), "t1", 0)).toBe("added");
+    expect(table.opened(key(1), "t2", 1)).toBe("taken");
+    expect(table.opened(key(1), "t1", 2)).toBe("added");
+    expect(table.follow(key(1), { ...SYN, ack: true }, 3)).toMatchObject({ target: "t1", state: "confirmed" });
+    expect(table.openOn("t1")).toBe(1);
+  });
+
+  it("takes no client's connection", () => {
+    const table = new ConnectionTable(ROOMY);
+    table.add(key(1), "t1", PEER, 0);
+    table.reported(key(2), "t1", 0);
+    for (const port of [1, 2]) expect(table.opened(key(port), "t2", 1)).toBe("taken");
+  });
+
+  it("is asked for soon: its socket may be gone by the time that it is entered", () => {
+    const table = new ConnectionTable(ROOMY);
+    table.opened(key(1), "t1", 0);
+    expect(table.questions(100, 10)).toMatchObject([{ clientPort: 1, target: "t1" }]);
+    table.answered(key(1), "t1", "open", 110);
+    expect(table.questions(100_000, 10)).toEqual([]);
+    table.opened(key(2), "t1", 200);
+    table.answered(key(2), "t1", "absent", 300);
+    expect(states(table)).toEqual([`${PEER} 1 confirmed`, `${PEER} 2 closing`]);
+  });
+
+  it("may have a port that is closing elsewhere, or its own again", () => {
+    const table = new ConnectionTable(ROOMY);
+    table.opened(key(1), "t1", 0);
+    table.closed(key(1), "t1", 1);
+    expect(table.opened(key(1), "t2", 2)).toBe("added");
+    table.closed(key(1), "t2", 3);
+    expect(table.opened(key(1), "t2", 4)).toBe("added");
+    expect(table.list()).toMatchObject([{ target: "t2", state: "confirmed" }]);
+  });
+
+  it("is one of few at a time of each target, whatever the table has room for", () => {
+    const table = new ConnectionTable(ROOMY);
+    for (const port of [1, 2]) expect(table.opened(key(port), "t1", 0)).toBe("added");
+    expect(table.opened(key(3), "t1", 0)).toBe("tooManyOpened");
+    expect(table.opened(key(3), "t2", 0)).toBe("added");
+    table.closed(key(1), "t1", 1);
+    expect(table.opened(key(4), "t1", 2)).toBe("added");
+    expect(table.opened(key(5), "t1", 2)).toBe("tooManyOpened");
+    table.expire(1_000);
+    expect(table.opened(key(5), "t1", 1_000)).toBe("added");
+  });
+
+  it("finds no room where all is confirmed, and takes that of a provisional one", () => {
+    const full = withConfirmed([1, 2, 3, 4]);
+    expect(full.opened(key(5), "t1", 1)).toBe("tableFull");
+    const table = withConfirmed([1, 2, 3]);
+    table.add(key(4), "t1", PEER, 0);
+    expect(table.opened(key(5), "t1", 1)).toBe("added");
+    expect(states(table)).toEqual([1, 2, 3, 5].map((port) => `${PEER} ${port} confirmed`));
+  });
+});
 
 describe("any history", () => {
   it("keeps the limits and the sums, and leaves confirmed entries to their target", () => {
@@ -266,6 +327,7 @@ function play(table: ConnectionTable, one: Step, nowMs: number): void {
       return;
     case "closed":
     case "reported":
+    case "opened":
       table[one.do](key(one.port), one.target, nowMs);
       return;
     case "expire":

@@ -77,7 +77,12 @@ describe("decide", () => {
       reason: "noListener",
     });
     const none = { provisionalIdleMs: 1, provisionalGraceMs: 1, confirmedIdleMs: 1, closingIdleMs: 1 };
-    const connections = new ConnectionTable({ ...none, maxEntries: 0, maxProvisionalPerPeer: 1 });
+    const connections = new ConnectionTable({
+      ...none,
+      maxEntries: 0,
+      maxProvisionalPerPeer: 1,
+      maxOpenedPerTarget: 1,
+    });
     expect(decide(syn, { ...tables, connections }, 0)).toEqual({ kind: "drop", reason: "tableFull" });
   });
 
@@ -86,6 +91,19 @@ describe("decide", () => {
     targets = ["t2", "t3"];
     expect(decide(segment(1000, { ack: true }), tables, 1)).toMatchObject({ target: "t1" });
     expect(decide(segment(1001, { syn: true }), tables, 1)).toMatchObject({ target: "t2" });
+  });
+
+  it("gives the answers to a connection that a target has opened to that target, whatever its port, and nobody else's", () => {
+    const opened = { client: sa.peer, clientPort: 8080, dvipa: sa.dvipa, port: 40_000 };
+    tables.connections.opened(opened, "t2", 0);
+    const answer = { syn: true, ack: true };
+    expect(decide(segment(8080, answer, 40_000), tables, 1)).toMatchObject({ target: "t2", isNew: false });
+    expect(decide(segment(8080, { ack: true }, 40_000), tables, 2)).toMatchObject({ target: "t2", isNew: false });
+    expect(decide(segment(8081, answer, 40_000), tables, 3)).toMatchObject({ reason: "notDistributed" });
+    expect(decide(segment(8080, answer, 40_001), tables, 3)).toMatchObject({ reason: "notDistributed" });
+    tables.connections.closed(opened, "t2", 4);
+    tables.connections.expire(100_000);
+    expect(decide(segment(8080, { ack: true }, 40_000), tables, 100_000)).toMatchObject({ reason: "notDistributed" });
   });
 
   it.each([
