@@ -4,7 +4,7 @@
  */
 import { z } from "zod";
 import { ipAddress, nodeName, saId, u16, u32, u64 } from "./fields.ts";
-import { sharedSa, sharedSaToWire } from "./sa-wire.ts";
+import { MAX_SELECTORS, selector, sharedSa, sharedSaToWire } from "./sa-wire.ts";
 
 /** One cluster: nodes, and the DVIPAs that one of them distributes. */
 export const MAX_MEMBERS = 256;
@@ -15,6 +15,8 @@ const MAX_SAS = 65_536;
 /** SAs in one part of a snapshot; the frame limit binds earlier. */
 const MAX_SAS_A_PART = 4096;
 
+/** Peers that traffic brings up: as many as a cluster file has. */
+export const MAX_TRAPS = 4096;
 /** SAs in one report of what they carried. */
 export const MAX_USE_REPORTS = 256;
 
@@ -169,6 +171,11 @@ export const REQUESTS = {
     }),
     response: empty,
   },
+  /**
+   * A program of the target opens this connection, and its first segment waits (seeds: NEWCONN). `ok`: its answers will be sent on to the
+   * target, which holds a lease.
+   */
+  openConnection: { request: z.strictObject({ connection }), response: ok },
   /** May I give my lease back? `ok` means that the distributor takes the target as inactive from now on. */
   leaseIdle: { request: z.strictObject({ sa: saId }), response: ok },
 
@@ -182,6 +189,25 @@ export const REQUESTS = {
       sas: z.array(z.strictObject({ sa: sharedSa, outbound })).max(MAX_SAS_A_PART),
       /** Of the whole set, in every part. */
       digest,
+    }),
+    response: empty,
+  },
+  /** Traffic of the target's DVIPAs that may ask for an SA (`acquire`): all of it, in parts 0, 1, …, applied when `last` arrives. */
+  traps: {
+    request: z.strictObject({
+      part: u32,
+      last: z.boolean(),
+      traps: z
+        .array(
+          z.strictObject({
+            dvipa: ipAddress,
+            peer: ipAddress,
+            mode: z.enum(["transport", "tunnel"]),
+            local: z.array(selector).min(1).max(MAX_SELECTORS),
+            remote: z.array(selector).min(1).max(MAX_SELECTORS),
+          }),
+        )
+        .max(MAX_TRAPS),
     }),
     response: empty,
   },
@@ -222,6 +248,8 @@ const NOTICES = {
   }),
   /** The target has these connections no more. */
   closed: z.strictObject({ connections: z.array(connection).max(MAX_TOLD_CONNECTIONS) }),
+  /** A packet from the DVIPA to `destination` needs an SA that is not there (seeds: NEWCONN). */
+  acquire: z.strictObject({ dvipa: ipAddress, destination: ipAddress }),
 } as const;
 
 export type RequestType = keyof typeof REQUESTS;
@@ -238,6 +266,7 @@ export const CONCURRENT_REQUESTS: ReadonlySet<RequestType> = new Set<RequestType
   "leaseWant",
   "leaseIdle",
   "haveConnections",
+  "openConnection",
 ]);
 
 export function isRequestType(type: unknown): type is RequestType {

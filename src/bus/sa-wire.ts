@@ -5,7 +5,7 @@ import { suiteLengths } from "../sa/suite.ts";
 import { ipAddress, saId, secretBytes, u16, u32, u64 } from "./fields.ts";
 
 /** RFC 7296 bounds the number of selectors by one byte; more than this no peer of ours needs. */
-const MAX_SELECTORS = 64;
+export const MAX_SELECTORS = 64;
 /** RFC 4303 §2.1: 1 to 255 are reserved. */
 const MIN_SPI = 256;
 
@@ -20,7 +20,7 @@ const suite = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.enum(["null", "ah"]), integrity }),
 ]);
 
-const selector = z.strictObject({
+export const selector = z.strictObject({
   startAddress: ipAddress,
   endAddress: ipAddress,
   protocol: z.number().int().min(0).max(255),

@@ -79,7 +79,7 @@ const MODES = "a list of transport and tunnel, at least one";
 const LIFETIME = `${MIN_LIFETIME_SECONDS} to ${MAX_LIFETIME_SECONDS} (seconds)`;
 const LIFETIME_BYTES = `${MIN_LIFETIME_BYTES} to ${Number.MAX_SAFE_INTEGER} (bytes)`;
 const LIFETIME_PACKETS = `${MIN_LIFETIME_PACKETS} to ${Number.MAX_SAFE_INTEGER} (packets)`;
-const START = "auto or none";
+const START = "auto, onDemand or none";
 const MODE = "transport or tunnel";
 const FILE = "a path, relative to the cluster file";
 const FILES = "a list of 1 to 64 paths, relative to the cluster file";
@@ -226,7 +226,7 @@ export const peerSection = section({
   }).prefault({}),
   ikeLifetime: section({ seconds: seconds(DEFAULT_IKE_SECONDS) }).prefault({}),
   initiate: section({
-    start: z.enum(["auto", "none"], START).default("none"),
+    start: z.enum(["auto", "onDemand", "none"], START).default("none"),
     dvipa: address.nullable().default(null),
     mode: z.enum(["transport", "tunnel"], MODE).nullable().default(null),
   }).prefault({}),

@@ -147,7 +147,9 @@ function peerProblems(
   const addresses = dvipas.map(({ value }) => rangeOf(value.address));
   if (dvipaCount === 0) at("name", "a peer, but no DVIPA", "peers only where the file has dvipas");
   const { start, dvipa: as, mode } = peer.initiate;
-  if (start === "auto" && peer.address === "ANY") at("initiate", "start: auto with address ANY", "the peer's address");
+  if (start !== "none" && peer.address === "ANY") {
+    at("initiate", `start: ${start} with address ANY`, "the peer's address");
+  }
   if (as !== null && dvipas.length === dvipaCount && !dvipas.some(({ value }) => value.address === as)) {
     at("initiate", `dvipa: ${as}`, "one of the file's dvipas");
   }

@@ -114,6 +114,7 @@ const handlers = {
       // As with a connection that is open: a lease is kept through a pause.
       mayPark: () => Promise.resolve(false),
       reportUse: () => Promise.resolve(null),
+      onAcquire: () => {},
       ...{ clock: systemClock, counters, log: silentLog },
       ...(soleLease && { soleLease }),
     });

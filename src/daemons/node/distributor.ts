@@ -13,9 +13,11 @@ import type { Distribution } from "../../steer/choose.ts";
 import { ConnectionTable } from "../../steer/connection-table.ts";
 import { LeaseGate } from "../../steer/lease-gate.ts";
 import type { CouplingLink } from "./coupling-link.ts";
+import { Demands } from "./demands.ts";
 import type { HostDvipa, HostNetworkState } from "./host-network.ts";
 import type { IkeConfiguration } from "./ike-configuration.ts";
 import { IkeRunner } from "./ike-runner.ts";
+import { OpenedConnections, type OpenedConnectionsContext } from "./opened-connections.ts";
 import type { SaKeeper } from "./sa-keeper.ts";
 import { SaRollout } from "./sa-rollout.ts";
 import { OWN_IKE } from "./sa-table.ts";
@@ -25,6 +27,7 @@ import { TargetChoice } from "./target-choice.ts";
 import { TargetSockets } from "./target-sockets.ts";
 import { UseBook } from "./use-book.ts";
 import { isTargetOf, Targets, type DistributedDvipa } from "./targets.ts";
+import type { Acquire } from "./traps.ts";
 
 /** A node keeps its lease when packets came through for it within this time; our choice. */
 const QUIET_BEFORE_PARK_MS = 250;
@@ -48,6 +51,8 @@ export interface DistributorContext {
   readonly coupling: CouplingLink;
   /** Makes the host's network what this role needs. */
   readonly setNetwork: (wanted: HostNetworkState) => Promise<void>;
+  /** Which of these connections this node's own programs have. */
+  readonly ownSockets: OpenedConnectionsContext["ownSockets"];
   readonly clock: Clock;
   readonly counters: Counters;
   readonly log: Log;
@@ -62,11 +67,13 @@ export class Distributor {
   readonly #targets: Targets;
   readonly #gate: LeaseGate;
   readonly #ike: IkeRunner;
+  readonly #demands: Demands;
   readonly #steering: Steering;
   readonly #use: UseBook;
   readonly #rollout: SaRollout;
   readonly #connections = new ConnectionTable();
   readonly #sockets: TargetSockets;
+  readonly #opened: OpenedConnections;
   readonly #choice: TargetChoice;
   readonly #epochs = new Map<string, bigint>();
   /** Names of targets in the order of their first join: the place makes mark and table. */
@@ -85,10 +92,22 @@ export class Distributor {
     this.#gate = new LeaseGate((node, tunnel) => this.#wantLease(node, tunnel), counters);
     this.#sockets = new TargetSockets({
       connections: this.#connections,
-      serves: (name, dvipa, port) => this.#targets.serves(name, dvipa) && this.#isDistributed(dvipa, port),
+      serves: (name, dvipa) => this.#targets.serves(name, dvipa),
+      isDistributed: (dvipa, port) => this.#isDistributed(dvipa, port),
+      enterOpened: (name, connections) => this.#opened.enter(name, connections),
       isConnected: (name) => this.#targets.isConnected(name),
       ask: (name, connections) => this.#targets.haveConnections(name, connections),
       onConnections: (name) => this.#resume(name),
+      clock,
+      counters,
+    });
+    this.#opened = new OpenedConnections({
+      connections: this.#connections,
+      serves: (name, dvipa) => this.#targets.serves(name, dvipa),
+      sas: () => this.#rollout.all(),
+      ownSockets: context.ownSockets,
+      lease: (name, tunnel) =>
+        new Promise((resolve) => this.#gate.enter(name, tunnel, clock.nowMs(), (pass) => resolve(pass === "forward"))),
       clock,
       counters,
     });
@@ -104,6 +123,9 @@ export class Distributor {
       onJoin: (name) => this.#gate.forgetNode(name),
       onSynced: (name) => this.#resume(name),
       mayPark: (name, saId) => this.#mayPark(name, saId),
+      traps: () => this.#demands.traps(),
+      onAcquire: (name, acquire) => this.#demands.acquire(name, acquire),
+      onOpening: (name, connection) => this.#opened.open(name, connection),
       takeUse: (name, body) => this.takeUse(name, body),
       onLeave: (name) => this.#use.left(name),
       sockets: this.#sockets,
@@ -121,6 +143,7 @@ export class Distributor {
       },
       epochOf: (dvipa) => this.epochOf(dvipa),
       onHeard: (saId) => this.#ike.childHeard(saId),
+      onInstalled: (sa) => this.#demands.installed(sa),
       ...{ clock, counters, log },
     });
     const core = new IkeCore({
@@ -134,6 +157,15 @@ export class Distributor {
       wallClockMs: () => Date.now(),
     });
     this.#ike = new IkeRunner(core, this.#rollout, clock, counters, log);
+    this.#demands = new Demands({
+      nodeName,
+      onDemand: () => core.onDemand(),
+      serves: (name, dvipa) => this.#targets.serves(name, dvipa),
+      demand: (dvipa, destination) => this.#ike.command({ kind: "demand", dvipa, destination }),
+      lease: (name, tunnel) => this.#gate.enter(name, tunnel, clock.nowMs(), () => {}),
+      clock,
+      counters,
+    });
     this.#steering = new Steering({
       nodeName,
       tables: {
@@ -175,6 +207,7 @@ export class Distributor {
     }
     const addresses = dvipas.map(({ address }) => address);
     await keeper.setDvipas(OWN_IKE, addresses, "distributor");
+    await keeper.setTraps(OWN_IKE, this.#demands.traps());
     await this.#steering.start();
     await this.#applyNetwork();
     await this.#ike.start(addresses);
@@ -185,6 +218,7 @@ export class Distributor {
 
   /** Says goodbye to the peers, which removes the SAs everywhere, and stops serving. */
   async stop(): Promise<void> {
+    this.#demands.stop();
     this.#expire?.cancel();
     this.#sockets.stop();
     await this.#ike.stop();
@@ -238,6 +272,18 @@ export class Distributor {
   /** Reaches out to the peers that the cluster file wants at the start; those that are there are left alone. */
   initiateAll(): void {
     this.#ike.command({ kind: "initiateAll" });
+  }
+
+  /** Peers have changed: reaches out anew, and tells every node which traffic is to bring an SA up. */
+  async reload(): Promise<void> {
+    this.initiateAll();
+    this.#targets.updateTraps();
+    await this.#context.keeper.setTraps(OWN_IKE, this.#demands.traps());
+  }
+
+  /** This node's own kernel needs an SA. */
+  acquire(acquire: Acquire): void {
+    this.#demands.acquire(this.#context.nodeName, acquire);
   }
 
   /** May this node park its own lease on the tunnel? */

@@ -27,10 +27,12 @@ import {
   type RoutingRule,
 } from "../../net/rules.ts";
 import { readSysctl, SysctlJournal, type SysctlName } from "../../net/sysctl.ts";
-import { steeringRuleset } from "./steering-ruleset.ts";
+import { OPENINGS_QUEUE } from "./openings.ts";
+import { openingsRuleset, steeringRuleset } from "./steering-ruleset.ts";
 
-/** The nftables table of a node; one node per network namespace. */
+/** The nftables tables of a distributor and of a target; one node per network namespace. */
 const NFT_TABLE = "esplex";
+const NFT_TARGET_TABLE = "esplex-target";
 /** Number of the packet queue between the kernel and the steering; our choice. */
 export const STEERING_QUEUE = 4550;
 const LOOPBACK = "lo";
@@ -89,6 +91,7 @@ export class HostNetwork {
       await this.#applyRoutes(family, isServed ? wanted.targets : []);
     }
     await this.#applyQueue(distributes);
+    await this.#applyOpenings(wanted.dvipas.filter((dvipa) => dvipa.role === "target"));
     await this.#applyAddresses(wanted.dvipas);
   }
 
@@ -96,6 +99,7 @@ export class HostNetwork {
   async clear(): Promise<void> {
     await this.#applyAddresses([]);
     await this.#applyQueue([]);
+    await this.#applyOpenings([]);
     for (const family of families()) await this.#applyRoutes(family, []);
     this.#sysctls.restore();
     rmSync(this.#recordPath, { force: true });
@@ -215,6 +219,16 @@ export class HostNetwork {
     const addresses = distributes.map((dvipa) => dvipa.address);
     await applyRuleset(steeringRuleset(NFT_TABLE, addresses, `queue num ${STEERING_QUEUE}`));
     this.#log.debug("ESP to the DVIPAs goes through the steering queue", { addresses, queue: STEERING_QUEUE });
+  }
+
+  /** The first segments of connections that are opened here wait for their distributor. */
+  async #applyOpenings(targets: readonly HostDvipa[]): Promise<void> {
+    if (targets.length > 0) {
+      const addresses = targets.map((dvipa) => dvipa.address);
+      await applyRuleset(openingsRuleset(NFT_TARGET_TABLE, addresses, `queue num ${OPENINGS_QUEUE}`));
+    } else if ((await listTable("inet", NFT_TARGET_TABLE)) !== null) {
+      await deleteTable("inet", NFT_TARGET_TABLE);
+    }
   }
 }
 

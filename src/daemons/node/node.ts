@@ -14,6 +14,7 @@ import { createLog, type Log, type LogLevel } from "../../core/log.ts";
 import { listAddresses } from "../../net/addresses.ts";
 import { NETLINK_ROUTE, NetlinkSocket } from "../../net/netlink-socket.ts";
 import type { SharedSa } from "../../sa/spec.ts";
+import type { ConnectionKey } from "../../steer/connection-table.ts";
 import { serveControl, type ControlHandlers, type ControlServer } from "../control.ts";
 import { CouplingLink } from "./coupling-link.ts";
 import { Distributor, type OwnDvipa } from "./distributor.ts";
@@ -22,9 +23,10 @@ import { ikeControls } from "./ike-controls.ts";
 import { HostNetwork, NO_NETWORK_STATE, type HostDvipa, type HostNetworkState } from "./host-network.ts";
 import { loadIkeConfiguration, type IkeConfiguration } from "./ike-configuration.ts";
 import { probeKernel, withoutSuites } from "./kernel-suites.ts";
+import { Openings } from "./openings.ts";
 import { SaKeeper } from "./sa-keeper.ts";
 import { OWN_IKE, type SaSource } from "./sa-table.ts";
-import { SocketReporter } from "./socket-reporter.ts";
+import { endsOf, SocketReporter } from "./socket-reporter.ts";
 import { SocketWatch } from "./socket-watch.ts";
 import { ShadowLink, type ShadowDvipa } from "./shadow-link.ts";
 import type { DvipaStatus, NodeStatus } from "./status.ts";
@@ -86,6 +88,7 @@ class Node {
   readonly #distributor: Distributor | null;
   readonly #coupling: CouplingLink;
   readonly #sockets: SocketWatch;
+  readonly #openings: Openings;
   readonly #shadows = new Map<string, ShadowLink>();
   readonly #shadowDvipas = new Map<string, readonly ShadowDvipa[]>();
   #ownNetwork: HostNetworkState = NO_NETWORK_STATE;
@@ -105,10 +108,15 @@ class Node {
     this.#ike = context.ike;
     this.#log = bus.log;
     this.#sockets = new SocketWatch(bus);
+    this.#openings = new Openings({ ask: (connection) => this.#askToOpen(connection), ...bus });
     this.failed = new Promise((resolve) => (this.#fail = resolve));
     this.#keeper = new SaKeeper({
       coupling: () => this.#coupling,
       mayPark: (source, sa) => this.#mayPark(source, sa),
+      onAcquire: (source, acquire) => {
+        if (source === OWN_IKE) this.#distributor?.acquire(acquire);
+        else this.#shadows.get(source)?.acquire(acquire);
+      },
       reportUse: (source, body) => this.#reportUse(source, body),
       clock: bus.clock,
       counters: bus.counters,
@@ -142,6 +150,7 @@ class Node {
             keeper: this.#keeper,
             coupling: this.#coupling,
             setNetwork: (wanted) => this.#setOwnNetwork(wanted),
+            ownSockets: (connections) => this.#sockets.sockets.find(connections.map(endsOf)),
             clock: bus.clock,
             counters: bus.counters,
             log: bus.log,
@@ -159,6 +168,7 @@ class Node {
       { name: "coupling link", start: started, stop: synchronous(() => this.#coupling.close()) },
       { name: "routing socket", start: started, stop: synchronous(() => this.#route.close()) },
       { name: "kernel SAs", start: started, stop: () => this.#keeper.stop() },
+      { name: "openings", start: started, stop: () => this.#openings.close() },
       {
         name: "host network",
         start: started,
@@ -193,7 +203,7 @@ class Node {
       this.#log.error("reload failed, everything stays as it was", { reason: messageOf(error) });
       throw error;
     }
-    this.#distributor?.initiateAll();
+    await this.#distributor?.reload();
     const { peers, warnings } = this.#ike;
     this.#log.info("peers and credentials read anew", { peers: peers.length });
     return { peers: peers.length, warnings };
@@ -249,6 +259,7 @@ class Node {
 
   async #shadowed(distributor: string, dvipas: readonly ShadowDvipa[]): Promise<void> {
     this.#shadowDvipas.set(distributor, dvipas);
+    if (dvipas.length > 0) await this.#openings.start();
     await this.#applyNetwork();
     await this.#settle();
   }
@@ -284,6 +295,14 @@ class Node {
   async #mayPark(source: SaSource, sa: SharedSa): Promise<boolean> {
     if (source === OWN_IKE) return this.#distributor?.mayParkOwn(sa.reqid) ?? true;
     return (await this.#shadows.get(source)?.mayPark(sa.id)) ?? false;
+  }
+
+  /** The distributor of the DVIPA knows whose answers come. */
+  async #askToOpen(connection: ConnectionKey): Promise<boolean> {
+    const serves = (dvipas: readonly ShadowDvipa[]): boolean =>
+      dvipas.some(({ address }) => address === connection.dvipa);
+    const [name] = [...this.#shadowDvipas].find(([, dvipas]) => serves(dvipas)) ?? [];
+    return name === undefined ? false : ((await this.#shadows.get(name)?.openConnection(connection)) ?? false);
   }
 
   async #reportUse(source: SaSource, body: RequestBody<"saUse">): Promise<ResponseBody<"saUse"> | null> {

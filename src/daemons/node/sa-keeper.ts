@@ -12,13 +12,22 @@ import { Leases } from "../../xfrm/leases.ts";
 import { NOTHING, type PlanOptions } from "../../xfrm/plan.ts";
 import { refuseEspOffload } from "../../xfrm/probe.ts";
 import { openXfrm, XfrmReconciler, type ReconcileReport } from "../../xfrm/reconciler.ts";
-import { dvipaGuard, inboundId, outboundId, shadowOf, type NodeRole } from "../../xfrm/shadow.ts";
+import {
+  dvipaGuard,
+  inboundId,
+  outboundId,
+  shadowOf,
+  trapPolicies,
+  type NodeRole,
+  type Trap,
+} from "../../xfrm/shadow.ts";
 import { addState, deleteState, stateKey, type SequenceRange, type StateSpec } from "../../xfrm/states.ts";
 import type { CouplingLink } from "./coupling-link.ts";
 import { LeaseRunner } from "./lease-runner.ts";
 import { statusOf } from "./sa-status.ts";
 import { SaTable, type Entry, type KeptSa, type SaSource } from "./sa-table.ts";
 import type { SaStatus } from "./status.ts";
+import { Traps, type TrapsContext } from "./traps.ts";
 import { UseMeter, type UseMeterContext } from "./use-meter.ts";
 
 /** How often the whole kernel is compared with what it should be; at a change only what it names. Our choice. */
@@ -36,6 +45,7 @@ export interface SaKeeperContext {
   readonly mayPark: (source: SaSource, sa: SharedSa) => Promise<boolean>;
   /** Tells who an SA comes from what this node has carried on it. */
   readonly reportUse: UseMeterContext<Entry>["report"];
+  readonly onAcquire: TrapsContext["onAcquire"];
   readonly clock: Clock;
   readonly counters: Counters;
   readonly log: Log;
@@ -53,6 +63,7 @@ export class SaKeeper {
   readonly #reconciler: XfrmReconciler;
   readonly #leases: Leases;
   readonly #events: NetlinkSocket;
+  readonly #traps: Traps;
   readonly #meter: UseMeter<Entry>;
   readonly #table = new SaTable();
   #isResyncDue = true;
@@ -78,6 +89,7 @@ export class SaKeeper {
       onFault: (error) => log.error("a kernel event could not be handled", { reason: messageOf(error) }),
       receiveBufferBytes: EVENT_BUFFER_BYTES,
     });
+    this.#traps = new Traps(context);
     this.#meter = new UseMeter({
       sas: () => this.#table.values(),
       readInbound: (entries) =>
@@ -107,6 +119,13 @@ export class SaKeeper {
   async setDvipas(source: SaSource, addresses: readonly string[], role: NodeRole): Promise<void> {
     const policies = addresses.flatMap((address) => dvipaGuard(address, role));
     this.#table.wanted.set(`guards of ${source}`, { states: [], policies });
+    await this.#apply();
+  }
+
+  /** Traffic of a source's DVIPAs that is to bring an SA up, all of it. */
+  async setTraps(source: SaSource, traps: readonly Trap[]): Promise<void> {
+    this.#traps.set(source, traps);
+    this.#table.wanted.set(`traps of ${source}`, { states: [], policies: traps.flatMap(trapPolicies) });
     await this.#apply();
   }
 
@@ -247,6 +266,7 @@ export class SaKeeper {
   async stop(): Promise<void> {
     this.#timer?.cancel();
     this.#meter.stop();
+    this.#traps.close();
     const held = [...this.#table.values()].filter(({ runner }) => runner?.holdsLease === true);
     const gone = [...this.#table.values()];
     for (const entry of gone) this.#drop(entry);
@@ -263,6 +283,8 @@ export class SaKeeper {
     entry.runner?.stop();
     this.#leases.drop(outboundId(entry.sa));
     this.#table.leave(entry);
+    // A trap takes its place: what waits in the kernel since it asked last goes, so that the next packet makes it ask again.
+    if (this.#traps.takeAsked()) this.#isResyncDue = true;
   }
 
   /** After the state is in the kernel: whether it is new or was found there, its runner starts from what it says. */

@@ -31,6 +31,8 @@ export interface SaRolloutContext {
   readonly epochOf: (dvipa: string) => bigint | null;
   /** A packet of the peer on an SA that we do not send on yet: IKE decides whether that changes now. */
   readonly onHeard: (saId: string) => Promise<void>;
+  /** Every node has the SA. */
+  readonly onInstalled: (sa: SharedSa) => void;
   readonly clock: Clock;
   readonly counters: Counters;
   readonly log: Log;
@@ -99,7 +101,7 @@ export class SaRollout {
   }
 
   async #install(negotiated: SharedSa, outbound: "now" | "hold"): Promise<void> {
-    const { targets, use, counters, log } = this.#context;
+    const { targets, use, onInstalled, counters, log } = this.#context;
     const sa: SharedSa = { ...negotiated, reqid: this.#tunnels.take(negotiated) };
     let entry: DistributedSa;
     try {
@@ -115,6 +117,7 @@ export class SaRollout {
     use.add(sa);
     await targets.install(entry);
     this.#warnOfSmallWindow(sa);
+    onInstalled(sa);
     counters.add("sa.installed");
     log.info("SA installed on distributor and targets", { sa: sa.id, peer: sa.peerName, mode: sa.mode, outbound });
   }

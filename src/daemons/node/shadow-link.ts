@@ -1,14 +1,18 @@
 import { BusClient } from "../../bus/client.ts";
 import type { BusConnection, BusHandlers } from "../../bus/connection.ts";
-import type { RequestBody, ResponseBody } from "../../bus/messages.ts";
+import { MAX_TRAPS, type RequestBody, type ResponseBody } from "../../bus/messages.ts";
 import { digestOfSas } from "../../bus/sa-wire.ts";
 import type { BusOptions } from "../../bus/server.ts";
 import { EsplexError, messageOf } from "../../core/errors.ts";
+import type { ConnectionKey } from "../../steer/connection-table.ts";
 import type { SaKeeper } from "./sa-keeper.ts";
 import type { SocketReporter } from "./socket-reporter.ts";
+import type { Acquire } from "./traps.ts";
 
 /** Time for a lease to come, asked for by the distributor, which itself waits no longer. */
 const LEASE_MS = 1_000;
+/** The first segment of a connection is repeated after 1 s (RFC 6298 §2.1); this one is not worth more then. */
+const OPENING_MS = 1_000;
 
 /** A distributor as the coupling service announces it. */
 export interface ShadowedDistributor {
@@ -47,6 +51,7 @@ export class ShadowLink {
   readonly #options: ShadowLinkOptions;
   readonly #client: BusClient;
   #parts: Snapshot[] = [];
+  #trapParts: RequestBody<"traps">["traps"][] = [];
   #epochs = new Map<string, bigint>();
   #synced = false;
 
@@ -61,6 +66,7 @@ export class ShadowLink {
       handlers: (connection) => this.#handlers(connection),
       onOpen: async (connection) => {
         this.#parts = [];
+        this.#trapParts = [];
         const shadow = options.keeper.keptFrom(distributor.name).map(({ sa }) => sa.id);
         const otherAddress = await options.otherAddress();
         await connection.request("join", { node: bus.self, shadow, otherAddress });
@@ -95,6 +101,19 @@ export class ShadowLink {
     return connection === null || !this.#synced ? null : connection.request("saUse", body);
   }
 
+  /** Asks for an SA; the kernel asks again when nothing comes of it. */
+  acquire(body: Acquire): void {
+    this.#client.connection?.notify("acquire", body);
+  }
+
+  /** Tells of a connection that is opened here; true once its answers reach this node, which can send. */
+  async openConnection(key: ConnectionKey): Promise<boolean> {
+    const { connection } = this.#client;
+    if (connection === null || !this.#synced) return false;
+    const { ok } = await connection.request("openConnection", { connection: key }, OPENING_MS);
+    return ok;
+  }
+
   close(): void {
     this.#options.reporter.end();
     this.#client.close();
@@ -123,6 +142,7 @@ export class ShadowLink {
           await keeper.remove(distributor.name, id);
           return {};
         },
+        traps: (part) => this.#trapsPart(part),
         leaseWant: ({ sa }) => this.#leaseWant(sa),
         digest: ({ digest }) => {
           const ok = digest === digestOfSas(keeper.keptFrom(distributor.name));
@@ -180,6 +200,20 @@ export class ShadowLink {
         "cluster.staleEpoch",
         `${dvipa}: epoch ${epoch.toString()}, not ${current?.toString() ?? "none"}`,
       );
+  }
+
+  async #trapsPart({ part, last, traps }: RequestBody<"traps">): Promise<Record<string, never>> {
+    if (part === 0) this.#trapParts = [];
+    if (part !== this.#trapParts.length) throw new EsplexError("bus.protocol", "a part of the traps is missing");
+    this.#trapParts.push(traps);
+    const all = this.#trapParts.flat();
+    if (all.length > MAX_TRAPS) throw new EsplexError("bus.protocol", "more traps than a cluster file has peers");
+    if (!last) return {};
+    this.#trapParts = [];
+    const dvipas = all.map(({ dvipa }) => dvipa);
+    this.#checkAuthority(dvipas, []);
+    await this.#options.keeper.setTraps(this.#options.distributor.name, all);
+    return {};
   }
 
   async #leaseWant(saId: string): Promise<ResponseBody<"leaseWant">> {

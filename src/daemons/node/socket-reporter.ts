@@ -37,7 +37,8 @@ export interface SocketReporterContext {
 
 /**
  * Tells one distributor what this target's own sockets say: where applications listen, which connections there are, and the
- * end of each. Everything about the DVIPAs that it serves for this distributor, and nothing else.
+ * end of each. Everything about the DVIPAs that it serves for this distributor, and nothing else. A connection from another port
+ * of a DVIPA than those that are served has been opened here: it is told of like any other.
  */
 export class SocketReporter implements SocketObserver {
   readonly #context: SocketReporterContext;
@@ -106,7 +107,7 @@ export class SocketReporter implements SocketObserver {
   }
 
   onDestroyed(ends: TcpEnds): void {
-    if (this.#link === null || !this.#isReported(ends.local, ends.localPort)) return;
+    if (this.#link === null || !this.#dvipas.has(ends.local)) return;
     const key = keyOf(ends);
     this.#closed.set(`${key.client} ${key.clientPort} ${key.dvipa} ${key.port}`, key);
     if (this.#closed.size > MAX_CLOSED) this.onMissed();
@@ -126,7 +127,7 @@ export class SocketReporter implements SocketObserver {
     for (const { address, port, versions, queued, queueLimit } of all) {
       for (const dvipa of this.#dvipas.keys()) {
         const takes = address === null ? versions.includes(ipVersion(dvipa)) : address === dvipa;
-        if (!takes || !this.#isReported(dvipa, port)) continue;
+        if (!takes || !this.#isServed(dvipa, port)) continue;
         const name = `${dvipa} ${port}`;
         const load = stepped(Math.max(queued / Math.max(queueLimit, 1), loads.get(name)?.load ?? 0));
         loads.set(name, { dvipa, port, load });
@@ -135,7 +136,7 @@ export class SocketReporter implements SocketObserver {
     return loads;
   }
 
-  #isReported(dvipa: string, port: number): boolean {
+  #isServed(dvipa: string, port: number): boolean {
     const ports = this.#dvipas.get(dvipa);
     return ports !== undefined && (ports === "ALL" || ports.includes(port));
   }
@@ -162,7 +163,7 @@ export class SocketReporter implements SocketObserver {
     this.#telling = link;
     try {
       const all = await this.#context.watch.sockets.connections(new Set(this.#dvipas.keys()));
-      const keys = all.filter(({ local, localPort }) => this.#isReported(local, localPort)).map(keyOf);
+      const keys = all.map(keyOf);
       const parts = Math.max(1, Math.ceil(keys.length / MAX_TOLD_CONNECTIONS));
       for (let part = 0; part < parts && this.#link === link; part++) {
         const connections = keys.slice(part * MAX_TOLD_CONNECTIONS, (part + 1) * MAX_TOLD_CONNECTIONS);
@@ -198,7 +199,8 @@ function keyOf({ local, localPort, remote, remotePort }: TcpEnds): ConnectionKey
   return { client: remote, clientPort: remotePort, dvipa: local, port: localPort };
 }
 
-function endsOf({ client, clientPort, dvipa, port }: ConnectionKey): TcpEnds {
+/** The connection as this host's kernel names it. */
+export function endsOf({ client, clientPort, dvipa, port }: ConnectionKey): TcpEnds {
   return { local: dvipa, localPort: port, remote: client, remotePort: clientPort };
 }
 

@@ -19,8 +19,11 @@ const MAX_SNAPSHOT = 65_536;
 
 export interface TargetSocketsContext {
   readonly connections: ConnectionTable;
-  /** True when the target may speak of this port of the DVIPA. */
-  readonly serves: (target: string, dvipa: string, port: number) => boolean;
+  readonly serves: (target: string, dvipa: string) => boolean;
+  /** True when connections to this port of the DVIPA are distributed. From any other port they are a target's that opened them. */
+  readonly isDistributed: (dvipa: string, port: number) => boolean;
+  /** Enters connections that the target has opened; one answer for each. */
+  readonly enterOpened: (target: string, connections: readonly ConnectionKey[]) => Promise<readonly boolean[]>;
   readonly isConnected: (target: string) => boolean;
   readonly ask: (target: string, connections: readonly ConnectionKey[]) => Promise<readonly Presence[]>;
   /** The target has told of all its connections. */
@@ -92,9 +95,9 @@ export class TargetSockets {
   handlers(target: string, isCurrent: () => boolean): Required<BusHandlers> {
     return {
       requests: {
-        connections: (body) => {
+        connections: async (body) => {
           if (!isCurrent()) throw new EsplexError("bus.protocol", `${target} has not joined on this connection`);
-          this.#connections(target, body);
+          await this.#connections(target, body);
           return {};
         },
       },
@@ -127,13 +130,13 @@ export class TargetSockets {
   #closed(target: string, connections: readonly ConnectionKey[]): void {
     const { connections: table, clock, counters } = this.#context;
     for (const key of connections) {
-      if (!this.#mayTell(target, key.dvipa, key.port)) continue;
+      if (!this.#mayTell(target, key.dvipa)) continue;
       if (table.closed(key, target, clock.nowMs())) counters.add("steer.connectionsClosed");
     }
   }
 
-  #connections(target: string, { part, last, connections }: RequestBody<"connections">): void {
-    const { connections: table, clock, counters, onConnections } = this.#context;
+  async #connections(target: string, { part, last, connections }: RequestBody<"connections">): Promise<void> {
+    const { connections: table, isDistributed, enterOpened, clock, counters, onConnections } = this.#context;
     const snapshot = this.#told.get(target)?.snapshot;
     if (snapshot === undefined) return;
     const nowMs = clock.nowMs();
@@ -142,17 +145,25 @@ export class TargetSockets {
     snapshot.parts += 1;
     snapshot.connections += connections.length;
     if (snapshot.connections > MAX_SNAPSHOT) throw new EsplexError("bus.protocol", "more connections than a table has");
+    const told = (isTaken: boolean): void =>
+      counters.add(isTaken ? "steer.connectionsReported" : "targets.connectionRefused");
+    const opened: ConnectionKey[] = [];
     for (const key of connections) {
-      if (!this.#mayTell(target, key.dvipa, key.port)) continue;
-      counters.add(table.reported(key, target, nowMs) ? "steer.connectionsReported" : "targets.connectionRefused");
+      if (!this.#mayTell(target, key.dvipa)) continue;
+      if (isDistributed(key.dvipa, key.port)) told(table.reported(key, target, nowMs));
+      else opened.push(key);
     }
-    if (!last) return;
-    table.recheck(target, snapshot.sinceMs, nowMs);
+    for (const isTaken of await enterOpened(target, opened)) told(isTaken);
+    // A newer connection may have begun to tell meanwhile.
+    if (!last || this.#told.get(target)?.snapshot !== snapshot) return;
+    table.recheck(target, snapshot.sinceMs, clock.nowMs());
     onConnections(target);
   }
 
-  #mayTell(target: string, dvipa: string, port: number): boolean {
-    if (this.#context.serves(target, dvipa, port)) return true;
+  /** `port`: where an application listens. */
+  #mayTell(target: string, dvipa: string, port: number | null = null): boolean {
+    const { serves, isDistributed } = this.#context;
+    if (serves(target, dvipa) && (port === null || isDistributed(dvipa, port))) return true;
     this.#context.counters.add("targets.reportRefused");
     return false;
   }

@@ -9,6 +9,8 @@ import type { Log } from "../../core/log.ts";
 import type { SharedSa } from "../../sa/spec.ts";
 import type { ConnectionKey, Presence } from "../../steer/connection-table.ts";
 import type { TargetSockets } from "./target-sockets.ts";
+import type { Trap } from "../../xfrm/shadow.ts";
+import type { Acquire } from "./traps.ts";
 
 /** An answer to an SA message takes longer only from a target that is in trouble; it is then cut off and resynchronised. */
 const SA_MESSAGE_MS = 2_000;
@@ -18,6 +20,8 @@ const LEASE_WANT_MS = 1_000;
 const DIGEST_MS = 3_000;
 /** SAs in one part of a snapshot: with 1 kB each this stays well below a frame. */
 const SNAPSHOT_PART_SAS = 256;
+/** Selectors in one part of the traps: with 150 bytes each, likewise. */
+const TRAPS_PART_SELECTORS = 1024;
 
 /** An SA of a DVIPA that this node distributes. */
 export interface DistributedSa {
@@ -52,6 +56,12 @@ export interface TargetsContext {
   readonly onSynced: (name: string) => void;
   /** May this target park its lease on the SA's tunnel? */
   readonly mayPark: (name: string, saId: string) => boolean;
+  /** Traffic that is to bring an SA up, of all targets. */
+  readonly traps: () => readonly Trap[];
+  /** A target asks for an SA. */
+  readonly onAcquire: (name: string, acquire: Acquire) => void;
+  /** A target opens a connection: true once its answers reach it and it can send. */
+  readonly onOpening: (name: string, connection: ConnectionKey) => Promise<boolean>;
   /** What a target has carried on the SAs. */
   readonly takeUse: (name: string, body: RequestBody<"saUse">) => ResponseBody<"saUse">;
   /** The target is out of reach. */
@@ -100,8 +110,18 @@ export class Targets {
         join: (body) => this.#join(name, connection, body),
         saUse: (body) => this.#takeUse(name, connection, body),
         leaseIdle: ({ sa }) => ({ ok: this.#context.mayPark(name, sa) }),
+        openConnection: async (body) => {
+          const isCurrent = this.#joined.get(name)?.connection === connection;
+          return { ok: isCurrent && (await this.#context.onOpening(name, body.connection)) };
+        },
       },
-      notices: { ...sockets.notices, resync: () => this.#sendSnapshot(name, connection) },
+      notices: {
+        ...sockets.notices,
+        resync: () => this.#sendSnapshot(name, connection),
+        acquire: (body) => {
+          if (this.#joined.get(name)?.connection === connection) this.#context.onAcquire(name, body);
+        },
+      },
     };
   }
 
@@ -139,6 +159,24 @@ export class Targets {
 
   async remove(sa: SharedSa): Promise<void> {
     await this.#toTargetsOf(sa.dvipa, (connection) => connection.request("saRemove", { id: sa.id }, SA_MESSAGE_MS));
+  }
+
+  /** What traffic may bring up has changed. */
+  updateTraps(): void {
+    for (const target of this.#joined.values()) this.#sendTraps(target);
+  }
+
+  /** In parts; a failure ends the connection, and the next one tries again. */
+  #sendTraps({ name, connection }: Target): void {
+    const parts = inParts(this.#context.traps().filter(({ dvipa }) => this.serves(name, dvipa)));
+    for (const [part, traps] of parts.entries()) {
+      const body = traps.map(({ dvipa, peer, mode, local, remote }) => {
+        return { dvipa, peer, mode, local: [...local], remote: [...remote] };
+      });
+      connection
+        .request("traps", { part, last: part === parts.length - 1, traps: body })
+        .catch((error: unknown) => connection.close(`traps failed: ${messageOf(error)}`));
+    }
   }
 
   /** Resolves once the target's kernel holds a lease on the SA. */
@@ -182,6 +220,8 @@ export class Targets {
     log.info("target joined", { target: name, address, otherAddress, shadowSas: body.shadow.length });
     this.#warnOfUnreachable(name);
     await onChange();
+    // Ahead of the snapshot: with that the target removes what nobody has spoken of.
+    this.#sendTraps({ name, connection });
     this.#sendSnapshot(name, connection);
     return {};
   }
@@ -274,4 +314,20 @@ export class Targets {
       () => {}, // the connection tells by itself when it is dead
     );
   }
+}
+
+/** At least one part, with at least one trap in each but the only one. */
+function inParts(traps: readonly Trap[]): readonly (readonly Trap[])[] {
+  const parts: Trap[][] = [[]];
+  let selectors = 0;
+  for (const trap of traps) {
+    const own = trap.local.length + trap.remote.length;
+    if (selectors > 0 && selectors + own > TRAPS_PART_SELECTORS) {
+      parts.push([]);
+      selectors = 0;
+    }
+    parts.at(-1)?.push(trap);
+    selectors += own;
+  }
+  return parts;
 }

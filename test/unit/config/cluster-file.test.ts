@@ -206,6 +206,11 @@ test.each([
   ],
   ["packets: 3000000", "packets: ~", "no problem"],
   ["seconds: 600", "seconds: 5", "peers[1].childLifetime.seconds: found 5; allowed: 30 to 2592000 (seconds)"],
+  [
+    "start: none",
+    "start: onDemand",
+    "peers[1].initiate: found start: onDemand with address ANY; allowed: the peer's address",
+  ],
   ["start: none", "start: auto", "peers[1].initiate: found start: auto with address ANY; allowed: the peer's address"],
   ["mode: tunnel }", "mode: transport }", "peers[1].initiate: found mode: transport; allowed: one of the peer's modes"],
   [
@@ -213,7 +218,7 @@ test.each([
     "dvipa: 192.0.2.101,",
     "peers[1].initiate: found dvipa: 192.0.2.101; allowed: one of the file's dvipas",
   ],
-  ["start: none", "start: yes", 'peers[1].initiate.start: found "yes"; allowed: auto or none'],
+  ["start: none", "start: yes", 'peers[1].initiate.start: found "yes"; allowed: auto, onDemand or none'],
   ["esn: never", "esn: yes", 'peers[1].esn: found "yes"; allowed: prefer, allow or never'],
   ["cluster: lab", "cluster: lab\ncluster: lab", "lab.yaml:2:1: not YAML: Map keys must be unique"],
   ["[80, 443]", "[80, 443", "not YAML"],

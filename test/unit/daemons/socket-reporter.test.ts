@@ -164,7 +164,7 @@ describe("listeners", () => {
 });
 
 describe("connections", () => {
-  it("are told in parts on a new link, those of the reported ports alone", async () => {
+  it("are told in parts on a new link, those of the DVIPAs alone, opened ones too", async () => {
     kernel.connections = [
       ...Array.from({ length: 3000 }, (_, at) => ends(at + 1)),
       ends(1, V4, 22),
@@ -178,7 +178,8 @@ describe("connections", () => {
       [1, true],
     ]);
     const all = parts.flatMap(({ connections }) => connections as { dvipa: string; port: number }[]);
-    expect(all).toHaveLength(3001);
+    expect(all).toHaveLength(3002);
+    expect(all.at(-2)).toMatchObject({ dvipa: V4, port: 22 });
     expect(all.at(-1)).toMatchObject({ dvipa: V6, port: 22 });
   });
 
@@ -192,9 +193,10 @@ describe("connections", () => {
     await begin();
     destroyed.onConnection(ends(1));
     destroyed.onConnection(ends(2));
-    destroyed.onConnection(ends(3, V4, 22));
+    destroyed.onConnection(ends(3, V4, 40_000));
+    destroyed.onConnection(ends(4, "192.0.2.11"));
     await clock.advance(50);
-    expect(toldOf("closed")).toMatchObject([{ connections: [{ clientPort: 1 }, { clientPort: 2 }] }]);
+    expect(toldOf("closed")).toMatchObject([{ connections: [1, 2, 3].map((clientPort) => ({ clientPort })) }]);
     kernel.present = "halfOpen";
     destroyed.onConnection(ends(1));
     await clock.advance(50);

@@ -23,6 +23,7 @@ let asked: { target: string; ports: number[] }[];
 let answer: (connections: readonly ConnectionKey[]) => Promise<readonly Presence[]>;
 let connected: Set<string>;
 let complete: string[];
+let entered: string[];
 
 beforeEach(() => {
   table = new ConnectionTable();
@@ -30,12 +31,18 @@ beforeEach(() => {
   counters = new Counters();
   asked = [];
   complete = [];
+  entered = [];
   connected = new Set(["t1", "t2"]);
   answer = (connections) => Promise.resolve(connections.map(() => "open"));
   sockets = new TargetSockets({
     connections: table,
     // t2 serves another DVIPA alone.
-    serves: (target, dvipa, port) => port === 80 && dvipa === (target === "t1" ? DVIPA : "192.0.2.101"),
+    serves: (target, dvipa) => dvipa === (target === "t1" ? DVIPA : "192.0.2.101"),
+    isDistributed: (_dvipa, port) => port === 80,
+    enterOpened: (target, connections) => {
+      for (const { clientPort, port } of connections) entered.push(`${target} ${clientPort} from ${port}`);
+      return Promise.resolve(connections.map(({ port }) => port !== 22));
+    },
     isConnected: (target) => connected.has(target),
     ask: (target, connections) => {
       asked.push({ target, ports: connections.map(({ clientPort }) => clientPort) });
@@ -53,8 +60,13 @@ const from = (target: string, isCurrent = true): ReturnType<TargetSockets["handl
 const listen = (target: string, dvipa: string, port: number, load = 0, isCurrent = true): void =>
   from(target, isCurrent).notices.listeners?.({ listeners: [{ dvipa, port, load }], cpuLoad: 0.25 });
 const closed = (target: string, connections: ConnectionKey[]): void => from(target).notices.closed?.({ connections });
-const tell = (target: string, part: number, last: boolean, connections: ConnectionKey[], isCurrent = true): unknown =>
-  from(target, isCurrent).requests.connections?.({ part, last, connections });
+const tell = async (
+  target: string,
+  part: number,
+  last: boolean,
+  connections: ConnectionKey[],
+  isCurrent = true,
+): Promise<unknown> => from(target, isCurrent).requests.connections?.({ part, last, connections });
 const states = (): string[] =>
   table
     .list()
@@ -159,9 +171,9 @@ describe("connections", () => {
     table.reported(key(1), "t1", 0);
     table.reported(key(2), "t1", 0);
     await clock.advance(1000);
-    tell("t1", 0, false, [key(2)]);
+    await tell("t1", 0, false, [key(2)]);
     expect(complete).toEqual([]);
-    tell("t1", 1, true, [key(3), key(4, "192.0.2.101"), key(5, DVIPA, 22)]);
+    await tell("t1", 1, true, [key(3), key(4, "192.0.2.101")]);
     expect(complete).toEqual(["t1"]);
     expect(states()).toEqual([1, 2, 3].map((port) => `t1 ${port} confirmed`));
     answer = () => Promise.resolve(["absent"]);
@@ -171,39 +183,60 @@ describe("connections", () => {
     sockets.stop();
   });
 
-  it("of a snapshot do not take another target's", () => {
+  it("that the target has opened, from other ports, are entered as such, where it serves the DVIPA", async () => {
+    await tell("t1", 0, true, [key(1), key(2, DVIPA, 40_000), key(3, "192.0.2.101", 40_000), key(4, DVIPA, 22)]);
+    expect(entered).toEqual(["t1 2 from 40000", "t1 4 from 22"]);
+    expect(states()).toEqual(["t1 1 confirmed"]);
+    expect(counters.get("steer.connectionsReported")).toBe(2);
+    expect(counters.get("targets.connectionRefused")).toBe(1);
+    expect(counters.get("targets.reportRefused")).toBe(1);
+  });
+
+  it("that the target has opened end by its word", () => {
+    table.opened(key(1, DVIPA, 40_000), "t1", 0);
+    table.opened(key(2, DVIPA, 40_000), "t1", 0);
+    closed("t2", [key(1, DVIPA, 40_000)]);
+    closed("t1", [key(2, DVIPA, 40_000)]);
+    expect(states()).toEqual(["t1 1 confirmed", "t1 2 closing"]);
+  });
+
+  it("of a snapshot do not take another target's", async () => {
     table.add(key(1, "192.0.2.101"), "t1", "peer", 0);
-    tell("t2", 0, true, [key(1, "192.0.2.101")]);
+    await tell("t2", 0, true, [key(1, "192.0.2.101")]);
     expect(states()).toEqual(["t1 1 provisional"]);
     expect(counters.get("targets.connectionRefused")).toBe(1);
   });
 
-  it("of a snapshot with a gap, without an end, or from an old connection are refused", () => {
-    expect(() => tell("t1", 1, true, [])).toThrow("a part");
-    expect(() => tell("t1", 0, true, [], false)).toThrow("has not joined");
+  it("of a snapshot with a gap, without an end, or from an old connection are refused", async () => {
+    await expect(tell("t1", 1, true, [])).rejects.toThrow("a part");
+    await expect(tell("t1", 0, true, [], false)).rejects.toThrow("has not joined");
     const part = Array.from({ length: 2048 }, (_, at) => key(1 + at));
-    for (let at = 0; at < 32; at++) tell("t1", at, false, part);
-    expect(() => tell("t1", 32, false, part)).toThrow("more connections");
+    for (let at = 0; at < 32; at++) await tell("t1", at, false, part);
+    await expect(tell("t1", 32, false, part)).rejects.toThrow("more connections");
   });
 });
 
 describe("whatever passes the schema", () => {
-  it("changes nothing of another target's, and is bounded", () => {
+  it("changes nothing of another target's, and is bounded", async () => {
     const anyKey = fc.record({
       client: fc.constantFrom("192.0.2.10", "2001:db8::1"),
       clientPort: fc.integer({ min: 0, max: 3 }),
       dvipa: fc.constantFrom(DVIPA, "192.0.2.101", "::1"),
       port: fc.constantFrom(80, 22, 0),
     });
-    fc.assert(
-      fc.property(fc.array(anyKey, { maxLength: 20 }), fc.array(anyKey, { maxLength: 20 }), (told, ended) => {
-        const before = [key(1), key(2), key(3)];
-        for (const one of before) table.reported(one, "t1", 0);
-        tell("t2", 0, true, told);
-        closed("t2", ended);
-        expect(table.list().filter(({ target, state }) => target === "t1" && state === "confirmed")).toHaveLength(3);
-        for (const { target, dvipa } of table.list()) if (target === "t2") expect(dvipa).toBe("192.0.2.101");
-      }),
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(anyKey, { maxLength: 20 }),
+        fc.array(anyKey, { maxLength: 20 }),
+        async (told, ended) => {
+          const before = [key(1), key(2), key(3)];
+          for (const one of before) table.reported(one, "t1", 0);
+          await tell("t2", 0, true, told);
+          closed("t2", ended);
+          expect(table.list().filter(({ target, state }) => target === "t1" && state === "confirmed")).toHaveLength(3);
+          for (const { target, dvipa } of table.list()) if (target === "t2") expect(dvipa).toBe("192.0.2.101");
+        },
+      ),
     );
   });
 
