@@ -3,18 +3,23 @@
  * targets. What the cluster says it has carried is held beside the packets that were captured.
  */
 import { afterEach, describe, expect, it } from "vitest";
-import { readFile, writeFile } from "node:fs/promises";
-import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { parse, stringify } from "yaml";
 import { readClientDrops, readCleartext } from "../../netns/counters.ts";
 import { examineCapture } from "../../netns/evidence.ts";
 import { DVIPA } from "../../netns/layout.ts";
 import type { StrongSwan } from "../../netns/strongswan.ts";
 import { download, ping } from "../../netns/traffic.ts";
 import { until } from "../../netns/until.ts";
-import type { IkeStatus } from "../../src/daemons/node/ike-controls.ts";
-import { close, negotiate, statesOnEveryNode } from "../support/cluster-probes.ts";
+import {
+  children,
+  close,
+  counter,
+  muteClient,
+  negotiate,
+  reloadWith,
+  statesOnEveryNode,
+  unmuteClient,
+} from "../support/cluster-probes.ts";
 import { useLab } from "../support/lab-fixture.ts";
 
 const FOREIGN_LEASE = fileURLToPath(new URL("../support/foreign-lease.main.ts", import.meta.url));
@@ -37,37 +42,9 @@ const lab = useLab({ targets: 2, cluster: { peerWindowPackets: WINDOW_PACKETS } 
 });
 
 afterEach(async () => {
-  await lab().network.try("client", ["nft", "delete", "table", "inet", "deaf"]);
+  await unmuteClient(lab());
   await client.terminate();
 });
-
-async function reloadWith(changes: Readonly<Record<string, unknown>>): Promise<void> {
-  const path = join(lab().directory, "cluster.yaml");
-  const file = parse(await readFile(path, "utf8")) as { peers: Record<string, unknown>[] };
-  const peers = file.peers.map((peer) => ({ ...peer, ...changes }));
-  await writeFile(path, stringify({ ...file, peers }), { mode: 0o600 });
-  await lab().distributor.ask("reload");
-}
-
-type ChildSa = IkeStatus[number]["children"][number];
-
-async function children(): Promise<readonly ChildSa[]> {
-  const all = (await lab().distributor.ask("ikeSas")) as IkeStatus;
-  return all.flatMap((sa) => sa.children);
-}
-
-/** From now on the client's IKE messages do not leave it. */
-async function muteClient(): Promise<void> {
-  await lab().network.run("client", ["nft", "-f", "-"], {
-    input:
-      "table inet deaf { chain out { type filter hook output priority 0; policy accept; udp dport { 500, 4500 } drop; }; }\n",
-  });
-}
-
-async function counter(name: string): Promise<number> {
-  const { counters } = await lab().distributor.status();
-  return counters[name] ?? 0;
-}
 
 describe("an SA is rekeyed before its limit", () => {
   it.each([
@@ -76,8 +53,8 @@ describe("an SA is rekeyed before its limit", () => {
   ] as const)(
     "of %s: no packet is lost, and what was used is what was captured",
     async (kind, limit) => {
-      await reloadWith({ childLifetime: limit });
-      const [expired, rekeyed] = [await counter("ike.childExpired"), await counter("ike.childRekeyed")];
+      await reloadWith(lab(), { childLifetime: limit });
+      const [expired, rekeyed] = [await counter(lab(), "ike.childExpired"), await counter(lab(), "ike.childRekeyed")];
       const capture = await lab().startCapture();
       await negotiate(lab(), client, "transport", { replayWindowPackets: WINDOW_PACKETS });
       await statesOnEveryNode(lab(), 2);
@@ -86,7 +63,7 @@ describe("an SA is rekeyed before its limit", () => {
       const said = new Map<number, number>();
       let isOver = false;
       const watching = until("the downloads are over", TEST_LIMIT_MS, async () => {
-        for (const { outboundSpi, used, limits } of await children()) {
+        for (const { outboundSpi, used, limits } of await children(lab())) {
           expect(limits[kind]).toBe(String(kind === "bytes" ? LIMIT_BYTES : LIMIT_PACKETS));
           said.set(outboundSpi, Number(used?.packets ?? 0));
         }
@@ -101,8 +78,8 @@ describe("an SA is rekeyed before its limit", () => {
       const wire = await examineCapture(capture.path, DVIPA);
       expect(wire).toMatchObject({ duplicates: [], cleartextPackets: 0 });
       expect(await readClientDrops(lab().network)).toEqual({ replay: 0, integrity: 0 });
-      expect(await counter("ike.childExpired")).toBe(expired);
-      expect((await counter("ike.childRekeyed")) - rekeyed).toBeGreaterThanOrEqual(1);
+      expect(await counter(lab(), "ike.childExpired")).toBe(expired);
+      expect((await counter(lab(), "ike.childRekeyed")) - rekeyed).toBeGreaterThanOrEqual(1);
       const captured = [...wire.espFromDvipaBySpi].map(([spi, packets]) => ({ packets, said: said.get(spi) ?? 0 }));
       console.log(`limit of ${kind}: packets captured and said, by SA: ${JSON.stringify(captured)}`);
       if (kind === "packets") for (const { packets } of captured) expect(packets).toBeLessThanOrEqual(LIMIT_PACKETS);
@@ -119,17 +96,17 @@ describe("a peer that does not rekey", () => {
   it(
     "loses the SA on every node at its limit, and nothing leaves in clear",
     async () => {
-      await reloadWith({ childLifetime: { packets: LIMIT_PACKETS } });
+      await reloadWith(lab(), { childLifetime: { packets: LIMIT_PACKETS } });
       await negotiate(lab(), client, "transport", { replayWindowPackets: WINDOW_PACKETS });
       await statesOnEveryNode(lab(), 2);
-      const expired = await counter("ike.childExpired");
-      await muteClient();
+      const expired = await counter(lab(), "ike.childExpired");
+      await muteClient(lab());
       const cut = await download(lab(), 2 * TRANSFER_BYTES, { bytesPerSecond: 2_000_000, limitSeconds: 15 });
       expect(cut.ok).toBe(false);
       await until(
         "the SA is gone everywhere",
         LIMIT_MS,
-        async () => (await counter("ike.childExpired")) === expired + 1,
+        async () => (await counter(lab(), "ike.childExpired")) === expired + 1,
       );
       await statesOnEveryNode(lab(), 0);
       expect(await readCleartext(lab().network)).toMatchObject({ fromDvipa: 0 });
@@ -142,14 +119,14 @@ describe("an SA whose numbers come to an end", () => {
   it(
     "is rekeyed when the coupling service says so",
     async () => {
-      await reloadWith({ childLifetime: {} });
+      await reloadWith(lab(), { childLifetime: {} });
       await negotiate(lab(), client, "transport", { replayWindowPackets: WINDOW_PACKETS });
       await statesOnEveryNode(lab(), 2);
       expect(await ping(lab(), 3)).toEqual({ sent: 3, received: 3 });
       const { sas } = await lab().distributor.status();
       const [sa] = sas;
       if (sa === undefined) throw new Error("no SA");
-      const soon = await counter("lease.rekeySoon");
+      const soon = await counter(lab(), "lease.rekeySoon");
       // Numbers far beyond every grant: the service ends the SA's line, as it does when the numbers run out.
       const command = [process.execPath, FOREIGN_LEASE, lab().network.clientAddress, sa.spiOut, "1000000"];
       await lab().network.run("d1", command);
@@ -158,7 +135,7 @@ describe("an SA whose numbers come to an end", () => {
         LIMIT_MS,
         (status) => status.sas.length === 1 && status.sas[0]?.id !== sa.id,
       );
-      expect(await counter("lease.rekeySoon")).toBeGreaterThan(soon);
+      expect(await counter(lab(), "lease.rekeySoon")).toBeGreaterThan(soon);
       expect(await ping(lab(), 3)).toEqual({ sent: 3, received: 3 });
       await close(lab(), client);
     },

@@ -1,8 +1,12 @@
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { expect } from "vitest";
+import { parse, stringify } from "yaml";
 import { readXfrmStat } from "../../netns/counters.ts";
 import type { Lab } from "../../netns/lab.ts";
 import type { ChildName, ClientSettings, StrongSwan } from "../../netns/strongswan.ts";
 import { until } from "../../netns/until.ts";
+import type { IkeStatus } from "../../src/daemons/node/ike-controls.ts";
 
 const SETTLE_LIMIT_MS = 20_000;
 
@@ -53,4 +57,40 @@ export async function whatStopped(lab: Lab): Promise<string> {
   );
   const told = Object.entries(counters).filter(([name]) => /^(lease|steer|gate|xfrm)/.test(name));
   return JSON.stringify({ steeringQueue, xfrm, told });
+}
+
+/** Changes sections of every peer in the distributor's cluster file, and has them read. */
+export async function reloadWith(lab: Lab, changes: Readonly<Record<string, unknown>>): Promise<void> {
+  const path = join(lab.directory, "cluster.yaml");
+  const file = parse(await readFile(path, "utf8")) as { peers: Record<string, unknown>[] };
+  const peers = file.peers.map((peer) => ({ ...peer, ...changes }));
+  await writeFile(path, stringify({ ...file, peers }), { mode: 0o600 });
+  await lab.distributor.ask("reload");
+}
+
+export type ChildSa = IkeStatus[number]["children"][number];
+
+/** The Child SAs that the distributor's IKE has. */
+export async function children(lab: Lab): Promise<readonly ChildSa[]> {
+  const all = (await lab.distributor.ask("ikeSas")) as IkeStatus;
+  return all.flatMap((sa) => sa.children);
+}
+
+/** From now on the client's IKE messages do not leave it. */
+export async function muteClient(lab: Lab): Promise<void> {
+  await lab.network.run("client", ["nft", "-f", "-"], {
+    input:
+      "table inet deaf { chain out { type filter hook output priority 0; policy accept; udp dport { 500, 4500 } drop; }; }\n",
+  });
+}
+
+/** Harmless when it is not mute. */
+export async function unmuteClient(lab: Lab): Promise<void> {
+  await lab.network.try("client", ["nft", "delete", "table", "inet", "deaf"]);
+}
+
+/** A counter of a node, by default the distributor's. */
+export async function counter(lab: Lab, name: string, node = lab.distributor): Promise<number> {
+  const { counters } = await node.status();
+  return counters[name] ?? 0;
 }
