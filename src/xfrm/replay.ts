@@ -25,11 +25,18 @@ export interface ReplayState {
   readonly bitmap: Uint8Array;
 }
 
-/** The replay state of a new SA: nothing received, numbers up to `oseq` used. */
-export function freshReplay(esn: boolean, windowPackets: number, oseq: bigint): ReplayState {
+/** The replay state of a new SA: numbers up to `oseq` used, and received what `received` says, or nothing. */
+export function freshReplay(
+  esn: boolean,
+  windowPackets: number,
+  oseq: bigint,
+  received: ReceivedNumbers | null = null,
+): ReplayState {
   const isLegacy = !esn && windowPackets <= LEGACY_WINDOW_MAX_PACKETS;
   const bitmap = new Uint8Array(isLegacy ? 4 : 4 * Math.ceil(windowPackets / WORD_BITS));
-  return { isLegacy, oseq, seq: 0n, windowPackets, bitmap };
+  const state = { isLegacy, oseq, seq: received?.highest ?? 0n, windowPackets, bitmap };
+  if (received !== null) writeReceived(state, received.bits);
+  return state;
 }
 
 /** The attribute that carries `state`: type and payload. */
@@ -64,18 +71,35 @@ function decodeEsn(bytes: Uint8Array): ReplayState {
   };
 }
 
-/**
- * What was received, in the order of the numbers. The legacy bitmap has them so; the other one is a ring, in which the highest
- * number stands at `(seq - 1) mod window` (net/xfrm/xfrm_replay.c, `xfrm_replay_check_bmp`).
- */
-export function receivedNumbers({ isLegacy, seq, windowPackets, bitmap }: ReplayState): ReceivedNumbers {
+/** What was received, in the order of the numbers. */
+export function receivedNumbers(state: ReplayState): ReceivedNumbers {
+  const { seq, windowPackets, bitmap } = state;
   const view = new DataView(bitmap.buffer, bitmap.byteOffset, bitmap.length);
   const bits = new Uint8Array(Math.ceil(windowPackets / 8));
-  const top = Number((seq - 1n) & LOW_MASK) % windowPackets;
   for (let offset = 0; offset < windowPackets; offset++) {
-    const at = isLegacy ? offset : (top - offset + windowPackets) % windowPackets;
+    const at = placeOf(state, offset);
     const isSet = ((u32.read(view, 4 * (at >> 5)) >>> (at & 31)) & 1) === 1;
     if (isSet) bits[offset >> 3] = (bits[offset >> 3] ?? 0) | (1 << (offset & 7));
   }
   return { highest: seq, bits };
+}
+
+function writeReceived(state: ReplayState, bits: Uint8Array): void {
+  const { windowPackets, bitmap } = state;
+  const view = new DataView(bitmap.buffer, bitmap.byteOffset, bitmap.length);
+  for (let offset = 0; offset < Math.min(windowPackets, bits.length * 8); offset++) {
+    if (((bits[offset >> 3] ?? 0) & (1 << (offset & 7))) === 0) continue;
+    const at = placeOf(state, offset);
+    u32.write(view, 4 * (at >> 5), (u32.read(view, 4 * (at >> 5)) | (1 << (at & 31))) >>> 0);
+  }
+}
+
+/**
+ * The bit of the number `seq - offset`. The legacy bitmap has them in the order of the numbers; the other one is a ring, in which
+ * the highest number stands at `(seq - 1) mod window` (net/xfrm/xfrm_replay.c, `xfrm_replay_check_bmp`).
+ */
+function placeOf({ isLegacy, seq, windowPackets }: ReplayState, offset: number): number {
+  if (isLegacy) return offset;
+  const top = Number((seq - 1n) & LOW_MASK) % windowPackets;
+  return (top - offset + windowPackets) % windowPackets;
 }

@@ -16,11 +16,11 @@
  *
  * ESN and many receivers: the high 32 bits do not travel, each kernel infers them from the highest number T that it has
  * itself authenticated (RFC 4303 appendix A2.2), and every node sees only its share. With window W it is right for
- * [T - W + 1, T - W + 2^32]; a new state has T = 0. So a node that authenticates nothing of an SA while the peer sends
- * 2^32 - W numbers, or that gets the SA after that many, fails each later ICV (`XfrmInStateProtoError`, never a wrong
+ * [T - W + 1, T - W + 2^32]. A node that gets the SA later starts with the T of all nodes. But one that authenticates nothing of
+ * an SA while the peer sends 2^32 - W numbers fails each later ICV (`XfrmInStateProtoError`, never a wrong
  * packet let in) until the peer rekeys: a peer that uses ESN must rekey within 2^32 packets (docs/cluster-file.md). The
  * numbers that a distributor peeks cannot help: they are not authenticated, a forged one would make its target deaf. What
- * other nodes authenticated could; nodes do not tell each other.
+ * other nodes authenticated could; nobody moves the window of a state that is there.
  */
 import { ipFromBytes, ipToBytes } from "../core/ip.ts";
 import { TRAP_REQID } from "../net/ids.ts";
@@ -42,6 +42,8 @@ export interface Wanted {
 }
 
 export interface ShadowOptions {
+  /** What the nodes have received already, as it is when the inbound state is made. */
+  readonly received?: StateSpec["received"];
   /** Null: not yet. `unlimited` is not possible: a shared SA sends on leases only. */
   readonly outbound: null | {
     readonly allowance: Exclude<Allowance, { kind: "unlimited" }>;
@@ -71,8 +73,8 @@ export function ipProtocolOf(suite: ChildSuite): StateProtocol {
 }
 
 /** States and policies of one SA. Throws `wire.unsupported` when its selectors cannot be expressed. */
-export function shadowOf(sa: SharedSa, { outbound }: ShadowOptions): Wanted {
-  const states = [inboundState(sa)];
+export function shadowOf(sa: SharedSa, { outbound, received }: ShadowOptions): Wanted {
+  const states = [inboundState(sa, received)];
   if (outbound !== null) states.push(outboundState(sa, outbound.allowance, outbound.eventThresholdPackets));
   return { states, policies: saPolicies(sa) };
 }
@@ -141,7 +143,7 @@ function exemptions(dvipa: string, outgoing: PolicySelector): PolicySpec[] {
   return [...ike, ...ciphertext, inUdp, ...discovery];
 }
 
-function inboundState(sa: SharedSa): StateSpec {
+function inboundState(sa: SharedSa, received: StateSpec["received"]): StateSpec {
   const { encryptionKey, integrityKey } = sa.inbound;
   return {
     id: inboundId(sa),
@@ -150,6 +152,7 @@ function inboundState(sa: SharedSa): StateSpec {
     encryptionKey,
     integrityKey,
     replayWindowPackets: sa.inboundWindowPackets,
+    received,
     encapsulation: null,
     allowance: { kind: "unlimited" },
     eventThresholdPackets: 0,

@@ -10,6 +10,7 @@ import { isErrno } from "../net/kernel-error.ts";
 import { AF_INET, AF_INET6, addressFromUnion, addressUnion, asFamily, familyOf } from "../net/inet-address.ts";
 import { Attributes, MessageBuilder, type NetlinkRequest } from "../net/netlink-message.ts";
 import type { NetlinkSocket } from "../net/netlink-socket.ts";
+import type { ReceivedNumbers } from "../sa/received-numbers.ts";
 import { appendAlgorithms, decodeAlgorithms, type KeyedSuite } from "./algorithms.ts";
 import {
   IPPROTO_AH,
@@ -88,6 +89,8 @@ export interface StateSpec extends KeyedSuite {
   readonly reqid: number;
   readonly esn: boolean;
   readonly replayWindowPackets: number;
+  /** What counts as received when the state is made, as it is then; absent: nothing. */
+  readonly received?: { readonly numbers: ReceivedNumbers | null } | undefined;
   /** Null: in IP itself. A state that receives has none: the UDP header is stripped before a kernel sees the packet. */
   readonly encapsulation: UdpEncapsulation | null;
   readonly allowance: Allowance;
@@ -178,9 +181,9 @@ export function wipeKeys(states: readonly KeyedKernelState[]): void {
 /** The NEWSA message: holds key bytes, to be sent on a socket that wipes. */
 export function newStateRequest(spec: StateSpec, nowSeconds = BigInt(Math.floor(Date.now() / 1000))): NetlinkRequest {
   checkSpec(spec);
-  const { id, esn, replayWindowPackets, encapsulation, allowance, eventThresholdPackets } = spec;
+  const { id, esn, replayWindowPackets, received, encapsulation, allowance, eventThresholdPackets } = spec;
   const lastUsed = allowance.kind === "lease" ? allowance.range.first - 1n : 0n;
-  const replay = freshReplay(esn, replayWindowPackets, lastUsed);
+  const replay = freshReplay(esn, replayWindowPackets, lastUsed, received?.numbers);
   const builder = new MessageBuilder(NEW_STATE_BYTES);
   builder.headOf(xfrmUsersaInfo, infoOf(spec, replay.isLegacy ? replayWindowPackets : 0));
   appendAlgorithms(builder, spec);

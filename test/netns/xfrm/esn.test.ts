@@ -140,6 +140,21 @@ describeWithEsp("what a receiving state has authenticated", () => {
     for (const [from, count] of near(first)) await sa.send(from, count);
     expect((await sa.received()).filter((number) => number >= first)).toEqual(sent.sort((a, b) => Number(a - b)));
   });
+
+  it.each(cases)("is not let in again by a state that starts with it: %s", async (_name, window, esn, first) => {
+    const sa = await openSa(GCM_128, window, esn);
+    if (first > EDGE / 2n) await sa.send(first - BigInt(window), 1);
+    for (const [from, count] of near(first)) await sa.send(from, count);
+    const [before, numbers] = [await sa.seen(), await sa.received()];
+    await sa.remake();
+    expect(await sa.received()).toEqual(numbers);
+    for (const [from, count] of near(first)) await sa.send(from, count);
+    expect(await sa.seen()).toMatchObject({ decrypted: 0, replayed: 6, highest: before.highest, forged: 0 });
+    // What did not come before is let in, left and right of the highest number.
+    await sa.send(first + 14n, 1);
+    await sa.send(first + 17n, 1);
+    expect(await sa.seen()).toMatchObject({ decrypted: 2, replayed: 6, highest: first + 17n });
+  });
 });
 
 interface Seen {
@@ -160,7 +175,7 @@ async function openSa(suite: ChildSuite, replayWindowPackets: number, esn = true
   const state = testState(S, R, lastSpi, { suite, esn, replayWindowPackets });
   const { id } = state;
   await receiver.call("addState", state);
-  const delivered = await receiveUdp.call("received", undefined);
+  let delivered = await receiveUdp.call("received", undefined);
   let sent = 0;
   const seen = async (): Promise<Seen> => {
     const found = await readSeen(id);
@@ -190,7 +205,16 @@ async function openSa(suite: ChildSuite, replayWindowPackets: number, esn = true
       .filter((offset) => ((bits[offset >> 3] ?? 0) & (1 << (offset & 7))) !== 0)
       .map((offset) => highest - BigInt(offset));
   };
-  return { send, seen, received };
+  /** The receiver's state is made anew, with what it has received; its counters begin at 0. */
+  const remake = async (): Promise<void> => {
+    const before = await receiver.call("getState", id);
+    if (before === null) throw new Error("the receiver's state is gone");
+    await receiver.call("deleteState", id);
+    await receiver.call("addState", { ...state, received: { numbers: receivedNumbers(before.replay) } });
+    delivered = await receiveUdp.call("received", undefined);
+    sent = 0;
+  };
+  return { send, seen, received, remake };
 }
 
 async function readSeen(id: StateId): Promise<Seen> {

@@ -23,7 +23,7 @@ import {
   type KernelPolicy,
   type PolicySpec,
 } from "../../../src/xfrm/policies.ts";
-import { decodeReplay, encodeReplay, freshReplay } from "../../../src/xfrm/replay.ts";
+import { decodeReplay, encodeReplay, freshReplay, receivedNumbers } from "../../../src/xfrm/replay.ts";
 import { ANY_PORT } from "../../../src/xfrm/selectors.ts";
 import {
   decodeState,
@@ -287,6 +287,30 @@ describe("decoding", () => {
         expect(decodeReplay(attributes, window)).toEqual(state);
         expect(state.isLegacy).toBe(!esn && window <= 32);
       }),
+    );
+  });
+
+  it("replay state: what counts as received from the start is read back as it was", () => {
+    const numbers = fc.uniqueArray(fc.integer({ min: 0, max: 200 }), { minLength: 1 });
+    const highest = fc.oneof(fc.bigInt(1n, 5_000n), fc.bigInt(2n ** 32n - 100n, 2n ** 32n + 5_000n));
+    fc.assert(
+      fc.property(
+        fc.boolean(),
+        fc.constantFrom(32, 64, 96, 128, 4096),
+        highest,
+        numbers,
+        (esn, window, top, offsets) => {
+          const bits = new Uint8Array(window / 8);
+          for (const offset of offsets.filter((at) => at < window))
+            bits[offset >> 3] = (bits[offset >> 3] ?? 0) | (1 << (offset & 7));
+          const received = { highest: esn ? top : top & 0xffffffffn, bits };
+          const [, bytes] = encodeReplay(freshReplay(esn, window, 0n, received));
+          const type = !esn && window <= 32 ? 10 : 23;
+          const request = new MessageBuilder().attribute(type, bytes).request(0, 0, "");
+          const state = decodeReplay(new Attributes(frameOf(request).subarray(HEADER_BYTES)), window);
+          expect(receivedNumbers(state)).toEqual(received);
+        },
+      ),
     );
   });
 
