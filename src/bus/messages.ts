@@ -5,6 +5,7 @@
 import { z } from "zod";
 import { ipAddress, nodeName, saId, u16, u32, u64 } from "./fields.ts";
 import { MAX_SELECTORS, selector, sharedSa, sharedSaToWire } from "./sa-wire.ts";
+import { MAX_WINDOW_PACKETS } from "../sa/spec.ts";
 
 /** One cluster: nodes, and the DVIPAs that one of them distributes. */
 export const MAX_MEMBERS = 256;
@@ -17,12 +18,23 @@ const MAX_SAS_A_PART = 4096;
 
 /** Peers that traffic brings up: as many as a cluster file has. */
 export const MAX_TRAPS = 4096;
+/** SAs in one question for what a node has received on them. */
+export const MAX_ASKED_SAS = 256;
 /** SAs in one report of what they carried. */
 export const MAX_USE_REPORTS = 256;
 
 const empty = z.strictObject({});
 const ok = z.strictObject({ ok: z.boolean() });
 const useCounts = z.strictObject({ inBytes: u64, inPackets: u64, outBytes: u64, outPackets: u64 });
+/** `ReceivedNumbers`; the bits in hex on the wire. */
+const receivedNumbers = z.strictObject({
+  highest: u64,
+  bits: z
+    .string()
+    .max(MAX_WINDOW_PACKETS / 4)
+    .regex(/^([0-9a-f]{2})*$/)
+    .transform((text): Uint8Array => new Uint8Array(Buffer.from(text, "hex"))),
+});
 const digest = z.string().regex(/^[0-9a-f]{64}$/);
 
 const member = z.strictObject({
@@ -186,7 +198,16 @@ export const REQUESTS = {
       part: u32,
       last: z.boolean(),
       dvipas: z.array(dvipa).max(MAX_DVIPAS),
-      sas: z.array(z.strictObject({ sa: sharedSa, outbound })).max(MAX_SAS_A_PART),
+      sas: z
+        .array(
+          z.strictObject({
+            sa: sharedSa,
+            outbound,
+            /** What the nodes have authenticated so far: a state that is made now starts there. */
+            received: receivedNumbers.nullable(),
+          }),
+        )
+        .max(MAX_SAS_A_PART),
       /** Of the whole set, in every part. */
       digest,
     }),
@@ -223,6 +244,13 @@ export const REQUESTS = {
     request: z.strictObject({ connections: z.array(connection).max(MAX_ASKED_CONNECTIONS) }),
     response: z.strictObject({
       presences: z.array(z.enum(["open", "halfOpen", "closing", "absent"])).max(MAX_ASKED_CONNECTIONS),
+    }),
+  },
+  /** What has the target's kernel received on these inbound states? One answer for each, in order; null: it does not have it. */
+  received: {
+    request: z.strictObject({ sas: z.array(saId).min(1).max(MAX_ASKED_SAS) }),
+    response: z.strictObject({
+      received: z.array(receivedNumbers.extend({ bornSeconds: u64 }).nullable()).max(MAX_ASKED_SAS),
     }),
   },
   /** Compares sets; `ok: false` when the target's differs (it then sends `resync`). */
@@ -267,6 +295,7 @@ export const CONCURRENT_REQUESTS: ReadonlySet<RequestType> = new Set<RequestType
   "leaseIdle",
   "haveConnections",
   "openConnection",
+  "received",
 ]);
 
 export function isRequestType(type: unknown): type is RequestType {
@@ -301,7 +330,10 @@ export function encodeNotice<T extends NoticeType>(_type: T, body: NoticeBody<T>
 }
 
 function encodeBody(body: unknown): string {
-  return JSON.stringify(body, (_key, value: unknown) => (typeof value === "bigint" ? value.toString() : value));
+  return JSON.stringify(body, (_key, value: unknown) => {
+    if (typeof value === "bigint") return value.toString();
+    return value instanceof Uint8Array ? Buffer.from(value).toString("hex") : value;
+  });
 }
 
 /** The body of a request, checked; null when it breaks the schema. */

@@ -32,6 +32,20 @@ export class AuthenticatedWindow {
     return this.#top;
   }
 
+  /** The window as a kernel would report it that has received everything. */
+  received(): ReceivedNumbers {
+    const bits = new Uint8Array(this.#windowPackets / 8);
+    for (let offset = 0; offset < Math.min(this.#windowPackets, this.#top); offset++) {
+      if (this.#has(this.#top - offset)) bits[offset >> 3] = (bits[offset >> 3] ?? 0) | (1 << (offset & 7));
+    }
+    return { highest: BigInt(this.#top), bits };
+  }
+
+  /** The lowest number that is not too old. */
+  get bottom(): number {
+    return Math.max(1, this.#top - this.#windowPackets + 1);
+  }
+
   /** Adds what a node has authenticated. Repeated and old reports change nothing. */
   add({ highest, bits }: ReceivedNumbers): void {
     if (highest <= 0n || highest > BigInt(TOP_MAX)) return;
@@ -47,14 +61,18 @@ export class AuthenticatedWindow {
 
   /** About the 32 bits of a sequence number that travel in a packet. */
   check(sequence: number): ReplayVerdict {
-    const number = this.#esn ? this.#infer(sequence) : sequence;
+    const number = this.numberOf(sequence);
     if (number > this.#top) return "fresh";
     if (number <= 0 || number <= this.#top - this.#windowPackets) return "tooOld";
     return this.#has(number) ? "replayed" : "fresh";
   }
 
-  /** RFC 4303 appendix A2.2: the number with these low bits that lies in the window, or else the next one above it. */
-  #infer(sequence: number): number {
+  /**
+   * The whole number of which these are the low 32 bits: with ESN the one that lies in the window, or else the next one above
+   * it (RFC 4303 appendix A2.2).
+   */
+  numberOf(sequence: number): number {
+    if (!this.#esn) return sequence;
     const highPart = Math.floor(this.#top / LOW_RANGE);
     const number = highPart * LOW_RANGE + sequence;
     const bottom = this.#top - this.#windowPackets + 1;

@@ -5,6 +5,7 @@ import type { SharedSa } from "../sa/spec.ts";
 import { protocolOf, type IpsecProtocol } from "../sa/suite.ts";
 import { stripUdp, type StripFailure } from "../sa/udp-encapsulation.ts";
 import { isFirstSyn, type ConnectionKey, type ConnectionTable } from "./connection-table.ts";
+import { InboundReplay } from "./inbound-replay.ts";
 
 /** Why a packet was dropped; each is a counter `steer.drop.<reason>`. */
 export type DropReason =
@@ -15,6 +16,9 @@ export type DropReason =
   | "unexpectedUdp"
   | "missingUdp"
   | "nested"
+  | "replayed"
+  | "tooOld"
+  | "unsettled"
   | "noTarget"
   | "noListener"
   | "tableFull";
@@ -27,20 +31,25 @@ const IPSEC_PROTOCOLS: readonly number[] = [IP_PROTOCOL.esp, IP_PROTOCOL.ah];
 interface Passing {
   readonly sa: SharedSa;
   readonly esp: EspPacket;
+  /** Whoever passes it on tells the SA's replay protection the node. */
+  readonly replay: InboundReplay;
   readonly stripped: Uint8Array | null;
 }
 type Forward = { readonly kind: "forward"; readonly target: string; readonly isNew: boolean };
 type Local = { readonly kind: "local"; readonly reason: LocalReason };
 /** `unknown`: names the SA that is not there, where that is the reason. */
 type Drop = { readonly kind: "drop"; readonly reason: DropReason; readonly unknown?: EspPacket };
+/** Its number was passed to `node` already: undecided until that node has said whether it received it. */
+type Ask = { readonly kind: "ask"; readonly node: string; readonly replay: InboundReplay };
 
 /** What happens to one inbound packet, and why. */
-export type Verdict = (Forward & Passing) | (Local & Passing) | Drop;
+export type Verdict = (Forward & Passing) | (Local & Passing) | Drop | Ask;
 
 interface InboundSa {
   readonly sa: SharedSa;
   readonly protocol: IpsecProtocol;
   readonly peeker: Peeker;
+  readonly replay: InboundReplay;
 }
 
 /** The inbound look-up: SAs by protocol, SPI and DVIPA (RFC 4301 §4.1), each with its keyed peeker. */
@@ -49,7 +58,8 @@ export class InboundSas {
   readonly #bySpi = new Map<number, readonly InboundSa[]>();
 
   add(sa: SharedSa): void {
-    const inbound: InboundSa = { sa, protocol: protocolOf(sa.suite), peeker: createPeeker(sa) };
+    const replay = new InboundReplay(sa.inboundWindowPackets, sa.esn);
+    const inbound: InboundSa = { sa, protocol: protocolOf(sa.suite), peeker: createPeeker(sa), replay };
     this.#bySpi.set(sa.inbound.spi, [...this.#others(sa), inbound]);
   }
 
@@ -70,6 +80,16 @@ export class InboundSas {
 
   hasSpi(spi: number): boolean {
     return this.#bySpi.has(spi);
+  }
+
+  /** Null for one that is not there. */
+  replayOf({ id, inbound: { spi } }: SharedSa): InboundReplay | null {
+    return this.#bySpi.get(spi)?.find(({ sa }) => sa.id === id)?.replay ?? null;
+  }
+
+  /** All of them, with their replay protection. */
+  *[Symbol.iterator](): Generator<{ readonly sa: SharedSa; readonly replay: InboundReplay }> {
+    for (const found of this.#bySpi.values()) yield* found;
   }
 
   #others({ inbound: { spi }, dvipa, suite }: SharedSa): readonly InboundSa[] {
@@ -100,13 +120,16 @@ export function decide(packet: Uint8Array, tables: SteeringTables, nowMs: number
   if (typeof esp === "string") return { kind: "drop", reason: esp };
   const found = tables.sas.find(esp);
   if (found === null) return { kind: "drop", reason: "unknownSpi", unknown: esp };
-  const { sa, peeker } = found;
+  const { sa, peeker, replay } = found;
   if (esp.outer.source !== sa.peer) return { kind: "drop", reason: "wrongSource" };
   // Whatever port it comes from: a NAT may have given its peer another one, and the ICV tells who it is.
   if (stripped !== null && sa.peerUdpPort === null) return { kind: "drop", reason: "unexpectedUdp" };
   if (stripped === null && sa.peerUdpPort !== null) return { kind: "drop", reason: "missingUdp" };
+  const admission = replay.admit(esp.sequence);
+  if (typeof admission === "object") return { kind: "ask", node: admission.ask, replay };
+  if (admission !== "fresh") return { kind: "drop", reason: admission };
   const way = steer(esp, sa, peeker, tables, nowMs);
-  return way.kind === "drop" ? way : { ...way, sa, esp, stripped };
+  return way.kind === "drop" ? way : { ...way, sa, esp, replay, stripped };
 }
 
 function steer(

@@ -21,6 +21,8 @@ const IOV_COUNT_OFFSET = 24;
 const ETHERTYPE_IPV4 = 0x0800;
 const IPV4_HEADER_BYTES = 20;
 const IPV4_CHECKSUM_OFFSET = 10;
+/** Behind Ethernet and IPv4 header and the SPI. */
+const SEQUENCE_OFFSET = 14 + IPV4_HEADER_BYTES + 4;
 
 /** Packets under way at most: below what the queue holds. */
 const WINDOW_PACKETS = 2048;
@@ -96,6 +98,7 @@ function flood(fd: number, messages: Uint8Array, count: number, order: FloodOrde
       idleMs += performance.now() - nowMs;
       continue;
     }
+    numberFrames(messages, count, next, batch, sent + 1);
     const done = sendmmsg(fd, messages.subarray(next * MMSGHDR_BYTES), batch, 0);
     if (done < 0) throw new Error(`sendmmsg: errno ${koffi.errno()}`);
     sent += done;
@@ -137,6 +140,17 @@ function messagesOf(frames: readonly Buffer[]): Uint8Array {
     frameAt += frame.length;
   });
   return all;
+}
+
+/**
+ * Gives `batch` frames from number `at` on the sequence numbers from `first` on: what comes twice is held by the replay protection.
+ * Their ICV fits no more, which nobody here checks.
+ */
+function numberFrames(messages: Uint8Array, count: number, at: number, batch: number, first: number): void {
+  const framesAt = count * (MMSGHDR_BYTES + IOVEC_BYTES);
+  const frameBytes = (messages.length - framesAt) / count;
+  const view = new DataView(messages.buffer);
+  for (let i = 0; i < batch; i++) view.setUint32(framesAt + (at + i) * frameBytes + SEQUENCE_OFFSET, first + i);
 }
 
 function openOn(device: string): number {

@@ -3,6 +3,7 @@ import { systemClock } from "../../src/core/clock.ts";
 import { Counters } from "../../src/core/counters.ts";
 import { silentLog } from "../../src/core/log.ts";
 import { STEERING_QUEUE } from "../../src/daemons/node/host-network.ts";
+import { ReplayWatch } from "../../src/daemons/node/replay-watch.ts";
 import { Steering } from "../../src/daemons/node/steering.ts";
 import { openQueue, readQueueCounters, type PacketQueue } from "../../src/net/nfqueue.ts";
 import { ConnectionTable } from "../../src/steer/connection-table.ts";
@@ -89,12 +90,22 @@ async function openPlain(): Promise<() => Promise<void>> {
 async function openSteered(shape: Shape, targets: readonly string[]): Promise<() => Promise<void>> {
   const tables = tablesFor(shape, targets);
   const gate = new LeaseGate(() => Promise.resolve(), counters);
+  // Every node has received nothing so far: what comes back is the cost of asking.
+  const nothing = { highest: 0n, bits: new Uint8Array(), bornSeconds: 1n };
+  const replay = new ReplayWatch({
+    sas: tables.sas,
+    isReachable: () => true,
+    ask: (_node, saIds) => Promise.resolve(saIds.map(() => nothing)),
+    ...{ clock: systemClock, counters, log: silentLog },
+  });
+  replay.start();
   const steering = new Steering({
     nodeName: NODE,
     tables,
     gate,
     // As when no SA is being made.
     sas: { untilInstalled: () => null, isUnsent: () => false, heard: () => Promise.resolve() },
+    replay,
     targetIndex: (target) => targets.indexOf(target) + 1,
     onUnknownSpi: () => {},
     clock: systemClock,
@@ -103,7 +114,10 @@ async function openSteered(shape: Shape, targets: readonly string[]): Promise<()
   });
   await steering.start();
   verdicts = () => counters.get("steer.forwarded");
-  return () => steering.stop();
+  return () => {
+    replay.stop();
+    return steering.stop();
+  };
 }
 
 function tablesFor(shape: Shape, targets: readonly string[]): SteeringTables {

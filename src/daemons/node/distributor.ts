@@ -12,6 +12,7 @@ import { tunnelReqid } from "../../net/ids.ts";
 import type { Distribution } from "../../steer/choose.ts";
 import { ConnectionTable } from "../../steer/connection-table.ts";
 import { LeaseGate } from "../../steer/lease-gate.ts";
+import { InboundSas } from "../../steer/verdict.ts";
 import type { CouplingLink } from "./coupling-link.ts";
 import { Demands } from "./demands.ts";
 import type { HostDvipa, HostNetworkState } from "./host-network.ts";
@@ -19,6 +20,7 @@ import type { IkeConfiguration } from "./ike-configuration.ts";
 import { IkeRunner } from "./ike-runner.ts";
 import { OpenedConnections, type OpenedConnectionsContext } from "./opened-connections.ts";
 import type { SaKeeper } from "./sa-keeper.ts";
+import { ReplayWatch } from "./replay-watch.ts";
 import { SaRollout } from "./sa-rollout.ts";
 import { OWN_IKE } from "./sa-table.ts";
 import type { ConnectionStatus, TargetStatus } from "./status.ts";
@@ -70,7 +72,9 @@ export class Distributor {
   readonly #demands: Demands;
   readonly #steering: Steering;
   readonly #use: UseBook;
+  readonly #inbound = new InboundSas();
   readonly #rollout: SaRollout;
+  readonly #replay: ReplayWatch;
   readonly #connections = new ConnectionTable();
   readonly #sockets: TargetSockets;
   readonly #opened: OpenedConnections;
@@ -88,6 +92,13 @@ export class Distributor {
       serves: (node, { dvipa }) => node === nodeName || this.#targets.serves(node, dvipa),
       onUse: (saId, carried) => this.#ike.childUsed(saId, carried),
       ...{ clock, counters },
+    });
+    this.#replay = new ReplayWatch({
+      sas: this.#inbound,
+      isReachable: (node) => node === nodeName || this.#targets.isConnected(node),
+      ask: (node, saIds) =>
+        node === nodeName ? context.keeper.received(OWN_IKE, saIds) : this.#targets.received(node, saIds),
+      ...{ clock, counters, log },
     });
     this.#gate = new LeaseGate((node, tunnel) => this.#wantLease(node, tunnel), counters);
     this.#sockets = new TargetSockets({
@@ -120,14 +131,21 @@ export class Distributor {
       dvipas: () => this.#distributed(),
       sas: () => this.#rollout.all(),
       onChange: () => this.#applyNetwork(),
-      onJoin: (name) => this.#gate.forgetNode(name),
+      received: (sa) => this.#inbound.replayOf(sa)?.received() ?? null,
+      onJoin: (name) => {
+        this.#gate.forgetNode(name);
+        this.#replay.lost(name);
+      },
       onSynced: (name) => this.#resume(name),
       mayPark: (name, saId) => this.#mayPark(name, saId),
       traps: () => this.#demands.traps(),
       onAcquire: (name, acquire) => this.#demands.acquire(name, acquire),
       onOpening: (name, connection) => this.#opened.open(name, connection),
       takeUse: (name, body) => this.takeUse(name, body),
-      onLeave: (name) => this.#use.left(name),
+      onLeave: (name) => {
+        this.#use.left(name);
+        this.#replay.lost(name);
+      },
       sockets: this.#sockets,
       clock,
       counters,
@@ -140,6 +158,7 @@ export class Distributor {
         targets: this.#targets,
         use: this.#use,
         gate: this.#gate,
+        inbound: this.#inbound,
       },
       epochOf: (dvipa) => this.epochOf(dvipa),
       onHeard: (saId) => this.#ike.childHeard(saId),
@@ -169,12 +188,13 @@ export class Distributor {
     this.#steering = new Steering({
       nodeName,
       tables: {
-        sas: this.#rollout.inbound,
+        sas: this.#inbound,
         connections: this.#connections,
         isDistributed: (dvipa, port) => this.#isDistributed(dvipa, port),
         chooseTarget: (connection, nowMs) => this.#choice.choose(connection, nowMs),
       },
       gate: this.#gate,
+      replay: this.#replay,
       // Without a next hop the mark would lead nowhere, and the packet into this node's own kernel.
       targetIndex: (target, dvipa) => (this.#targets.reaches(target, dvipa) ? this.#indexOf(target) : null),
       sas: this.#rollout,
@@ -213,6 +233,7 @@ export class Distributor {
     await this.#ike.start(addresses);
     this.initiateAll();
     this.#sockets.start();
+    this.#replay.start();
     if (this.#expire === null) this.#scheduleExpiry();
   }
 
@@ -221,6 +242,7 @@ export class Distributor {
     this.#demands.stop();
     this.#expire?.cancel();
     this.#sockets.stop();
+    this.#replay.stop();
     await this.#ike.stop();
     await this.#rollout.removeAll("the distributor stops");
     this.#targets.close();

@@ -4,9 +4,11 @@ import { EsplexError, invariant, messageOf } from "../../core/errors.ts";
 import type { Log } from "../../core/log.ts";
 import { isErrno } from "../../net/kernel-error.ts";
 import type { NetlinkSocket } from "../../net/netlink-socket.ts";
+import type { StateReceived } from "../../sa/received-numbers.ts";
 import { wipeSaKeys, type SharedSa } from "../../sa/spec.ts";
 import type { SoleLease } from "../../sequence/size.ts";
 import { readCarried } from "../../xfrm/carried.ts";
+import { readReceived } from "../../xfrm/received.ts";
 import { openEvents, type XfrmEvent } from "../../xfrm/events.ts";
 import { Leases } from "../../xfrm/leases.ts";
 import { NOTHING, type PlanOptions } from "../../xfrm/plan.ts";
@@ -260,6 +262,19 @@ export class SaKeeper {
 
   async status(): Promise<SaStatus[]> {
     return Promise.all([...this.#table.values()].map(async (entry) => statusOf(entry, this.#meter.useOf(entry.sa.id))));
+  }
+
+  /** What this node's kernel has received on the inbound states of the source's SAs; null for one that is not there. */
+  async received(source: SaSource, saIds: readonly string[]): Promise<(StateReceived | null)[]> {
+    const entries = saIds.map((saId) => this.#table.get(saId));
+    const own = entries.filter((entry) => entry?.source === source) as Entry[];
+    const readings = await readReceived(
+      this.#xfrm,
+      own.map(({ sa }) => inboundId(sa)),
+    );
+    const bySa = new Map(own.map(({ sa }, at) => [sa.id, readings[at] ?? null]));
+    for (const { sa, windowStart } of own) windowStart.numbers = bySa.get(sa.id) ?? windowStart.numbers;
+    return saIds.map((saId) => bySa.get(saId) ?? null);
   }
 
   /** Removes every state and policy of ours from the kernel, and gives the leases back. */

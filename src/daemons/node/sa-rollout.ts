@@ -9,7 +9,7 @@ import { hasCounterNonce } from "../../sequence/nonce-budget.ts";
 import { windowCarriesBursts } from "../../sequence/size.ts";
 import type { LeaseGate } from "../../steer/lease-gate.ts";
 import { OfferedSpis } from "../../steer/offered-spis.ts";
-import { InboundSas } from "../../steer/verdict.ts";
+import type { InboundSas } from "../../steer/verdict.ts";
 import type { CouplingLink } from "./coupling-link.ts";
 import type { SaKeeper } from "./sa-keeper.ts";
 import { OWN_IKE } from "./sa-table.ts";
@@ -27,6 +27,8 @@ export interface SaRolloutContext {
   readonly targets: Pick<Targets, "install" | "useOutbound" | "movePeer" | "remove">;
   readonly use: UseBook;
   readonly gate: LeaseGate;
+  /** Where packets look their SA up. */
+  readonly inbound: InboundSas;
   /** Null for a DVIPA that this node does not own. */
   readonly epochOf: (dvipa: string) => bigint | null;
   /** A packet of the peer on an SA that we do not send on yet: IKE decides whether that changes now. */
@@ -49,7 +51,6 @@ export class SaRollout {
   readonly #offered = new OfferedSpis();
   /** Heirs that the peer has asked for and that nobody sends on so far, with the switch to them once it is under way. */
   readonly #unsent = new Map<string, Promise<void> | null>();
-  readonly inbound = new InboundSas();
 
   constructor(context: SaRolloutContext) {
     this.#context = context;
@@ -67,7 +68,7 @@ export class SaRollout {
   newSpi(): number {
     for (;;) {
       const spi = randomInt(SPI_MIN, SPI_END);
-      if (this.inbound.hasSpi(spi) || this.#offered.has(spi)) continue;
+      if (this.#context.inbound.hasSpi(spi) || this.#offered.has(spi)) continue;
       this.#offered.offer(spi, this.#context.clock.nowMs());
       return spi;
     }
@@ -113,7 +114,7 @@ export class SaRollout {
     }
     this.#sas.set(sa.id, entry);
     if (outbound === "hold") this.#unsent.set(sa.id, null);
-    this.inbound.add(sa);
+    this.#context.inbound.add(sa);
     use.add(sa);
     await targets.install(entry);
     this.#warnOfSmallWindow(sa);
@@ -155,7 +156,7 @@ export class SaRollout {
     const { sa, epoch } = entry;
     this.#sas.delete(saId);
     this.#unsent.delete(saId);
-    this.inbound.remove(sa);
+    this.#context.inbound.remove(sa);
     use.remove(saId);
     const goneTunnel = this.#tunnels.release(sa);
     if (goneTunnel !== null) gate.forgetTunnel(goneTunnel);

@@ -1,4 +1,5 @@
 import { EsplexError } from "../../core/errors.ts";
+import type { ReceivedNumbers } from "../../sa/received-numbers.ts";
 import type { SharedSa } from "../../sa/spec.ts";
 import { inboundId, outboundId, shadowOf } from "../../xfrm/shadow.ts";
 import { stateKey, type KernelState } from "../../xfrm/states.ts";
@@ -18,6 +19,8 @@ export interface KeptSa {
   readonly sa: SharedSa;
   readonly epoch: bigint;
   readonly outbound: "now" | "hold";
+  /** What the nodes have authenticated of it already; absent: nothing. */
+  readonly received?: ReceivedNumbers | null;
 }
 
 export interface Entry {
@@ -26,6 +29,8 @@ export interface Entry {
   sa: SharedSa;
   readonly epoch: bigint;
   outbound: "now" | "hold";
+  /** What its inbound state starts with should it have to be made. */
+  readonly windowStart: { numbers: ReceivedNumbers | null };
   /** The outbound half, once it may be used. */
   runner: LeaseRunner | null;
   /** True while the kernel should have the outbound state. */
@@ -59,9 +64,10 @@ export class SaTable {
   }
 
   /** Throws when the SA cannot be expressed: then it was never here. */
-  enter(source: SaSource, { sa, epoch, outbound }: KeptSa): Entry {
+  enter(source: SaSource, { sa, epoch, outbound, received = null }: KeptSa): Entry {
     const isNow = outbound === "now";
-    const entry: Entry = { source, sa, epoch, outbound, runner: null, outboundAlive: isNow, instances: 0 };
+    const start = { windowStart: { numbers: received }, runner: null, outboundAlive: isNow, instances: 0 };
+    const entry: Entry = { source, sa, epoch, outbound, ...start };
     this.setAlive(entry, isNow);
     this.#entries.set(sa.id, entry);
     for (const key of stateKeys(sa)) this.#byState.set(key, entry);
@@ -78,7 +84,10 @@ export class SaTable {
   setAlive(entry: Entry, isAlive: boolean): void {
     entry.outboundAlive = isAlive;
     const parked = { allowance: { kind: "parked" }, eventThresholdPackets: PARKED_THRESHOLD_PACKETS } as const;
-    this.wanted.set(entry.sa.id, shadowOf(entry.sa, { outbound: isAlive ? parked : null }));
+    this.wanted.set(
+      entry.sa.id,
+      shadowOf(entry.sa, { outbound: isAlive ? parked : null, received: entry.windowStart }),
+    );
   }
 
   /** Another port of its peer. Whether there is a UDP header at all never changes. */

@@ -124,6 +124,7 @@ export class ShadowLink {
     return {
       requests: {
         snapshot: (part) => this.#snapshotPart(connection, part),
+        received: async ({ sas }) => ({ received: await keeper.received(distributor.name, sas) }),
         haveConnections: ({ connections }) => this.#options.reporter.presences(connections),
         saInstall: async ({ sa, epoch, outbound }) => {
           this.#checkEpoch(sa.dvipa, epoch);
@@ -171,7 +172,7 @@ export class ShadowLink {
     await keeper.setDvipas(distributor.name, [...new Set([...before.keys(), ...this.#epochs.keys()])], "target");
     await keeper.replaceAll(
       distributor.name,
-      sas.map(({ sa, outbound }) => ({ sa, outbound, epoch: this.#epochs.get(sa.dvipa) ?? 0n })),
+      sas.map(({ sa, outbound, received }) => ({ sa, outbound, received, epoch: this.#epochs.get(sa.dvipa) ?? 0n })),
     );
     await onSnapshot(part.dvipas);
     await keeper.setDvipas(distributor.name, [...this.#epochs.keys()], "target");

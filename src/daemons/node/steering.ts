@@ -10,8 +10,10 @@ import type { EspPacket } from "../../sa/packet.ts";
 import type { IpsecProtocol } from "../../sa/suite.ts";
 import { HoldingQueue } from "../../steer/holding-queue.ts";
 import type { LeaseGate } from "../../steer/lease-gate.ts";
+import type { InboundReplay } from "../../steer/inbound-replay.ts";
 import { decide, type SteeringTables, type Verdict } from "../../steer/verdict.ts";
 import { STEERING_QUEUE } from "./host-network.ts";
+import type { ReplayWatch } from "./replay-watch.ts";
 import type { SaRollout } from "./sa-rollout.ts";
 
 /** The trailer of a transport-mode packet tells its protocol, so whole packets are copied; what is longer has been cut and is dropped. */
@@ -21,6 +23,7 @@ const HINTS_PER_SECOND = 20;
 /** Packets that wait in the kernel for a verdict, as far as its buffer has room for them; our choice. */
 const QUEUE_LENGTH_PACKETS = 10_000;
 
+
 /** A packet of no SA. */
 export interface UnknownIpsec {
   readonly protocol: IpsecProtocol;
@@ -29,13 +32,14 @@ export interface UnknownIpsec {
   readonly spi: number;
 }
 
-type Passed = Exclude<Verdict, { kind: "drop" }>;
+type Passed = Extract<Verdict, { kind: "forward" | "local" }>;
 
 /** What steering needs to know of the rest of the node. */
 export interface SteeringContext {
   readonly nodeName: string;
   readonly tables: SteeringTables;
   readonly gate: LeaseGate;
+  readonly replay: Pick<ReplayWatch, "hold">;
   readonly sas: Pick<SaRollout, "untilInstalled" | "isUnsent" | "heard">;
   /** The number of a target, for its mark; null when packets to the DVIPA cannot be sent on to it. */
   targetIndex(target: string, dvipa: string): number | null;
@@ -92,81 +96,100 @@ export class Steering {
   }
 
   #steer({ id, payload }: QueuedPacket): void {
-    const { tables, clock, sas } = this.#context;
-    const verdict = decide(payload, tables, clock.nowMs());
-    const spi = verdict.kind === "drop" ? verdict.unknown?.spi : verdict.esp.spi;
-    const installed = spi === undefined ? null : sas.untilInstalled(spi);
-    if (installed === null) {
-      this.#follow(id, payload, verdict);
-      return;
-    }
-    const packet = payload.slice();
-    this.#early.hold(
-      `${spi}`,
-      () => installed,
-      () => {
-        this.#follow(id, packet, decide(packet, tables, clock.nowMs()));
-      },
-    );
+    this.#decide(id, payload, false);
   }
 
-  #follow(id: number, packet: Uint8Array, verdict: Verdict): void {
-    const { clock, counters } = this.#context;
-    if (verdict.kind === "drop") {
-      counters.add(`steer.drop.${verdict.reason}`);
-      this.#queue?.verdict(id, "drop");
-      if (verdict.unknown !== undefined && this.#hints.take(clock.nowMs())) this.#tellUnknown(verdict.unknown);
-      return;
-    }
-    if (verdict.stripped !== null) counters.add("steer.udpStripped");
-    if (this.#mustWaitForSwitch(verdict, packet)) {
-      this.#ahead.hold(
-        verdict.sa.id,
-        () => this.#context.sas.heard(verdict.sa.id),
-        () => this.#pass(id, verdict),
-      );
-    } else this.#pass(id, verdict);
+  /** `packet` is valid only during the call. `hasWaited`: it came early, and what it waited for has happened, or took too long. */
+  #decide(id: number, packet: Uint8Array, hasWaited: boolean): void {
+    const { tables, clock } = this.#context;
+    const nowMs = clock.nowMs();
+    const verdict = decide(packet, tables, nowMs);
+    if (!hasWaited && this.#isTooEarly(id, packet, verdict)) return;
+    if (verdict.kind === "drop") this.#drop(id, verdict, nowMs);
+    else if (verdict.kind === "ask") this.#hold(id, packet, hasWaited, verdict.replay);
+    else this.#pass(id, verdict, nowMs);
   }
 
   /**
-   * The peer may have let the old SA go, so what answers this packet must not be sent on it any more (RFC 7296 §2.8). A forged
-   * packet says nothing of the kind.
+   * True when the packet waits: for the installation of its SA on all nodes; or until all of them send on it, for the peer may have
+   * let the old SA go, and what answers this packet must not be sent on that one (RFC 7296 §2.8). A forged packet says nothing of the kind.
    */
-  #mustWaitForSwitch({ sa, esp, stripped }: Passed, packet: Uint8Array): boolean {
-    if (!this.#context.sas.isUnsent(sa.id)) return false;
-    return this.#ahead.isHolding(sa.id) || isAuthentic(sa, stripped ?? packet, esp);
+  #isTooEarly(id: number, packet: Uint8Array, verdict: Verdict): boolean {
+    const { sas } = this.#context;
+    if (verdict.kind === "ask") return false;
+    const spi = verdict.kind === "drop" ? verdict.unknown?.spi : verdict.esp.spi;
+    const installed = spi === undefined ? null : sas.untilInstalled(spi);
+    if (installed !== null) {
+      const copy = packet.slice();
+      this.#early.hold(
+        `${spi}`,
+        () => installed,
+        () => this.#decide(id, copy, true),
+      );
+      return true;
+    }
+    if (verdict.kind === "drop" || !sas.isUnsent(verdict.sa.id)) return false;
+    const { sa, esp, stripped } = verdict;
+    if (!this.#ahead.isHolding(sa.id) && !isAuthentic(sa, stripped ?? packet, esp)) return false;
+    const copy = packet.slice();
+    this.#ahead.hold(
+      sa.id,
+      () => sas.heard(sa.id),
+      () => this.#decide(id, copy, true),
+    );
+    return true;
   }
 
-  /** To its node, as soon as that one can answer. */
-  #pass(id: number, verdict: Passed): void {
+  #drop(id: number, { reason, unknown }: Extract<Verdict, { kind: "drop" }>, nowMs: number): void {
+    this.#context.counters.add(`steer.drop.${reason}`);
+    this.#queue?.verdict(id, "drop");
+    if (unknown !== undefined && this.#hints.take(nowMs)) this.#tellUnknown(unknown);
+  }
+
+  /** It gets its verdict when more is known. */
+  #hold(id: number, packet: Uint8Array, hasWaited: boolean, replay: InboundReplay): void {
+    const copy = packet.slice();
+    const isHeld = this.#context.replay.hold(replay, (decision) => {
+      if (decision === "decide") this.#decide(id, copy, hasWaited);
+      else this.#queue?.verdict(id, "drop");
+    });
+    if (!isHeld) this.#queue?.verdict(id, "drop");
+  }
+
+  /** Once the node can answer. A packet that had to wait for that is looked at again: its double may have passed meanwhile. */
+  #pass(packetId: number, verdict: Passed, nowMs: number): void {
     const { gate, clock, counters, nodeName } = this.#context;
-    const nowMs = clock.nowMs();
-    if (verdict.kind === "local") {
-      counters.add(`steer.local.${verdict.reason}`);
-      gate.enter(nodeName, verdict.sa.reqid, nowMs, (pass) =>
-        pass === "forward"
-          ? this.#queue?.verdict(id, "accept", { payload: verdict.stripped })
-          : this.#queue?.verdict(id, "drop"),
-      );
-      return;
-    }
-    if (verdict.isNew) counters.add(`steer.connections.${verdict.target}`);
-    gate.enter(verdict.target, verdict.sa.reqid, nowMs, (pass) => this.#forward(id, verdict, pass === "forward"));
+    const { sa, replay } = verdict;
+    const { sequence } = verdict.esp;
+    const node = verdict.kind === "local" ? nodeName : verdict.target;
+    if (verdict.stripped !== null) counters.add("steer.udpStripped");
+    if (verdict.kind === "local") counters.add(`steer.local.${verdict.reason}`);
+    else if (verdict.isNew) counters.add(`steer.connections.${node}`);
+    let isLate = false;
+    gate.enter(node, sa.reqid, nowMs, (decision) => {
+      const isDouble = isLate && replay.admit(sequence) !== "fresh";
+      if (isDouble) counters.add("steer.drop.replayed");
+      const mark = verdict.kind === "local" ? 0 : this.#markOf(verdict);
+      if (decision !== "forward" || isDouble || mark === null) {
+        this.#queue?.verdict(packetId, "drop");
+        return;
+      }
+      replay.passed(sequence, node, isLate ? clock.nowMs() : nowMs);
+      if (verdict.kind === "forward") counters.add("steer.forwarded");
+      this.#queue?.verdict(packetId, "accept", { ...(mark !== 0 && { mark }), payload: verdict.stripped });
+    });
+    isLate = true;
   }
 
   #tellUnknown({ outer, protocol, spi }: EspPacket): void {
     this.#context.onUnknownSpi({ protocol, peer: outer.source, dvipa: outer.destination, spi });
   }
 
-  #forward(packetId: number, { target, sa, stripped }: Extract<Verdict, { kind: "forward" }>, pass: boolean): void {
-    const { counters } = this.#context;
+  /** Null when the target cannot be reached. */
+  #markOf({ target, sa }: Extract<Verdict, { kind: "forward" }>): number | null {
     const index = this.#context.targetIndex(target, sa.dvipa);
-    if (index === null) counters.add("steer.drop.noRoute");
-    if (!pass || index === null) {
-      this.#queue?.verdict(packetId, "drop");
-      return;
-    }
-    counters.add("steer.forwarded");
-    this.#queue?.verdict(packetId, "accept", { mark: steeringMark(index), payload: stripped });
+    if (index !== null) return steeringMark(index);
+    this.#context.counters.add("steer.drop.noRoute");
+    return null;
   }
 }

@@ -6,6 +6,7 @@ import type { Counters } from "../../core/counters.ts";
 import { EsplexError, messageOf } from "../../core/errors.ts";
 import { ipVersion } from "../../core/ip.ts";
 import type { Log } from "../../core/log.ts";
+import type { ReceivedNumbers, StateReceived } from "../../sa/received-numbers.ts";
 import type { SharedSa } from "../../sa/spec.ts";
 import type { ConnectionKey, Presence } from "../../steer/connection-table.ts";
 import type { TargetSockets } from "./target-sockets.ts";
@@ -48,6 +49,8 @@ export function isTargetOf({ targets }: Pick<DistributedDvipa, "targets">, node:
 export interface TargetsContext {
   readonly dvipas: () => readonly DistributedDvipa[];
   readonly sas: () => Iterable<DistributedSa>;
+  /** What all nodes have authenticated of the SA; null for nothing. */
+  readonly received: (sa: SharedSa) => ReceivedNumbers | null;
   /** A target has joined or left: routes and choices change. */
   readonly onChange: () => Promise<void>;
   /** A target joined without memory of the leases that the distributor knew of. */
@@ -195,6 +198,13 @@ export class Targets {
     return presences;
   }
 
+  /** What the target's kernel has received on these SAs, one answer for each. */
+  async received(name: string, saIds: readonly string[]): Promise<readonly (StateReceived | null)[]> {
+    const target = this.#joined.get(name);
+    if (target === undefined) throw new EsplexError("bus.closed", `target ${name} is not connected`);
+    return (await target.connection.request("received", { sas: [...saIds] })).received;
+  }
+
   close(): void {
     this.#compare?.cancel();
     for (const { connection } of this.#joined.values()) connection.close("the distributor stops");
@@ -263,7 +273,8 @@ export class Targets {
 
   /** Everything that this target should have, in parts; a failure ends the connection, and the next one tries again. */
   #sendSnapshot(name: string, connection: BusConnection): void {
-    const sas = this.#sasOf(name).map(({ sa, outbound }) => ({ sa, outbound }));
+    const { received } = this.#context;
+    const sas = this.#sasOf(name).map(({ sa, outbound }) => ({ sa, outbound, received: received(sa) }));
     const digest = digestOfSas(this.#sasOf(name));
     const dvipas = this.#context
       .dvipas()

@@ -6,11 +6,13 @@ import { identityOf, identityUri } from "../../../src/bus/identity.ts";
 import {
   REQUESTS,
   type RequestBody,
+  type ResponseBody,
   decodeNotice,
   decodeRequest,
   decodeResponse,
   encodeNotice,
   encodeRequest,
+  encodeResponse,
 } from "../../../src/bus/messages.ts";
 import { digestOfSas } from "../../../src/bus/sa-wire.ts";
 import { EsplexError } from "../../../src/core/errors.ts";
@@ -88,12 +90,25 @@ test("a target joins with its other address, or without one", () => {
   for (const bad of ["fe80::5%trust0", "t1", 7, undefined]) expect(join(bad)).toBeNull();
 });
 
+test("what a kernel has received arrives as it was sent; bits that are no bytes, or too many, are refused", () => {
+  const received = [{ highest: 7n, bits: new Uint8Array([0x7f]), bornSeconds: 1_700_000_000n }, null];
+  const body: ResponseBody<"received"> = { received };
+  expect(decodeResponse("received", overTheWire(encodeResponse("received", body)))).toEqual(body);
+  const answer = (bits: string): unknown =>
+    decodeResponse("received", { received: [{ highest: "7", bits, bornSeconds: "1" }] });
+  expect(answer("ff".repeat(512))).not.toBeNull();
+  for (const bits of ["f", "FF", "zz", "ff".repeat(513)]) expect(answer(bits)).toBeNull();
+});
+
 test("a snapshot arrives as it was sent", () => {
   const body: RequestBody<"snapshot"> = {
     part: 0,
     last: true,
     dvipas: [{ address: "2001:db8::1", epoch: (1n << 64n) - 1n, ports: [80, 443] }],
-    sas: [{ sa: sharedSa(), outbound: "now" }],
+    sas: [
+      { sa: sharedSa(), outbound: "now", received: { highest: 1n << 33n, bits: new Uint8Array([255, 1]) } },
+      { sa: sharedSa("b".repeat(32)), outbound: "hold", received: null },
+    ],
     digest: digestOfSas([{ sa: sharedSa(), epoch: 1n }]),
   };
   expect(decodeRequest("snapshot", overTheWire(encodeRequest("snapshot", body)))).toEqual(body);

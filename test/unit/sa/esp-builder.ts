@@ -136,11 +136,11 @@ export function espPacket(
   sa: SharedSa,
   segment: Uint8Array,
   protocol: number,
-  { optionWords = 0, source = sa.peer } = {},
+  { optionWords = 0, source = sa.peer, sequence = 1 } = {},
 ): Uint8Array {
   const payload =
     sa.mode === "transport"
-      ? espPayload(sa, segment, protocol)
-      : espPayload(sa, ipv4Packet(sa.peer, sa.dvipa, protocol, segment, { optionWords }), 4);
+      ? espPayload(sa, segment, protocol, sequence)
+      : espPayload(sa, ipv4Packet(sa.peer, sa.dvipa, protocol, segment, { optionWords }), 4, sequence);
   return ipv4Packet(source, sa.dvipa, 50, payload, sa.mode === "transport" ? { optionWords } : {});
 }

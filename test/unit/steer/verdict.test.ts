@@ -136,6 +136,30 @@ describe("decide", () => {
     expect(decide(segment(1000, { syn: true }), tables, 0)).toMatchObject({ kind: "forward", target: "t2" });
   });
 
+  it("passes no number that a node has authenticated, and asks about one that was passed, before it looks at any table", () => {
+    const numbered = (number: number, flags: TcpFlags): Uint8Array =>
+      espPacket(sa, tcpSegment(1000, 80, flags), 6, { sequence: number });
+    const way = decide(numbered(7, { syn: true }), tables, 0);
+    if (way.kind !== "forward") throw new Error("not forwarded");
+    expect(way.sequence).toBe(7);
+    way.replay.passed(7, way.target, 0);
+    expect(decide(numbered(7, { syn: true }), tables, 1)).toMatchObject({ kind: "ask", node: "t1" });
+    const [connection] = tables.connections.list();
+    if (connection === undefined) throw new Error("no entry");
+    tables.connections.answered(connection, "t1", "open", 1);
+    tables.connections.closed(connection, "t1", 2);
+    way.replay.hurry(2);
+    way.replay.answered("t1", 1_000, { highest: 7n, bits: new Uint8Array([1]), bornSeconds: 1n });
+    // The SYN of a closed connection would else be the port's next one, on another target.
+    expect(decide(numbered(7, { syn: true }), tables, 1_000)).toEqual({ kind: "drop", reason: "replayed" });
+    expect(tables.connections.list()).toMatchObject([{ target: "t1", state: "closing" }]);
+    way.replay.passed(2_000, "t2", 1_000);
+    way.replay.hurry(1_000);
+    way.replay.answered("t2", 2_000, { highest: 2_000n, bits: new Uint8Array([1]), bornSeconds: 1n });
+    expect(decide(numbered(8, { ack: true }), tables, 2_000)).toEqual({ kind: "drop", reason: "tooOld" });
+    expect(decide(numbered(1_999, { ack: true }), tables, 2_000)).toMatchObject({ kind: "forward", target: "t1" });
+  });
+
   it("steers an IPv6 SA, and drops header chains without end", () => {
     const v6: SharedSa = {
       ...sampleSa(sa.suite, "transport", 0xc0000006),

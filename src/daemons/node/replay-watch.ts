@@ -1,0 +1,190 @@
+import { MAX_ASKED_SAS } from "../../bus/messages.ts";
+import type { Clock, Timer } from "../../core/clock.ts";
+import type { Counters } from "../../core/counters.ts";
+import { messageOf } from "../../core/errors.ts";
+import type { Log } from "../../core/log.ts";
+import { RateLimit } from "../../core/rate-limit.ts";
+import type { StateReceived } from "../../sa/received-numbers.ts";
+import type { SharedSa } from "../../sa/spec.ts";
+import type { InboundReplay } from "../../steer/inbound-replay.ts";
+import { TRANSIT_MS } from "../../steer/passed-numbers.ts";
+
+/** How often it is looked whom to ask. Our choice. */
+const ASK_MS = 100;
+/** A node is asked again after so many times what its last answers took: reading windows takes no more than that part of its time. */
+const PAUSE_TIMES = 10;
+/** Packets that wait for an answer, and for how long. Our choice: a sender does not use a number twice. */
+const MAX_HELD = 512;
+const HELD_MS = 1_000;
+/** Reports that were refused and are logged, in each second. */
+const LOGS_PER_SECOND = 1;
+
+/** What becomes of a packet that was held. */
+export type HeldDecision = "decide" | "drop";
+
+export interface ReplayWatchContext {
+  readonly sas: Iterable<{ readonly sa: SharedSa; readonly replay: InboundReplay }>;
+  /** True while the node, this one or a target, can be asked. */
+  readonly isReachable: (node: string) => boolean;
+  /** What the node's kernel has received on the inbound states of these SAs; null for one that it does not have. */
+  readonly ask: (node: string, saIds: readonly string[]) => Promise<readonly (StateReceived | null)[]>;
+  readonly clock: Clock;
+  readonly counters: Counters;
+  readonly log: Log;
+}
+
+interface Held {
+  readonly replay: InboundReplay;
+  readonly sinceMs: number;
+  readonly decide: (decision: HeldDecision) => void;
+}
+
+interface Asked {
+  isWaiting: boolean;
+  /** Not before. */
+  nextMs: number;
+}
+
+/**
+ * Asks the nodes what their kernels have received of what was passed to them, while there is traffic, and tells the SAs' replay
+ * protection (R15). Holds packets whose number has been passed already until that is known.
+ */
+export class ReplayWatch {
+  readonly #context: ReplayWatchContext;
+  readonly #asked = new Map<string, Asked>();
+  readonly #logs = new RateLimit(LOGS_PER_SECOND);
+  #held: Held[] = [];
+  #timer: Timer | null = null;
+  #hurry: Timer | null = null;
+
+  constructor(context: ReplayWatchContext) {
+    this.#context = context;
+  }
+
+  /** Begins to ask. A second call does nothing. */
+  start(): void {
+    if (this.#timer === null) this.#schedule();
+  }
+
+  /** What is held is dropped. */
+  stop(): void {
+    this.#timer?.cancel();
+    this.#hurry?.cancel();
+    for (const { decide } of this.#held.splice(0)) decide("drop");
+  }
+
+  /**
+   * Calls `decide` once, when more is known of what was passed to the SA's nodes, or with `drop` when nothing comes. False when
+   * too many wait.
+   */
+  hold(replay: InboundReplay, decide: (decision: HeldDecision) => void): boolean {
+    const { clock, counters } = this.#context;
+    const sinceMs = clock.nowMs();
+    if (this.#held.length >= MAX_HELD) {
+      counters.add("steer.drop.heldQueueFull");
+      return false;
+    }
+    counters.add("steer.held");
+    this.#held.push({ replay, sinceMs, decide });
+    replay.hurry(sinceMs);
+    // A timer may be early by a part of a millisecond.
+    this.#hurry ??= clock.after(TRANSIT_MS + 1, () => {
+      this.#hurry = null;
+      this.#askAll(true);
+    });
+    return true;
+  }
+
+  /** A node is out of reach, or came back: what it was passed before, it will not tell. */
+  lost(node: string): void {
+    const nowMs = this.#context.clock.nowMs();
+    for (const { replay } of this.#context.sas) replay.abandon(node, nowMs);
+    this.#resume(() => true);
+  }
+
+  #schedule(): void {
+    this.#timer = this.#context.clock.after(ASK_MS, () => {
+      this.#askAll(false);
+      this.#schedule();
+    });
+  }
+
+  #askAll(isUrgent: boolean): void {
+    const { sas, isReachable, clock } = this.#context;
+    const nowMs = clock.nowMs();
+    const byNode = new Map<string, Map<string, InboundReplay>>();
+    for (const { sa, replay } of sas) {
+      if (!replay.isBusy) continue;
+      replay.giveUp(nowMs);
+      replay.hurry(nowMs);
+      for (const node of replay.toAsk()) {
+        if (!isReachable(node)) {
+          replay.abandon(node, nowMs);
+          continue;
+        }
+        const ofNode = byNode.get(node) ?? new Map<string, InboundReplay>();
+        byNode.set(node, ofNode.set(sa.id, replay));
+      }
+    }
+    for (const [node, replays] of byNode) this.#askNode(node, replays, isUrgent);
+    this.#resume(({ sinceMs }) => nowMs - sinceMs >= HELD_MS, "drop");
+  }
+
+  #askNode(node: string, replays: ReadonlyMap<string, InboundReplay>, isUrgent: boolean): void {
+    const { clock, counters, log } = this.#context;
+    const asked = this.#asked.get(node) ?? { isWaiting: false, nextMs: 0 };
+    this.#asked.set(node, asked);
+    const startMs = clock.nowMs();
+    if (asked.isWaiting || (!isUrgent && startMs < asked.nextMs)) return;
+    asked.isWaiting = true;
+    this.#askInParts(node, [...replays])
+      .catch((error: unknown) => {
+        counters.add("replay.questionFailed");
+        log.debug("a node did not say what it has received", { node, reason: messageOf(error) });
+      })
+      .finally(() => {
+        asked.isWaiting = false;
+        const endMs = clock.nowMs();
+        asked.nextMs = endMs + PAUSE_TIMES * (endMs - startMs);
+      });
+  }
+
+  async #askInParts(node: string, replays: readonly (readonly [string, InboundReplay])[]): Promise<void> {
+    const { ask, clock } = this.#context;
+    for (let at = 0; at < replays.length; at += MAX_ASKED_SAS) {
+      const part = replays.slice(at, at + MAX_ASKED_SAS);
+      const askedMs = clock.nowMs();
+      const answers = await ask(
+        node,
+        part.map(([saId]) => saId),
+      );
+      part.forEach(([saId, replay], index) => this.#take(node, saId, replay, askedMs, answers[index] ?? null));
+      const answered = new Set(part.map(([, replay]) => replay));
+      this.#resume(({ replay }) => answered.has(replay));
+    }
+  }
+
+  #take(node: string, saId: string, replay: InboundReplay, askedMs: number, answer: StateReceived | null): void {
+    const { clock, counters, log } = this.#context;
+    const forgotten = replay.forgotten;
+    // Whether the state is not there yet, or not any more: what it received, if anything, nobody can tell.
+    if (answer === null) replay.abandon(node, clock.nowMs());
+    else {
+      const taken = replay.answered(node, askedMs, answer);
+      counters.add(`replay.${taken}`);
+      if (taken === "ahead" && this.#logs.take(clock.nowMs())) {
+        const { highest } = answer;
+        log.warn("a node says that it has received numbers that were never passed to it", { node, sa: saId, highest });
+      }
+    }
+    if (replay.forgotten > forgotten) counters.add("replay.forgotten", replay.forgotten - forgotten);
+  }
+
+  #resume(isMeant: (held: Held) => boolean, decision: HeldDecision = "decide"): void {
+    const meant = this.#held.filter(isMeant);
+    if (meant.length === 0) return;
+    this.#held = this.#held.filter((held) => !meant.includes(held));
+    if (decision === "drop") this.#context.counters.add("steer.drop.unsettled", meant.length);
+    for (const { decide } of meant) decide(decision);
+  }
+}
