@@ -28,7 +28,7 @@ import {
 } from "../../net/rules.ts";
 import { readSysctl, SysctlJournal, type SysctlName } from "../../net/sysctl.ts";
 import { OPENINGS_QUEUE } from "./openings.ts";
-import { openingsRuleset, steeringRuleset } from "./steering-ruleset.ts";
+import { steeringRuleset, targetRuleset } from "./steering-ruleset.ts";
 
 /** The nftables tables of a distributor and of a target; one node per network namespace. */
 const NFT_TABLE = "esplex";
@@ -91,7 +91,7 @@ export class HostNetwork {
       await this.#applyRoutes(family, isServed ? wanted.targets : []);
     }
     await this.#applyQueue(distributes);
-    await this.#applyOpenings(wanted.dvipas.filter((dvipa) => dvipa.role === "target"));
+    await this.#applyTargetRules(wanted.dvipas.filter(({ role }) => role === "target"));
     await this.#applyAddresses(wanted.dvipas);
   }
 
@@ -99,7 +99,7 @@ export class HostNetwork {
   async clear(): Promise<void> {
     await this.#applyAddresses([]);
     await this.#applyQueue([]);
-    await this.#applyOpenings([]);
+    await this.#applyTargetRules([]);
     for (const family of families()) await this.#applyRoutes(family, []);
     this.#sysctls.restore();
     rmSync(this.#recordPath, { force: true });
@@ -221,14 +221,15 @@ export class HostNetwork {
     this.#log.debug("ESP to the DVIPAs goes through the steering queue", { addresses, queue: STEERING_QUEUE });
   }
 
-  /** The first segments of connections that are opened here wait for their distributor. */
-  async #applyOpenings(targets: readonly HostDvipa[]): Promise<void> {
-    if (targets.length > 0) {
-      const addresses = targets.map((dvipa) => dvipa.address);
-      await applyRuleset(openingsRuleset(NFT_TARGET_TABLE, addresses, `queue num ${OPENINGS_QUEUE}`));
-    } else if ((await listTable("inet", NFT_TARGET_TABLE)) !== null) {
-      await deleteTable("inet", NFT_TARGET_TABLE);
+  /** ESP comes from the trusted link alone; the first segments of connections that are opened here wait for their distributor. */
+  async #applyTargetRules(targetOf: readonly HostDvipa[]): Promise<void> {
+    if (targetOf.length === 0) {
+      if ((await listTable("inet", NFT_TARGET_TABLE)) !== null) await deleteTable("inet", NFT_TARGET_TABLE);
+      return;
     }
+    const { name } = await this.#trustedLink();
+    const addresses = targetOf.map(({ address }) => address);
+    await applyRuleset(targetRuleset(NFT_TARGET_TABLE, addresses, name, `queue num ${OPENINGS_QUEUE}`));
   }
 }
 

@@ -52,16 +52,23 @@ export function steeringRuleset(table: string, dvipas: readonly string[], verdic
 }
 
 /**
- * The ruleset of a target: the first segment of each connection that its programs open from one of the DVIPAs gets a `verdict`,
- * ahead of IPsec. Those that find no SA have no way out but `lo`, where the kernel drops them (xfrm_lookup_route: a blackhole).
+ * The ruleset of a target. ESP and AH to the DVIPAs comes from the trusted link alone: from elsewhere it has passed no distributor, and a
+ * recorded packet of another target would be new to this one's kernel. And the first segment of each connection that its programs open
+ * from a DVIPA gets a `verdict`, ahead of IPsec; those that find no SA have no way out but `lo`, where the kernel drops them
+ * (xfrm_lookup_route: a blackhole).
  */
-export function openingsRuleset(table: string, dvipas: readonly string[], verdict: string): string {
+export function targetRuleset(table: string, dvipas: readonly string[], trustedLink: string, verdict: string): string {
   const { sets, rules } = matching(dvipas);
   return `
     add table inet ${table}
     delete table inet ${table}
     table inet ${table} {
       ${lines(sets)}
+      chain trusted_link_only {
+        type filter hook prerouting priority raw; policy accept;
+        iifname "${trustedLink}" accept
+        ${lines(rules("daddr", "meta l4proto { esp, ah } drop"))}
+      }
       chain openings {
         type filter hook output priority mangle; policy accept;
         ${lines(rules("saddr", `oifname != "lo" tcp flags & (syn | ack | rst) == syn ${verdict}`))}

@@ -23,7 +23,6 @@ const HINTS_PER_SECOND = 20;
 /** Packets that wait in the kernel for a verdict, as far as its buffer has room for them; our choice. */
 const QUEUE_LENGTH_PACKETS = 10_000;
 
-
 /** A packet of no SA. */
 export interface UnknownIpsec {
   readonly protocol: IpsecProtocol;

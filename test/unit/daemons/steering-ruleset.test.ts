@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { openingsRuleset, steeringRuleset } from "../../../src/daemons/node/steering-ruleset.ts";
+import { steeringRuleset, targetRuleset } from "../../../src/daemons/node/steering-ruleset.ts";
 
 describe("steeringRuleset", () => {
   const text = (...dvipas: string[]): string => steeringRuleset("esplex", dvipas, "queue num 7");
@@ -42,12 +42,27 @@ describe("steeringRuleset", () => {
   });
 });
 
-describe("openingsRuleset", () => {
+describe("targetRuleset", () => {
+  const link = "trust0";
+  const both = targetRuleset("esplex-target", ["192.0.2.100", "2001:db8::100"], link, "queue num 8");
+
   it("takes the first segments of the DVIPAs' own connections that have a way out", () => {
-    const text = openingsRuleset("esplex-target", ["192.0.2.100", "2001:db8::100"], "queue num 8");
     const first = 'oifname != "lo" tcp flags & (syn | ack | rst) == syn queue num 8';
-    expect(text).toContain(`ip saddr @dvipas ${first}\n`);
-    expect(text).toContain(`ip6 saddr @dvipas6 ${first}\n`);
-    expect(text).toContain("type filter hook output priority mangle; policy accept;");
+    expect(both).toContain(`ip saddr @dvipas ${first}\n`);
+    expect(both).toContain(`ip6 saddr @dvipas6 ${first}\n`);
+    expect(both).toContain("type filter hook output priority mangle; policy accept;");
+  });
+
+  it("drops ESP and AH to the DVIPAs that do not come from the trusted link, and nothing else", () => {
+    const rules = both.split("\n").map((line) => line.trim());
+    const begin = rules.indexOf("chain trusted_link_only {") + 1;
+    expect(rules.slice(begin, begin + 5)).toEqual([
+      "type filter hook prerouting priority raw; policy accept;",
+      'iifname "trust0" accept',
+      "ip daddr @dvipas meta l4proto { esp, ah } drop",
+      "ip6 daddr @dvipas6 meta l4proto { esp, ah } drop",
+      "}",
+    ]);
+    expect(targetRuleset("esplex-target", ["192.0.2.100"], link, "queue num 8")).not.toMatch(/dvipas6|ip6/);
   });
 });

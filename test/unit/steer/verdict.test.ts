@@ -141,7 +141,7 @@ describe("decide", () => {
       espPacket(sa, tcpSegment(1000, 80, flags), 6, { sequence: number });
     const way = decide(numbered(7, { syn: true }), tables, 0);
     if (way.kind !== "forward") throw new Error("not forwarded");
-    expect(way.sequence).toBe(7);
+    expect(way.esp.sequence).toBe(7);
     way.replay.passed(7, way.target, 0);
     expect(decide(numbered(7, { syn: true }), tables, 1)).toMatchObject({ kind: "ask", node: "t1" });
     const [connection] = tables.connections.list();
