@@ -85,13 +85,13 @@ describe("the replay protection of an SA", () => {
   });
 
   it("P2: a question from before the packet, or too soon after it, is none about it", () => {
-    replay.passed(5, "t1", 0);
-    replay.answered("t1", 0, kernel("t1").report());
+    replay.passed(5, "t1", 1_000);
+    replay.answered("t1", 1_000, kernel("t1").report());
     expect(replay.admit(5)).toEqual({ ask: "t1" });
-    replay.hurry(10);
-    replay.answered("t1", 10 + TRANSIT_MS - 1, kernel("t1").report());
+    replay.hurry(1_010);
+    replay.answered("t1", 1_010 + TRANSIT_MS - 1, kernel("t1").report());
     expect(replay.admit(5)).toEqual({ ask: "t1" });
-    replay.answered("t1", 10 + TRANSIT_MS, kernel("t1").report());
+    replay.answered("t1", 1_010 + TRANSIT_MS, kernel("t1").report());
     expect(replay.admit(5)).toBe("fresh");
   });
 
@@ -177,7 +177,8 @@ describe("the replay protection of an SA", () => {
         arbitrary: fc.record({ do: fc.constant("packet" as const), node, number: fc.integer({ min: 1, max: 60 }) }),
       },
       { weight: 2, arbitrary: fc.record({ do: fc.constant("ask" as const), node }) },
-      { weight: 1, arbitrary: fc.record({ do: fc.constantFrom("restart" as const, "leave" as const), node }) },
+      { weight: 1, arbitrary: fc.record({ do: fc.constant("restart" as const), node }) },
+      { weight: 1, arbitrary: fc.record({ do: fc.constant("leave" as const), node }) },
     );
     fc.assert(
       fc.property(fc.array(action, { maxLength: 120, size: "max" }), (actions) => {
