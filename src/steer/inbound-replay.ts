@@ -8,7 +8,8 @@
  *     asked. So no time lies between authentication and protection.
  *  P3 What a node that went away, or whose state was made anew, has not answered for is never passed again.
  *  P4 A packet moves no window and stops no other packet (RFC 4303 §3.4.3, C9): a forged number costs the real one the time of a
- *     question. The exception is P3, for what was passed to a node just before it was lost.
+ *     question. The exceptions are P3, for what was passed to a node just before it was lost, and a real packet that waits for a
+ *     lease while its forged double passes.
  *  P5 No node moves the window beyond what was passed to it: a wrong report must not make an SA deaf.
  *
  * RFC 4303 §3.3.3 lets no sender use a number twice, so that a packet comes twice is an attack, or a network that doubles packets.

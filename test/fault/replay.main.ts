@@ -58,9 +58,9 @@ async function run(lab: Lab): Promise<boolean> {
   const moments = new ReplayMoments(lab, client, replayer, say);
   await life(moments, replayer);
   const exposureMs = await exposure(moments);
+  const counters = await counted(lab);
   await endings(lab, client, moments);
   if (values.plant) await plant(moments, replayer);
-  const { counters } = await lab.distributor.status();
   const beyond = moments.results.filter(({ acceptedTwice }) => acceptedTwice > 0);
   const result = {
     replayed: sum(moments.results.map(({ replayed }) => replayed)),
@@ -68,12 +68,16 @@ async function run(lab: Lab): Promise<boolean> {
     exposureMs,
     recorded: (await replayer.recorded()).length,
     moments: Object.fromEntries(moments.results.map(({ moment, ...counts }) => [moment, counts])),
-    counters: Object.fromEntries(
-      Object.entries(counters).filter(([name]) => /^(replay\.|steer\.(drop|held))/.test(name)),
-    ),
+    // The distributor's own, before it is killed: for a reader.
+    counters,
   };
   process.stdout.write(`${JSON.stringify(result)}\n`);
   return beyond.length === 0 && exposureMs <= STATED_EXPOSURE_MS;
+}
+
+async function counted(lab: Lab): Promise<Record<string, number>> {
+  const { counters } = await lab.distributor.status();
+  return Object.fromEntries(Object.entries(counters).filter(([name]) => /^(replay\.|steer\.(drop|held))/.test(name)));
 }
 
 /** Of connections and targets. */

@@ -75,6 +75,17 @@ describe("a packet that comes twice is accepted once", () => {
     expect(moments.results.at(-1)?.acceptedTwice).toBeGreaterThan(0);
   });
 
+  it("and of an open connection's packets with forged SYN, FIN and RST none is accepted, and it goes on", async () => {
+    const [accepted, real] = [await moments.quiet(), (await replayer.recorded()).length];
+    const running = moments.download();
+    const before = await replayer.forge("flippedFlags", 300);
+    await running;
+    expect((await replayer.forge(null)) - before).toBeGreaterThan(100);
+    const grown = (await moments.quiet()) - accepted;
+    expect(grown).toBeGreaterThan(0);
+    expect(grown).toBeLessThanOrEqual((await replayer.recorded()).length - real);
+  });
+
   it("after its SA was rekeyed, at a kernel that has the old one no more", async () => {
     const [spi = 0] = (await inboundStates(lab())).map((state) => state.spi);
     await moments.rekey();
