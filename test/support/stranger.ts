@@ -9,6 +9,9 @@ export const STRANGER = "192.0.2.66";
 /** Nobody listens there; only the stranger's own policy looks at it. */
 const PORT = 9999;
 
+/** Far ahead of any real one: a number that the client has used would be dropped for that alone. */
+let lastForged = 1_000_000;
+
 /** An ESP packet that its receiver must not believe. */
 export interface ForgedEsp {
   /** Source address that the packet claims. */
@@ -40,8 +43,10 @@ export async function sendForgedEsp(network: LabNetwork, packet: ForgedEsp, coun
   const algorithms =
     form === "whole" ? `aead rfc4106(gcm(aes)) ${key} 128` : `enc ecb(cipher_null) "" auth digest_null ""`;
   const ends = `src ${source} dst ${destination}`;
+  const lastNumber = lastForged;
+  lastForged += count;
   const lines = [
-    `state add ${ends} proto esp spi ${spi} reqid 66 mode transport ${algorithms}`,
+    `state add ${ends} proto esp spi ${spi} reqid 66 mode transport replay-oseq ${lastNumber} ${algorithms}`,
     `policy add ${ends} proto udp dport ${PORT} dir out tmpl proto esp reqid 66 mode transport`,
   ];
   await network.run(node, ["ip", "-batch", "-"], { input: lines.map((line) => `xfrm ${line}\n`).join("") });
