@@ -46,14 +46,19 @@ export class ReplayMoments {
     }
   }
 
-  /** Sends all that was recorded again, and counts what the kernels took of it. */
+  /**
+   * Sends all that was recorded again, and counts what the kernels took of it. What the client sends meanwhile (the end of an
+   * earlier connection that had to wait) is no double.
+   */
   async again(moment: string, way: Way = this.#replayer.toDistributor, spi: number | null = null): Promise<void> {
     const before = await this.quiet();
+    const recorded = (await this.#replayer.recorded()).length;
     const handled = await this.#handled();
     const replayed = await this.#replayer.replay(way, { spi });
     await this.#settled(way, handled, replayed);
     const after = await this.quiet();
-    this.#note(moment, replayed, after - before);
+    const meanwhile = (await this.#replayer.recorded()).length - recorded;
+    this.#note(moment, replayed, Math.max(0, after - before - meanwhile));
   }
 
   /** Each packet is sent again so much later, while connections open, go on and close. */
