@@ -21,6 +21,8 @@ export interface ClusterSettings {
   readonly authentication: "psk" | "certificate";
   /** How the DVIPAs spread connections, as the cluster file has it; absent for the default. */
   readonly distribution?: Readonly<Record<string, unknown>>;
+  /** The DVIPAs' filter as the cluster file has it; absent for none. */
+  readonly filter?: Readonly<Record<string, unknown>>;
   /** Sections of the peer as the cluster file has them; absent for the defaults. */
   readonly peer?: Readonly<Record<string, unknown>>;
   /** A peer for each of these instead of the one client; null: the client. Needs `authentication: "certificate"`. */
@@ -54,6 +56,7 @@ export async function writeClusterFiles(
     targets: network.nodes.filter(({ role }) => role === "target").map(({ name }) => name),
     ports: [APPLICATION_PORT],
     ...(settings.distribution === undefined ? {} : { distribution: settings.distribution }),
+    ...(settings.filter === undefined ? {} : { filter: settings.filter }),
     ...(withCertificates
       ? {
           certificates: Object.keys(DVIPA_CERTIFICATES).map((name) => ({

@@ -3,6 +3,7 @@
  * turns bodies whose program form is not plain JSON into their wire form.
  */
 import { z } from "zod";
+import { dvipaFilter } from "./filter-wire.ts";
 import { ipAddress, nodeName, saId, u16, u32, u64 } from "./fields.ts";
 import { MAX_SELECTORS, selector, sharedSa, sharedSaToWire } from "./sa-wire.ts";
 import { MAX_WINDOW_PACKETS } from "../sa/spec.ts";
@@ -208,6 +209,11 @@ export const REQUESTS = {
           }),
         )
         .max(MAX_SAS_A_PART),
+      /** The filters of those DVIPAs that have one; in the first part. */
+      filters: z
+        .array(z.strictObject({ dvipa: ipAddress, filter: dvipaFilter }))
+        .max(MAX_DVIPAS)
+        .optional(),
       /** Of the whole set, in every part. */
       digest,
     }),

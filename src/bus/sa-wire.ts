@@ -1,11 +1,14 @@
 import { createHash } from "node:crypto";
 import { z } from "zod";
+import { MAX_FILTER_RULES } from "../sa/filter.ts";
 import { MAX_WINDOW_PACKETS, type SaHalf, type SharedSa } from "../sa/spec.ts";
 import { suiteLengths } from "../sa/suite.ts";
 import { ipAddress, saId, secretBytes, u16, u32, u64 } from "./fields.ts";
 
 /** RFC 7296 bounds the number of selectors by one byte; more than this no peer of ours needs. */
 export const MAX_SELECTORS = 64;
+/** What travels of an identity: it is for people, and a peer may choose a long one. */
+const MAX_IDENTITY_LENGTH = 512;
 /** RFC 4303 §2.1: 1 to 255 are reserved. */
 const MIN_SPI = 256;
 
@@ -41,6 +44,17 @@ export const sharedSa: z.ZodType<SharedSa> = z
     dvipa: ipAddress,
     peer: ipAddress,
     peerName: z.string().min(1).max(64),
+    peerIdentity: z.string().min(1).max(MAX_IDENTITY_LENGTH).optional(),
+    filterRules: z
+      .array(
+        z
+          .number()
+          .int()
+          .min(0)
+          .max(MAX_FILTER_RULES - 1),
+      )
+      .max(MAX_FILTER_RULES)
+      .optional(),
     mode: z.enum(["transport", "tunnel"]),
     suite,
     reqid: u32.min(1),
@@ -66,7 +80,13 @@ function keysFit(sa: SharedSa, { encryptionKey, integrityKey }: SaHalf): boolean
 
 /** The wire form of an SA. It holds key bytes as text: for a bus frame only, never for a log or a file. */
 export function sharedSaToWire(sa: SharedSa): unknown {
-  return { ...sa, inbound: halfToWire(sa.inbound), outbound: halfToWire(sa.outbound) };
+  const { peerIdentity } = sa;
+  return {
+    ...sa,
+    ...(peerIdentity === undefined ? {} : { peerIdentity: peerIdentity.slice(0, MAX_IDENTITY_LENGTH) }),
+    inbound: halfToWire(sa.inbound),
+    outbound: halfToWire(sa.outbound),
+  };
 }
 
 function halfToWire({ spi, encryptionKey, integrityKey }: SaHalf): unknown {

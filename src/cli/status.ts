@@ -1,6 +1,6 @@
 import type { ArgumentsCamelCase, CommandModule } from "yargs";
 import { callControl } from "../daemons/control.ts";
-import type { LeaseStatus, NodeStatus } from "../daemons/node/status.ts";
+import type { FilterStatus, LeaseStatus, NodeStatus } from "../daemons/node/status.ts";
 import { formatTable } from "./table.ts";
 
 interface StatusArguments {
@@ -34,6 +34,15 @@ function isNodeStatus(status: unknown): status is NodeStatus {
 
 function describeRefill({ refill }: LeaseStatus): string {
   return refill === null || refill.samples === 0 ? "-" : `${refill.p50us ?? "?"}/${refill.p99us ?? "?"} us`;
+}
+
+function describeFilter({ dvipa, rules, unmatched, wrongTunnel }: FilterStatus): string[][] {
+  const counts = ({ packets, bytes }: { packets: number; bytes: number }): string[] => [String(packets), String(bytes)];
+  return [
+    ...rules.map((rule) => [dvipa, rule.name, rule.action, rule.log ? "yes" : "no", ...counts(rule)]),
+    [dvipa, "(policy)", unmatched.action, "-", ...counts(unmatched)],
+    [dvipa, "(tunnel check)", "drop", "yes", ...counts(wrongTunnel)],
+  ];
 }
 
 function indented(status: unknown): string {
@@ -81,6 +90,11 @@ function describeNode(status: NodeStatus): string {
         ({ peerName, spiOut, lease }) =>
           `window rule not kept for ${peerName} (${spiOut}): ${lease.windowRule.advice}\n`,
       ),
+    formatTable(
+      "filters",
+      ["DVIPA", "rule", "action", "logs", "packets", "bytes"],
+      status.filters.flatMap(describeFilter),
+    ),
     formatTable(
       "connections",
       ["client", "DVIPA", "target", "state"],

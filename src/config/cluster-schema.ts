@@ -10,6 +10,8 @@ import {
   parseEspProposal,
   parseIkeProposal,
 } from "./proposals.ts";
+import { filterSection } from "./filter-schema.ts";
+import { section } from "./section.ts";
 import { isSubnet, overlaps, rangeOf } from "./subnet.ts";
 
 /** The port on which distributors listen for targets when the file names none. Our choice. */
@@ -140,14 +142,6 @@ const carried = (min: number, allowed: string) =>
     .nullable()
     .default(null);
 
-/** A section of the file: unknown keys are refused, and the message lists the known ones. */
-function section<S extends z.ZodRawShape>(shape: S) {
-  const allowed = Object.keys(shape).join(", ");
-  return z.strictObject(shape, {
-    error: (issue) => (issue.code === "unrecognized_keys" ? allowed : `a section with ${allowed}`),
-  });
-}
-
 const listOrAll = <S extends z.ZodType>(item: S, max: number, text: string) =>
   z.union([z.literal("ALL", text), z.array(item, text).min(1, text).max(max, text)], text);
 
@@ -195,6 +189,7 @@ export const dvipaSection = section({
   targets: listOrAll(name, 256, TARGETS),
   ports: listOrAll(port, 1024, PORTS),
   distribution: distributionSection.prefault({}),
+  filter: filterSection,
   certificates: z.array(credentialSection, CREDENTIALS).max(MAX_CREDENTIALS, CREDENTIALS).default([]),
 });
 

@@ -7,6 +7,7 @@ import {
   dvipaSection,
   peerSection,
 } from "./cluster-schema.ts";
+import { MAX_FILTER_ITEMS } from "../sa/filter.ts";
 import { overlaps, rangeOf } from "./subnet.ts";
 
 /** One thing that is wrong with the file: where, what was found, what is allowed. */
@@ -32,6 +33,7 @@ export function inconsistencies(raw: unknown): Problem[] {
   const peers = valid<PeerConfig>(file["peers"], (item) => peerSection.safeParse(item));
   // An invalid one is reported by itself: no reason to complain that it is missing as well.
   const dvipaCount = Array.isArray(file["dvipas"]) ? file["dvipas"].length : 0;
+  const items = dvipas.reduce((sum, { value }) => sum + filterItems(value), 0);
   const bus = busSection.safeParse(file["bus"]);
   return [
     ...duplicates(dvipas, "dvipas", "address", ({ address }) => address),
@@ -39,8 +41,10 @@ export function inconsistencies(raw: unknown): Problem[] {
       ...repeated(["dvipas", index, "targets"], value.targets),
       ...repeated(["dvipas", index, "ports"], value.ports),
       ...weightProblems(index, value),
+      ...filterProblems(index, value),
       ...(bus.success ? sameAsCoupling(index, value, bus.data.coupling.host) : []),
     ]),
+    ...(items <= MAX_FILTER_ITEMS ? [] : [tooManyFilterItems(items)]),
     ...duplicates(peers, "peers", "name", ({ name }) => name),
     ...duplicates(peers, "peers", "identity", ({ address, identity }) => `${address} ${identity}`),
     ...peers.flatMap((peer) => [
@@ -95,6 +99,35 @@ function weightProblems(index: number, { targets, distribution: { method, weight
     found: name,
     allowed: `the targets: ${targets.join(", ")}`,
   }));
+}
+
+function filterItems({ filter }: DvipaConfig): number {
+  const rules = filter?.rules ?? [];
+  return rules.reduce((sum, rule) => sum + 1 + rule.source.length + rule.ports.length + rule.sourcePorts.length, 0);
+}
+
+function tooManyFilterItems(items: number): Problem {
+  const found = `filters with ${items} rules, sources and port ranges in all`;
+  return { path: ["dvipas"], found, allowed: `at most ${MAX_FILTER_ITEMS}` };
+}
+
+/** Addresses of the wrong IP version, and names that two rules have: they stand in log and status. */
+function filterProblems(index: number, { address, filter }: DvipaConfig): Problem[] {
+  const { version } = rangeOf(address);
+  const names = new Set<string>();
+  return (filter?.rules ?? []).flatMap(({ name, source }, i) => {
+    const path = ["dvipas", index, "filter", "rules", i];
+    const others = source.filter((text) => rangeOf(text).version !== version);
+    const problems: Problem[] = others.map((text) => ({
+      path: [...path, "source"],
+      found: text,
+      allowed: `IPv${version} addresses, as the DVIPA's own`,
+    }));
+    if (name !== null && names.has(name))
+      problems.push({ path: [...path, "name"], found: name, allowed: "another name" });
+    if (name !== null) names.add(name);
+    return problems;
+  });
 }
 
 function sameAsCoupling(index: number, { address }: DvipaConfig, host: string): Problem[] {

@@ -1,7 +1,12 @@
 import { execa } from "execa";
 import { EsplexError } from "../core/errors.ts";
+import { NETLINK_NETFILTER, NetlinkSocket } from "./netlink-socket.ts";
 
 export type NftFamily = "ip" | "ip6" | "inet" | "netdev";
+
+/** include/uapi/linux/netfilter/nfnetlink.h and nf_tables.h: `NFNL_SUBSYS_NFTABLES` is 10. */
+const NFNLGRP_NFTABLES = 7;
+const NFT_MSG_DELTABLE = (10 << 8) | 2;
 
 const NFT_TIMEOUT_MS = 10_000;
 /** Our rulesets have tens of lines; this bounds what a listing may return. */
@@ -33,6 +38,43 @@ export async function listTable(family: NftFamily, name: string): Promise<readon
     JSON.stringify(object).includes(`"name":${JSON.stringify(checkedName(name))}`),
   );
   return isThere ? listObjects(["list", "table", family, name]) : null;
+}
+
+/** Calls `onDeleted` when a table has been deleted in the current namespace, by whomever, or events were lost. */
+export function watchDeletedTables(onDeleted: () => void, onFault: (error: unknown) => void): NetlinkSocket {
+  return NetlinkSocket.open(NETLINK_NETFILTER, {
+    groups: [NFNLGRP_NFTABLES],
+    onMessage: ({ type }) => {
+      if (type === NFT_MSG_DELTABLE) onDeleted();
+    },
+    onOverrun: onDeleted,
+    onFault,
+  });
+}
+
+/** Names of the tables of a family. */
+export async function listTables(family: NftFamily): Promise<string[]> {
+  const objects = await listObjects(["list", "tables", family]);
+  return objects.flatMap(({ table }) => (isNamed(table) ? [table.name] : []));
+}
+
+/** Packets and bytes of the named counters of a table; null when it is not there. */
+export async function listCounters(
+  family: NftFamily,
+  name: string,
+): Promise<ReadonlyMap<string, { readonly packets: number; readonly bytes: number }> | null> {
+  if (!(await listTables(family)).includes(checkedName(name))) return null;
+  const objects = await listObjects(["list", "counters", "table", family, name]);
+  return new Map(
+    objects.flatMap(({ counter }) => {
+      if (!isNamed(counter) || !("packets" in counter) || !("bytes" in counter)) return [];
+      return [[counter.name, { packets: Number(counter.packets), bytes: Number(counter.bytes) }]];
+    }),
+  );
+}
+
+function isNamed(object: unknown): object is { readonly name: string } {
+  return typeof object === "object" && object !== null && "name" in object && typeof object.name === "string";
 }
 
 async function listObjects(command: readonly string[]): Promise<readonly NftObject[]> {

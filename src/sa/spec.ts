@@ -54,6 +54,10 @@ export interface SharedSa {
   readonly peer: string;
   /** The peer's name in the cluster file. */
   readonly peerName: string;
+  /** Who it proved to be (`identityKey`). Absent in SAs that no IKE of ours made. */
+  readonly peerIdentity?: string | undefined;
+  /** Numbers of the rules of the DVIPA's filter that are about this peer, ascending; absent where the DVIPA has none. */
+  readonly filterRules?: readonly number[] | undefined;
   readonly mode: "transport" | "tunnel";
   /** Tells the protocol too: `protocolOf`. */
   readonly suite: ChildSuite;

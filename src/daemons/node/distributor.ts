@@ -15,6 +15,7 @@ import { LeaseGate } from "../../steer/lease-gate.ts";
 import { InboundSas } from "../../steer/verdict.ts";
 import type { CouplingLink } from "./coupling-link.ts";
 import { Demands } from "./demands.ts";
+import type { FilterRules } from "./filter-rules.ts";
 import type { HostDvipa, HostNetworkState } from "./host-network.ts";
 import type { IkeConfiguration } from "./ike-configuration.ts";
 import { IkeRunner } from "./ike-runner.ts";
@@ -49,6 +50,8 @@ export interface DistributorContext {
   readonly dvipas: readonly OwnDvipa[];
   /** Peers and keys as they are now: asked for each negotiation. */
   readonly ike: () => IkeConfiguration;
+  /** The filters of the DVIPAs as they are now. */
+  readonly filters: () => FilterRules;
   readonly keeper: SaKeeper;
   readonly coupling: CouplingLink;
   /** Makes the host's network what this role needs. */
@@ -130,6 +133,7 @@ export class Distributor {
     this.#targets = new Targets({
       dvipas: () => this.#distributed(),
       sas: () => this.#rollout.all(),
+      filters: () => context.filters().filters(),
       onChange: () => this.#applyNetwork(),
       received: (sa) => this.#inbound.replayOf(sa)?.received() ?? null,
       onJoin: (name) => {
@@ -161,6 +165,7 @@ export class Distributor {
         inbound: this.#inbound,
       },
       epochOf: (dvipa) => this.epochOf(dvipa),
+      filtered: (sa) => context.filters().applied(sa),
       onHeard: (saId) => this.#ike.childHeard(saId),
       onInstalled: (sa) => this.#demands.installed(sa),
       ...{ clock, counters, log },
@@ -226,6 +231,7 @@ export class Distributor {
       log.info("owns DVIPA", { dvipa: address, epoch });
     }
     const addresses = dvipas.map(({ address }) => address);
+    keeper.wantFilters(OWN_IKE, this.#context.filters().filters());
     await keeper.setDvipas(OWN_IKE, addresses, "distributor");
     await keeper.setTraps(OWN_IKE, this.#demands.traps());
     await this.#steering.start();
@@ -296,11 +302,16 @@ export class Distributor {
     this.#ike.command({ kind: "initiateAll" });
   }
 
-  /** Peers have changed: reaches out anew, and tells every node which traffic is to bring an SA up. */
+  /** Peers or filters have changed: reaches out anew, and tells every node which traffic is to bring an SA up, and what is filtered. */
   async reload(): Promise<void> {
+    const { keeper, filters } = this.#context;
     this.initiateAll();
     this.#targets.updateTraps();
-    await this.#context.keeper.setTraps(OWN_IKE, this.#demands.traps());
+    await keeper.setTraps(OWN_IKE, this.#demands.traps());
+    for (const entry of this.#rollout.all()) entry.sa = filters().applied(entry.sa);
+    keeper.wantFilters(OWN_IKE, filters().filters());
+    this.#targets.sendSnapshots();
+    await keeper.refilter(new Map([...this.#rollout.all()].map(({ sa }) => [sa.id, sa.filterRules])));
   }
 
   /** This node's own kernel needs an SA. */

@@ -20,6 +20,7 @@ import { CouplingLink } from "./coupling-link.ts";
 import { Distributor, type OwnDvipa } from "./distributor.ts";
 import { drainControls } from "./drain-controls.ts";
 import { ikeControls } from "./ike-controls.ts";
+import { FilterRules } from "./filter-rules.ts";
 import { HostNetwork, NO_NETWORK_STATE, type HostDvipa, type HostNetworkState } from "./host-network.ts";
 import { loadIkeConfiguration, type IkeConfiguration } from "./ike-configuration.ts";
 import { probeKernel, withoutSuites } from "./kernel-suites.ts";
@@ -52,6 +53,7 @@ export async function runNode(options: NodeOptions): Promise<void> {
   const config = await readClusterFile(options.clusterFile);
   const own = ownDvipas(config, options.name);
   const ike = await loadIke(options, config, log);
+  const filters = new FilterRules(ownFiltered(config, options.name));
   const credentials = await loadCredentials(options);
   const bus: BusOptions = {
     cluster: config.cluster,
@@ -65,7 +67,7 @@ export async function runNode(options: NodeOptions): Promise<void> {
   const { host, port } = config.bus.coupling;
   const trustedAddress = await addressTowards(host, port);
   await requireNextHops(trustedAddress, own);
-  const node = new Node({ options, config, own, ike, bus, trustedAddress });
+  const node = new Node({ options, config, own, ike, filters, bus, trustedAddress });
   await runUntilSignal(node.parts(), log, node.failed);
 }
 
@@ -74,6 +76,7 @@ interface NodeContext {
   readonly config: ClusterConfig;
   readonly own: readonly OwnDvipa[];
   readonly ike: IkeConfiguration;
+  readonly filters: FilterRules;
   readonly bus: BusOptions;
   readonly trustedAddress: string;
 }
@@ -93,6 +96,7 @@ class Node {
   readonly #shadowDvipas = new Map<string, readonly ShadowDvipa[]>();
   #ownNetwork: HostNetworkState = NO_NETWORK_STATE;
   #ike: IkeConfiguration;
+  #filters: FilterRules;
   #networkTail: Promise<unknown> = Promise.resolve();
   #server: BusServer | null = null;
   /** The start of the distributor's role, under way or done. */
@@ -106,6 +110,7 @@ class Node {
     const { options, config, own, bus, trustedAddress } = context;
     this.#context = context;
     this.#ike = context.ike;
+    this.#filters = context.filters;
     this.#log = bus.log;
     this.#sockets = new SocketWatch(bus);
     this.#openings = new Openings({ ask: (connection) => this.#askToOpen(connection), ...bus });
@@ -147,6 +152,7 @@ class Node {
             nodeName: options.name,
             dvipas: own,
             ike: () => this.#ike,
+            filters: () => this.#filters,
             keeper: this.#keeper,
             coupling: this.#coupling,
             setNetwork: (wanted) => this.#setOwnNetwork(wanted),
@@ -192,13 +198,16 @@ class Node {
   }
 
   /**
-   * Reads peers, keys, certificates and revocation lists anew, for the negotiations from now on; SAs stay. When anything is
-   * wrong, all of the old ones stay. DVIPAs, bus and roles want a restart.
+   * Reads peers, keys, certificates and revocation lists anew, for the negotiations from now on, and the filters of DVIPAs, for
+   * all SAs; SAs stay. When anything is wrong, all of the old ones stay. DVIPAs, bus and roles want a restart.
    */
   async #reload(): Promise<{ readonly peers: number; readonly warnings: readonly string[] }> {
     const { options } = this.#context;
     try {
-      this.#ike = await loadIke(options, await readClusterFile(options.clusterFile), this.#log);
+      const config = await readClusterFile(options.clusterFile);
+      const filters = new FilterRules(ownFiltered(config, options.name));
+      this.#ike = await loadIke(options, config, this.#log);
+      this.#filters = filters;
     } catch (error) {
       this.#log.error("reload failed, everything stays as it was", { reason: messageOf(error) });
       throw error;
@@ -339,6 +348,7 @@ class Node {
       dvipas: [...this.#ownDvipaStatus(), ...this.#shadowDvipaStatus()],
       targets: this.#distributor?.targetStatus() ?? [],
       sas: await this.#keeper.status(),
+      filters: await this.#keeper.filterStatus(),
       connections: this.#distributor?.connectionStatus() ?? [],
       steeringQueue: this.#distributor?.queueCounters() ?? null,
       counters: this.#context.bus.counters.snapshot(),
@@ -376,6 +386,11 @@ function synchronous(work: () => void): () => Promise<void> {
     work();
     return Promise.resolve();
   };
+}
+
+/** The DVIPAs of the cluster file that name this node as their distributor, with their filters. */
+function ownFiltered(config: ClusterConfig, name: string): ConstructorParameters<typeof FilterRules>[0] {
+  return config.dvipas.filter(({ distributor }) => distributor === name);
 }
 
 function ownDvipas(config: ClusterConfig, name: string): OwnDvipa[] {

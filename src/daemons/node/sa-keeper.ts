@@ -5,6 +5,8 @@ import type { Log } from "../../core/log.ts";
 import { isErrno } from "../../net/kernel-error.ts";
 import type { NetlinkSocket } from "../../net/netlink-socket.ts";
 import type { StateReceived } from "../../sa/received-numbers.ts";
+import { watchDeletedTables } from "../../net/nftables.ts";
+import type { DvipaFilter } from "../../sa/filter.ts";
 import { wipeSaKeys, type SharedSa } from "../../sa/spec.ts";
 import type { SoleLease } from "../../sequence/size.ts";
 import { readCarried } from "../../xfrm/carried.ts";
@@ -25,10 +27,12 @@ import {
 } from "../../xfrm/shadow.ts";
 import { addState, deleteState, stateKey, type SequenceRange, type StateSpec } from "../../xfrm/states.ts";
 import type { CouplingLink } from "./coupling-link.ts";
+import { FilterLog } from "./filter-log.ts";
 import { LeaseRunner } from "./lease-runner.ts";
+import { PacketFilter } from "./packet-filter.ts";
 import { statusOf } from "./sa-status.ts";
 import { SaTable, type Entry, type KeptSa, type SaSource } from "./sa-table.ts";
-import type { SaStatus } from "./status.ts";
+import type { FilterStatus, SaStatus } from "./status.ts";
 import { Traps, type TrapsContext } from "./traps.ts";
 import { UseMeter, type UseMeterContext } from "./use-meter.ts";
 
@@ -68,6 +72,10 @@ export class SaKeeper {
   readonly #traps: Traps;
   readonly #meter: UseMeter<Entry>;
   readonly #table = new SaTable();
+  readonly #filter: PacketFilter;
+  readonly #filterLog: FilterLog;
+  /** Another program may remove our tables; from then on everything would pass. */
+  #tableWatch: NetlinkSocket | null = null;
   #isResyncDue = true;
   #queued: Promise<void> | null = null;
   #tail: Promise<unknown> = Promise.resolve();
@@ -77,6 +85,12 @@ export class SaKeeper {
   constructor(context: SaKeeperContext) {
     this.#context = context;
     const { counters, log } = context;
+    this.#filter = new PacketFilter(context);
+    this.#filterLog = new FilterLog({
+      ...context,
+      filterOf: (dvipa) => this.#filter.filterOf(dvipa),
+      sas: () => this.#sas(),
+    });
     this.#xfrm = openXfrm();
     this.#reconciler = new XfrmReconciler(this.#xfrm, log);
     this.#leases = new Leases(this.#xfrm);
@@ -131,6 +145,27 @@ export class SaKeeper {
     await this.#apply();
   }
 
+  /**
+   * The filters of the DVIPAs that a source speaks for; they stand before the next SA of theirs is in the kernel. An SA names its
+   * rules by numbers, so its own come at the same time: `refilter`.
+   */
+  wantFilters(source: SaSource, filters: ReadonlyMap<string, DvipaFilter>): void {
+    this.#filter.want(source, filters);
+  }
+
+  /** Puts the rules of these SAs, by their ids, in place of what they had; resolves once the kernel filters so. */
+  async refilter(rules: ReadonlyMap<string, readonly number[] | undefined>): Promise<void> {
+    for (const [saId, filterRules] of rules) {
+      const entry = this.#table.get(saId);
+      if (entry !== undefined) entry.sa = { ...entry.sa, filterRules };
+    }
+    await this.#apply();
+  }
+
+  filterStatus(): Promise<FilterStatus[]> {
+    return this.#filter.status();
+  }
+
   /** Resolves once the kernel has the SA. Throws when something stands in its way; then nothing of it is left. */
   async install(source: SaSource, kept: KeptSa): Promise<void> {
     if (this.#table.has(kept.sa.id)) return;
@@ -160,6 +195,7 @@ export class SaKeeper {
         continue;
       }
       if (known.sa !== item.sa) wipeSaKeys(item.sa);
+      known.sa = { ...known.sa, filterRules: item.sa.filterRules };
       this.#table.movePeer(known, item.sa.peerUdpPort);
       if (known.outbound === "hold" && item.outbound === "now") await this.useOutbound(item.sa.id);
     }
@@ -288,6 +324,9 @@ export class SaKeeper {
     this.#table.wanted.clear();
     this.#keepUnknown = false;
     await this.#serial(() => this.#reconciler.apply(NOTHING));
+    this.#filterLog.close();
+    this.#tableWatch?.close();
+    await this.#serial(() => this.#filter.clear());
     for (const { sa } of gone) wipeSaKeys(sa);
     await this.#giveBack(held);
     this.#events.close();
@@ -356,6 +395,7 @@ export class SaKeeper {
   #apply(): Promise<void> {
     this.#queued ??= this.#serial(async () => {
       this.#queued = null;
+      await this.#filterSas();
       const { conflicts } = await this.#reconcile();
       for (const { what, why } of conflicts) this.#context.log.error("something stands in an SA's way", { what, why });
       if (conflicts.length > 0) {
@@ -364,6 +404,22 @@ export class SaKeeper {
       }
     });
     return this.#queued;
+  }
+
+  *#sas(): Generator<SharedSa> {
+    for (const { sa } of this.#table.values()) yield sa;
+  }
+
+  /** Before the kernel gets a state: what comes through it is filtered from its first packet on. */
+  async #filterSas(): Promise<void> {
+    if (this.#filter.isNeeded) {
+      this.#tableWatch ??= watchDeletedTables(
+        () => this.#resync(),
+        (error) => this.#context.log.error("an nftables event could not be handled", { reason: messageOf(error) }),
+      );
+      await this.#filterLog.open();
+    } else this.#filterLog.close();
+    await this.#filter.cover(this.#sas(), { removeOthers: !this.#keepUnknown, doubtful: this.#isResyncDue });
   }
 
   /** What has changed, or everything when that is due, or cheaper. */

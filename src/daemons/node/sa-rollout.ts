@@ -31,6 +31,8 @@ export interface SaRolloutContext {
   readonly inbound: InboundSas;
   /** Null for a DVIPA that this node does not own. */
   readonly epochOf: (dvipa: string) => bigint | null;
+  /** The same SA with the filter rules that are about its peer. */
+  readonly filtered: (sa: SharedSa) => SharedSa;
   /** A packet of the peer on an SA that we do not send on yet: IKE decides whether that changes now. */
   readonly onHeard: (saId: string) => Promise<void>;
   /** Every node has the SA. */
@@ -102,8 +104,8 @@ export class SaRollout {
   }
 
   async #install(negotiated: SharedSa, outbound: "now" | "hold"): Promise<void> {
-    const { targets, use, onInstalled, counters, log } = this.#context;
-    const sa: SharedSa = { ...negotiated, reqid: this.#tunnels.take(negotiated) };
+    const { targets, use, filtered, onInstalled, counters, log } = this.#context;
+    const sa = filtered({ ...negotiated, reqid: this.#tunnels.take(negotiated) });
     let entry: DistributedSa;
     try {
       entry = await this.#installHere(sa, outbound);

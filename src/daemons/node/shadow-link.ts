@@ -5,6 +5,7 @@ import { digestOfSas } from "../../bus/sa-wire.ts";
 import type { BusOptions } from "../../bus/server.ts";
 import { EsplexError, messageOf } from "../../core/errors.ts";
 import type { ConnectionKey } from "../../steer/connection-table.ts";
+import type { DvipaFilter } from "../../sa/filter.ts";
 import type { SaKeeper } from "./sa-keeper.ts";
 import type { SocketReporter } from "./socket-reporter.ts";
 import type { Acquire } from "./traps.ts";
@@ -170,6 +171,7 @@ export class ShadowLink {
     this.#epochs = new Map(part.dvipas.map(({ address, epoch }) => [address, epoch]));
     // The guard of a DVIPA stands before its address comes, and until after it went.
     await keeper.setDvipas(distributor.name, [...new Set([...before.keys(), ...this.#epochs.keys()])], "target");
+    keeper.wantFilters(distributor.name, this.#filtersOf(parts));
     await keeper.replaceAll(
       distributor.name,
       sas.map(({ sa, outbound, received }) => ({ sa, outbound, received, epoch: this.#epochs.get(sa.dvipa) ?? 0n })),
@@ -181,6 +183,12 @@ export class ShadowLink {
     bus.counters.add("shadow.snapshots");
     bus.log.info("shadow SAs are those of the distributor", { distributor: distributor.name, sas: sas.length });
     return {};
+  }
+
+  /** Of the DVIPAs of the snapshot alone. */
+  #filtersOf(parts: readonly Snapshot[]): Map<string, DvipaFilter> {
+    const named = parts.flatMap(({ filters }) => filters ?? []).filter(({ dvipa }) => this.#epochs.has(dvipa));
+    return new Map(named.map(({ dvipa, filter }) => [dvipa, filter]));
   }
 
   /** A distributor speaks for the DVIPAs of the cluster file alone, and SAs come with their DVIPA. */

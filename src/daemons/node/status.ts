@@ -16,6 +16,8 @@ export interface NodeStatus {
   readonly targets: readonly TargetStatus[];
   readonly sas: readonly SaStatus[];
   readonly connections: readonly ConnectionStatus[];
+  /** What the filters of this node's DVIPAs have decided; empty where there is none. */
+  readonly filters: readonly FilterStatus[];
   /** The queue of packets to this node's DVIPAs; null where it distributes none. */
   readonly steeringQueue: QueueCounters | null;
   readonly counters: Readonly<Record<string, number>>;
@@ -69,6 +71,24 @@ export interface LeaseStatus {
   readonly windowRule: WindowRule;
   /** How long refills take; null while the node does not send on the SA. */
   readonly refill: RefillLatency | null;
+}
+
+/** A DVIPA's filter on this node: packets and bytes that it has looked at, since the filter was last changed. */
+export interface FilterStatus {
+  readonly dvipa: string;
+  readonly rules: readonly RuleStatus[];
+  /** What no rule matched. */
+  readonly unmatched: { readonly action: "accept" | "drop"; readonly packets: number; readonly bytes: number };
+  /** Dropped: the packet's addresses and ports are none that its SA was negotiated for, or nobody told of the SA. */
+  readonly wrongTunnel: { readonly packets: number; readonly bytes: number };
+}
+
+export interface RuleStatus {
+  readonly name: string;
+  readonly action: "accept" | "drop";
+  readonly log: boolean;
+  readonly packets: number;
+  readonly bytes: number;
 }
 
 export interface ConnectionStatus {

@@ -7,6 +7,7 @@ import { EsplexError, messageOf } from "../../core/errors.ts";
 import { ipVersion } from "../../core/ip.ts";
 import type { Log } from "../../core/log.ts";
 import type { ReceivedNumbers, StateReceived } from "../../sa/received-numbers.ts";
+import type { DvipaFilter } from "../../sa/filter.ts";
 import type { SharedSa } from "../../sa/spec.ts";
 import type { ConnectionKey, Presence } from "../../steer/connection-table.ts";
 import type { TargetSockets } from "./target-sockets.ts";
@@ -51,6 +52,8 @@ export interface TargetsContext {
   readonly sas: () => Iterable<DistributedSa>;
   /** What all nodes have authenticated of the SA; null for nothing. */
   readonly received: (sa: SharedSa) => ReceivedNumbers | null;
+  /** By DVIPA. */
+  readonly filters: () => ReadonlyMap<string, DvipaFilter>;
   /** A target has joined or left: routes and choices change. */
   readonly onChange: () => Promise<void>;
   /** A target joined without memory of the leases that the distributor knew of. */
@@ -205,6 +208,11 @@ export class Targets {
     return (await target.connection.request("received", { sas: [...saIds] })).received;
   }
 
+  /** Tells every connected target everything anew: what SAs do not show has changed. */
+  sendSnapshots(): void {
+    for (const { name, connection } of this.#joined.values()) this.#sendSnapshot(name, connection);
+  }
+
   close(): void {
     this.#compare?.cancel();
     for (const { connection } of this.#joined.values()) connection.close("the distributor stops");
@@ -284,7 +292,8 @@ export class Targets {
     for (let part = 0; part < parts; part++) {
       const slice = sas.slice(part * SNAPSHOT_PART_SAS, (part + 1) * SNAPSHOT_PART_SAS);
       const last = part === parts - 1;
-      connection.request("snapshot", { part, last, dvipas, sas: slice, digest }).then(
+      const filters = part === 0 ? this.#filtersOf(name) : [];
+      connection.request("snapshot", { part, last, dvipas, sas: slice, filters, digest }).then(
         () => {
           if (last) this.#context.onSynced(name);
         },
@@ -292,6 +301,11 @@ export class Targets {
       );
     }
     this.#context.counters.add("targets.snapshots");
+  }
+
+  #filtersOf(name: string): { dvipa: string; filter: DvipaFilter }[] {
+    const filters = [...this.#context.filters()].filter(([dvipa]) => this.serves(name, dvipa));
+    return filters.map(([dvipa, filter]) => ({ dvipa, filter }));
   }
 
   async #toTargetsOf(dvipa: string, send: (connection: BusConnection) => Promise<unknown>): Promise<void> {

@@ -79,6 +79,7 @@ export function negotiateChild(
     id: toHex(step.environment.randomBytes(SA_ID_BYTES)),
     ...endsOf(session),
     peerName: peer.name,
+    peerIdentity: session.state.remoteIdentity,
     mode,
     suite: chosen.suite,
     reqid,

@@ -116,6 +116,7 @@ export function readChildAnswer(
     id: toHex(step.environment.randomBytes(SA_ID_BYTES)),
     ...ends,
     peerName: peer.name,
+    peerIdentity: session.state.remoteIdentity,
     mode: wish.mode,
     suite: chosen.suite,
     reqid,

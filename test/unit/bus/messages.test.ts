@@ -54,6 +54,45 @@ test("an SA arrives as it was sent, its keys in Secret", () => {
   expect(inspect(decoded, { depth: 9 })).not.toContain("BwcH");
 });
 
+test("a filter and the rules of an SA arrive as they were sent, and nothing that is no rule", () => {
+  const rule = {
+    ...{ name: "web", sources: ["10.0.0.0/8"], protocol: 6, sourcePorts: [], ports: [{ first: 80, last: 80 }] },
+    ...{ action: "accept" as const, log: true },
+  };
+  const dvipa = "192.0.2.100";
+  const sent = (changes: object, more: Partial<SharedSa> = {}): unknown => {
+    const body = {
+      ...{ part: 0, last: true, dvipas: [], digest: "0".repeat(64) },
+      filters: [{ dvipa, filter: { rules: [{ ...rule, ...changes }], policy: "drop" as const, log: false } }],
+      sas: [
+        {
+          sa: { ...sharedSa(), filterRules: [0], peerIdentity: "x".repeat(600), ...more },
+          outbound: "now" as const,
+          received: null,
+        },
+      ],
+    };
+    return decodeRequest("snapshot", overTheWire(encodeRequest("snapshot", body)));
+  };
+  expect(sent({})).toMatchObject({
+    filters: [{ dvipa, filter: { rules: [rule], policy: "drop", log: false } }],
+    // What is for people is cut: a peer chooses how long its identity is.
+    sas: [{ sa: { filterRules: [0], peerIdentity: "x".repeat(512) } }],
+  });
+  for (const broken of [
+    { sources: ["10.0.0.0/8 } drop"] },
+    { sources: ["10.0.0.0/33"] },
+    { sources: ["any"] },
+    { name: 'a" drop' },
+    { protocol: 0 },
+    { ports: [{ first: 2, last: 1 }] },
+    { action: "reject" },
+  ]) {
+    expect(sent(broken)).toBeNull();
+  }
+  expect(sent({}, { filterRules: [256] })).toBeNull();
+});
+
 test("an SA in UDP arrives as it was sent, and the digest knows its port", () => {
   const sa: SharedSa = { ...sharedSa(), peerUdpPort: 40_000 };
   const body: RequestBody<"saInstall"> = { sa, epoch: 3n, outbound: "now" };

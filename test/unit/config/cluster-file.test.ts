@@ -74,6 +74,7 @@ test("a good file, with defaults filled in and addresses canonical", () => {
         targets: "ALL",
         ports: "ALL",
         distribution: { method: "roundRobin", weights: {}, affinitySeconds: 0 },
+        filter: null,
         certificates: [],
       },
       {
@@ -83,6 +84,7 @@ test("a good file, with defaults filled in and addresses canonical", () => {
         targets: ["t1", "t2"],
         ports: [80, 443],
         distribution: { method: "roundRobin", weights: {}, affinitySeconds: 0 },
+        filter: null,
         certificates: [],
       },
     ],
@@ -292,6 +294,85 @@ peers: [{ name: a, address: ANY, identity: "${identity}", localIdentity: sun.lab
 const AUTHORITIES = "certificates: { authorities: [ca.pem] }";
 const CREDENTIAL = ", certificates: [{ chain: sun.pem, key: sun.key }]";
 const CERTIFICATE = ", certificate: {}";
+
+const filtered = (filter: string): string =>
+  GOOD.replace("    ports: [80, 443]\n", `    ports: [80, 443]\n    filter: ${filter}\n`);
+
+test("a filter, with defaults filled in", () => {
+  const rules = `[{ action: accept, identity: "*.lab", source: [10.0.0.0/8, 192.0.2.1], protocol: tcp, ports: [80, 8000-8010] },
+      { name: no pings, action: drop, protocol: 1, log: true }]`;
+  expect(parseCluster(filtered(`{ rules: ${rules} }`), "lab.yaml").dvipas[1]?.filter).toEqual({
+    rules: [
+      {
+        ...{ name: null, identity: "*.lab", source: ["10.0.0.0/8", "192.0.2.1"], protocol: 6, sourcePorts: [] },
+        ports: [
+          { first: 80, last: 80 },
+          { first: 8000, last: 8010 },
+        ],
+        ...{ action: "accept", log: false },
+      },
+      {
+        ...{ name: "no pings", identity: null, source: [], protocol: 1, sourcePorts: [], ports: [] },
+        ...{ action: "drop", log: true },
+      },
+    ],
+    policy: "drop",
+    log: false,
+  });
+});
+
+test.each([
+  ["{ }", "dvipas[1].filter.rules: found nothing; allowed: a list of at most 256 rules"],
+  ["{ rules: [], default: drop }", "filter.default: found an unknown key; allowed: rules, policy, log"],
+  ["{ rules: [], policy: reject }", 'filter.policy: found "reject"; allowed: accept or drop'],
+  ["{ rules: [{ ports: [80] }] }", "rules[0].action: found nothing; allowed: accept or drop"],
+  [
+    "{ rules: [{ action: drop, ports: [80] }] }",
+    "rules[0].ports: found a list of 1; allowed: ports only with protocol",
+  ],
+  [
+    "{ rules: [{ action: drop, protocol: icmp, sourcePorts: [1] }] }",
+    "allowed: ports only with protocol tcp, udp or sctp",
+  ],
+  [
+    "{ rules: [{ action: drop, protocol: gre }] }",
+    'rules[0].protocol: found "gre"; allowed: icmp, tcp, udp, icmpv6, sctp',
+  ],
+  ["{ rules: [{ action: drop, protocol: tcp, ports: [9-8] }] }", "rules[0].ports[0]: found"],
+  [
+    "{ rules: [{ action: drop, protocol: tcp, ports: [70000] }] }",
+    "rules[0].ports[0]: found 70000; allowed: a list of 1",
+  ],
+  [
+    "{ rules: [{ action: drop, protocol: tcp, ports: [80, 70-90] }] }",
+    "allowed: entries that share no address or port",
+  ],
+  [
+    "{ rules: [{ action: drop, source: [10.0.0.0/8, 10.1.0.0/16] }] }",
+    "allowed: entries that share no address or port",
+  ],
+  [
+    "{ rules: [{ action: drop, source: [10.0.0.1/8] }] }",
+    'rules[0].source[0]: found "10.0.0.1/8"; allowed: a list of 1',
+  ],
+  ["{ rules: [{ action: drop, source: [10.0.0.1; drop] }] }", "rules[0].source[0]: found"],
+  [
+    '{ rules: [{ action: drop, source: ["2001:db8::/32"] }] }',
+    "found 2001:db8::/32; allowed: IPv4 addresses, as the DVIPA",
+  ],
+  [
+    "{ rules: [{ action: drop, name: a }, { action: drop, name: a }] }",
+    "rules[1].name: found a; allowed: another name",
+  ],
+  ["{ rules: [{ action: drop, name: 'a\"b' }] }", "rules[0].name: found"],
+])("a filter of %s is refused", (filter, message) => {
+  expect(problem(filtered(filter))).toContain(message);
+});
+
+test("filters that would not fit a message are refused", () => {
+  const rule = `{ action: drop, source: [${Array.from({ length: 60 }, (_, i) => `10.0.${i}.1`).join(", ")}] }`;
+  expect(problem(filtered(`{ rules: [${Array(17).fill(rule).join(", ")}] }`))).toContain("at most 1024");
+});
 
 test("a peer with certificates, wildcards in its identity and a distinguished name", () => {
   for (const identity of ["moon.lab", "*@example.com", "*.example.com", "*", "C=CH, O=Ex ample, CN=*", "CN=Bärn"]) {

@@ -1,0 +1,56 @@
+import type { FilterConfig } from "../../config/filter-schema.ts";
+import { EsplexError, messageOf } from "../../core/errors.ts";
+import { identityKeyMatcher } from "../../ike/identity-key.ts";
+import type { DvipaFilter } from "../../sa/filter.ts";
+import type { SharedSa } from "../../sa/spec.ts";
+
+interface Compiled {
+  readonly filter: DvipaFilter;
+  /** For each rule, whether it is about this peer. */
+  readonly isAbout: readonly ((identity: string | undefined) => boolean)[];
+}
+
+/** The filters of the cluster file, ready for use: which rules are about a peer is decided here, where IKE knows it. */
+export class FilterRules {
+  readonly #byDvipa = new Map<string, Compiled>();
+
+  /** Throws `config.invalid` for an identity that is no pattern. */
+  constructor(dvipas: readonly { readonly address: string; readonly filter: FilterConfig | null }[]) {
+    for (const { address, filter } of dvipas)
+      if (filter !== null) this.#byDvipa.set(address, compiled(address, filter));
+  }
+
+  /** By DVIPA, as the kernels of all its nodes get them. */
+  filters(): ReadonlyMap<string, DvipaFilter> {
+    return new Map([...this.#byDvipa].map(([dvipa, { filter }]) => [dvipa, filter]));
+  }
+
+  /** The SA with the numbers of the rules that are about its peer; none where its DVIPA has no filter. */
+  applied<T extends Pick<SharedSa, "dvipa" | "peerIdentity" | "filterRules">>(sa: T): T {
+    const rules = this.#byDvipa.get(sa.dvipa)?.isAbout.flatMap((isAbout, i) => (isAbout(sa.peerIdentity) ? [i] : []));
+    return { ...sa, filterRules: rules };
+  }
+}
+
+function compiled(dvipa: string, { rules, policy, log }: FilterConfig): Compiled {
+  const filter: DvipaFilter = {
+    rules: rules.map(({ name, source, protocol, sourcePorts, ports, action, log: logs }, i) => ({
+      name: name ?? `rule ${i + 1}`,
+      sources: source,
+      ...{ protocol, sourcePorts, ports, action },
+      log: logs,
+    })),
+    ...{ policy, log },
+  };
+  return { filter, isAbout: rules.map(({ identity }, i) => matcher(identity, `dvipas ${dvipa}: filter.rules[${i}]`)) };
+}
+
+function matcher(pattern: string | null, where: string): (identity: string | undefined) => boolean {
+  if (pattern === null) return () => true;
+  try {
+    const matches = identityKeyMatcher(pattern);
+    return (identity) => identity !== undefined && matches(identity);
+  } catch (error) {
+    throw new EsplexError("config.invalid", `${where}.identity: ${messageOf(error)}`);
+  }
+}
