@@ -29,6 +29,7 @@ const ports = z
 
 /** A DVIPA's filter as it travels. */
 export const dvipaFilter: z.ZodType<DvipaFilter> = z.strictObject({
+  at: z.enum(["target", "distributor"]),
   rules: z
     .array(
       z.strictObject({

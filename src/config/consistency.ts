@@ -186,6 +186,9 @@ function peerProblems(
   if (as !== null && dvipas.length === dvipaCount && !dvipas.some(({ value }) => value.address === as)) {
     at("initiate", `dvipa: ${as}`, "one of the file's dvipas");
   }
+  if (dvipas.some(({ value }) => value.filter?.at === "distributor") && peer.modes.includes("transport")) {
+    at("modes", peer.modes.join(", "), "tunnel alone, where a DVIPA's filter is at the distributor");
+  }
   if (mode !== null && !peer.modes.includes(mode)) at("initiate", `mode: ${mode}`, "one of the peer's modes");
   if (peer.address !== "ANY") {
     const range = rangeOf(peer.address);

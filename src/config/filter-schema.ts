@@ -16,6 +16,7 @@ const PROTOCOLS = { icmp: 1, tcp: 6, udp: 17, icmpv6: 58, sctp: 132 } as const;
 /** Protocols whose header begins with two ports. */
 const WITH_PORTS: readonly number[] = [PROTOCOLS.tcp, PROTOCOLS.udp, PROTOCOLS.sctp];
 
+const AT = "target or distributor";
 const ACTION = "accept or drop";
 const LOG = "true or false";
 const RULES = `a list of at most ${MAX_FILTER_RULES} rules`;
@@ -90,6 +91,7 @@ function share(ranges: readonly PortRange[]): boolean {
 
 /** What passes after IPsec to a DVIPA; null where the file has no such section: everything that its SAs allow. */
 export const filterSection = section({
+  at: z.enum(["target", "distributor"], AT).default("target"),
   rules: z.array(ruleSection, RULES).max(MAX_FILTER_RULES, RULES),
   policy: z.enum(["accept", "drop"], ACTION).default("drop"),
   log: z.boolean(LOG).default(false),

@@ -33,6 +33,37 @@ export function steeringMark(index: number): number {
   return withPrefix(index);
 }
 
+/**
+ * Marks of packets that this node decrypts for target number `index` and hands over in GRE: first while it is protected still,
+ * and must not be routed on, then when it has passed the filter. They differ in `HAND_OVER_PENDING` alone.
+ */
+export function pendingMark(index: number): number {
+  return withPrefix(HAND_OVER_PENDING | HAND_OVER | handOverIndex(index));
+}
+
+/** As `steeringMark`, for the way in GRE; the routing table has the same number. */
+export function handOverMark(index: number): number {
+  return withPrefix(HAND_OVER | handOverIndex(index));
+}
+
+export const HAND_OVER_PENDING = 0x80000;
+const HAND_OVER = 0x40000;
+/** `mark & PENDING_MASK` is `PENDING_VALUE` for pending marks, whatever the target. */
+export const PENDING_MASK = 0xfffc0000;
+export const PENDING_VALUE = 0x455c0000;
+/** On a target: what came in GRE from a distributor, which has decrypted and filtered it. */
+export const HANDED_OVER_MARK = 0x4553ffff;
+/** Key (RFC 2890) of the GRE between nodes: other tunnels of their hosts stay apart. */
+export const GRE_KEY = 0x45500001;
+/** What the names of our GRE interfaces begin with. */
+export const GRE_NAME_PREFIX = "esplexg";
+
+/** Targets have small numbers; the rest is for marks of other kinds. */
+function handOverIndex(index: number): number {
+  if (!Number.isInteger(index) || index < 1 || index >= 0x20000) throw new RangeError(`no target has number ${index}`);
+  return index;
+}
+
 /** The routing table of target number `index`. */
 export function steeringTable(index: number): number {
   return withPrefix(index);

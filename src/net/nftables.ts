@@ -1,5 +1,6 @@
 import { execa } from "execa";
 import { EsplexError } from "../core/errors.ts";
+import { Attributes } from "./netlink-message.ts";
 import { NETLINK_NETFILTER, NetlinkSocket } from "./netlink-socket.ts";
 
 export type NftFamily = "ip" | "ip6" | "inet" | "netdev";
@@ -7,6 +8,9 @@ export type NftFamily = "ip" | "ip6" | "inet" | "netdev";
 /** include/uapi/linux/netfilter/nfnetlink.h and nf_tables.h: `NFNL_SUBSYS_NFTABLES` is 10. */
 const NFNLGRP_NFTABLES = 7;
 const NFT_MSG_DELTABLE = (10 << 8) | 2;
+const NFTA_TABLE_NAME = 1;
+/** `struct nfgenmsg` */
+const NFGENMSG_BYTES = 4;
 
 const NFT_TIMEOUT_MS = 10_000;
 /** Our rulesets have tens of lines; this bounds what a listing may return. */
@@ -40,12 +44,21 @@ export async function listTable(family: NftFamily, name: string): Promise<readon
   return isThere ? listObjects(["list", "table", family, name]) : null;
 }
 
-/** Calls `onDeleted` when a table has been deleted in the current namespace, by whomever, or events were lost. */
-export function watchDeletedTables(onDeleted: () => void, onFault: (error: unknown) => void): NetlinkSocket {
+/**
+ * Calls `onDeleted` when a table whose name begins so has been deleted in the current namespace, by whomever, or events were
+ * lost.
+ */
+export function watchDeletedTables(
+  prefix: string,
+  onDeleted: () => void,
+  onFault: (error: unknown) => void,
+): NetlinkSocket {
   return NetlinkSocket.open(NETLINK_NETFILTER, {
     groups: [NFNLGRP_NFTABLES],
-    onMessage: ({ type }) => {
-      if (type === NFT_MSG_DELTABLE) onDeleted();
+    onMessage: ({ type, body }) => {
+      if (type !== NFT_MSG_DELTABLE) return;
+      const name = new Attributes(body, NFGENMSG_BYTES).text(NFTA_TABLE_NAME);
+      if (name?.startsWith(prefix) === true) onDeleted();
     },
     onOverrun: onDeleted,
     onFault,

@@ -54,6 +54,12 @@ export function targetRoute(table: number, gateway: string, interfaceIndex: numb
   return { table, destination, gateway, interfaceIndex, protocol: ROUTE_PROTOCOL };
 }
 
+/** The default route of a table that leads into a tunnel. */
+export function tunnelRoute(family: AddressFamily, table: number, interfaceIndex: number): Route {
+  const destination = { address: anyAddress(family), prefixBits: 0 };
+  return { table, destination, gateway: null, interfaceIndex, protocol: ROUTE_PROTOCOL };
+}
+
 /** EEXIST when the table has a route for that destination. */
 export async function addRoute(route: NetlinkSocket, entry: Route): Promise<void> {
   await route.request(routeRequest(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, entry));

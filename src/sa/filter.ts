@@ -23,6 +23,8 @@ export interface FilterRule {
 
 /** The rules of a DVIPA in their order; the first that matches decides, else the policy. */
 export interface DvipaFilter {
+  /** Who filters what goes to a target: the target (R17 a), or the distributor, which then decrypts it (R17 b). */
+  readonly at: "target" | "distributor";
   readonly rules: readonly FilterRule[];
   readonly policy: "accept" | "drop";
   /** Whether what only the policy decides is logged. */

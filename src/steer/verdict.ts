@@ -35,7 +35,13 @@ interface Passing {
   readonly replay: InboundReplay;
   readonly stripped: Uint8Array | null;
 }
-type Forward = { readonly kind: "forward"; readonly target: string; readonly isNew: boolean };
+/** `opened`: it goes there decrypted, by this host's own kernel. */
+type Forward = {
+  readonly kind: "forward";
+  readonly target: string;
+  readonly isNew: boolean;
+  readonly opened: boolean;
+};
 type Local = { readonly kind: "local"; readonly reason: LocalReason };
 /** `unknown`: names the SA that is not there, where that is the reason. */
 type Drop = { readonly kind: "drop"; readonly reason: DropReason; readonly unknown?: EspPacket };
@@ -104,6 +110,8 @@ export interface SteeringTables {
   readonly connections: ConnectionTable;
   /** True when TCP connections to this port of the DVIPA are distributed. */
   isDistributed(dvipa: string, port: number): boolean;
+  /** True when the distributor decrypts and filters what goes to the DVIPA's targets; absent: never. */
+  isOpenedHere?(dvipa: string): boolean;
   /** The target for a new connection, or why there is none: no target can be reached, or none has a listener. */
   chooseTarget(connection: ConnectionKey, nowMs: number): { readonly target: string } | "noTarget" | "noListener";
 }
@@ -165,7 +173,8 @@ function steer(
     port: tcp.destinationPort,
   };
   const known = tables.connections.follow(key, tcp, nowMs);
-  if (known !== null) return { kind: "forward", target: known.target, isNew: false };
+  const opened = tables.isOpenedHere?.(sa.dvipa) ?? false;
+  if (known !== null) return { kind: "forward", target: known.target, isNew: false, opened };
   // Behind the table: a target may have opened a connection itself, from any port.
   if (!tables.isDistributed(sa.dvipa, tcp.destinationPort)) return { kind: "local", reason: "notDistributed" };
   if (!isFirstSyn(tcp)) return { kind: "local", reason: "noConnection" };
@@ -173,5 +182,5 @@ function steer(
   if (typeof choice === "string") return { kind: "drop", reason: choice };
   const { target } = choice;
   if (tables.connections.add(key, target, sa.peer, nowMs) !== "added") return { kind: "drop", reason: "tableFull" };
-  return { kind: "forward", target, isNew: true };
+  return { kind: "forward", target, isNew: true, opened };
 }

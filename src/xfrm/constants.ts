@@ -55,6 +55,7 @@ export const XFRM_AE_CU = 64;
 /** `enum xfrm_nlgroups` */
 export const XFRMNLGRP = { ACQUIRE: 1, EXPIRE: 2, SA: 3, POLICY: 4, AEVENTS: 5 } as const;
 
+export const IPPROTO_TCP = 6;
 export const IPPROTO_UDP = 17;
 export const IPPROTO_ESP = 50;
 export const IPPROTO_AH = 51;

@@ -1,5 +1,5 @@
 /** Policies in the kernel, as `ip xfrm policy` shows them. */
-import type { ValueOf } from "../core/struct.ts";
+import { u32, type ValueOf } from "../core/struct.ts";
 import { hasOurPrefix } from "../net/ids.ts";
 import {
   addressFromUnion,
@@ -9,7 +9,13 @@ import {
   familyOf,
   type AddressFamily,
 } from "../net/inet-address.ts";
-import { Attributes, MessageBuilder, type NetlinkMessage, type NetlinkRequest } from "../net/netlink-message.ts";
+import {
+  Attributes,
+  MessageBuilder,
+  numberBytes,
+  type NetlinkMessage,
+  type NetlinkRequest,
+} from "../net/netlink-message.ts";
 import type { NetlinkSocket } from "../net/netlink-socket.ts";
 import {
   IPPROTO_AH,
@@ -47,6 +53,7 @@ const DIRECTIONS = ["in", "out", "fwd"] as const;
 const ALL_ALGORITHMS = 0xffffffff;
 const ACTION_ALLOW = 0;
 const ACTION_BLOCK = 1;
+const WHOLE_MARK = 0xffffffff;
 
 /** What a packet must have gone through, or will: one transformation, of ESP or of AH. */
 export interface PolicyTemplate {
@@ -64,6 +71,8 @@ export interface PolicySpec {
   readonly action: "allow" | "block";
   readonly priority: number;
   readonly template: PolicyTemplate | null;
+  /** Only for packets with exactly this mark, one of ours; absent: for all. */
+  readonly mark?: number | undefined;
 }
 
 /** A policy as the kernel has it. */
@@ -102,8 +111,8 @@ export function isOurPolicy(policy: KernelPolicy): boolean {
 }
 
 /** The kernel has at most one policy per key. */
-export function policyKey({ direction, selector }: PolicySpec): string {
-  return `${direction} ${selectorKey(selector)}`;
+export function policyKey({ direction, selector, mark }: PolicySpec): string {
+  return `${direction} ${selectorKey(selector)}${mark === undefined ? "" : ` mark 0x${mark.toString(16)}`}`;
 }
 
 /** True when the kernel's policy is what we want. */
@@ -126,6 +135,7 @@ export function policyRequest(verb: "add" | "update", policy: PolicySpec): Netli
     action: action === "allow" ? ACTION_ALLOW : ACTION_BLOCK,
   });
   if (template !== null) builder.attributeOf(XFRMA_TMPL, xfrmUserTmpl, templateOf(template, selectorFamily(selector)));
+  if (policy.mark !== undefined) builder.attribute(XFRMA_MARK, ...exactMark(policy.mark));
   const type = verb === "add" ? XFRM_MSG_NEWPOLICY : XFRM_MSG_UPDPOLICY;
   return builder.request(type, 0, `${verb} policy ${policyKey(policy)}`);
 }
@@ -139,9 +149,24 @@ export function getPolicyRequest(policy: PolicySpec): NetlinkRequest {
   return namePolicy(policy).request(XFRM_MSG_GETPOLICY, 0, `read policy ${policyKey(policy)}`);
 }
 
-function namePolicy({ selector, direction }: PolicySpec): MessageBuilder {
+function namePolicy({ selector, direction, mark }: PolicySpec): MessageBuilder {
   const id = { sel: encodeSelector(selector), dir: DIRECTIONS.indexOf(direction) };
-  return new MessageBuilder().headOf(xfrmUserpolicyId, id);
+  const builder = new MessageBuilder().headOf(xfrmUserpolicyId, id);
+  return mark === undefined ? builder : builder.attribute(XFRMA_MARK, ...exactMark(mark));
+}
+
+/** `struct xfrm_mark`: value and mask. */
+function exactMark(mark: number): readonly [Uint8Array, Uint8Array] {
+  return [numberBytes(u32, mark), numberBytes(u32, WHOLE_MARK)];
+}
+
+/** The mark of a policy of ours; null when it has none, undefined when it is no exact one of ours. */
+function ourMark(bytes: Uint8Array | null): number | null | undefined {
+  if (bytes === null) return null;
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  if (bytes.length !== 8 || u32.read(view, 4) !== WHOLE_MARK) return undefined;
+  const mark = u32.read(view, 0);
+  return hasOurPrefix(mark) ? mark : undefined;
 }
 
 function sameTemplate(a: PolicyTemplate | null, b: PolicyTemplate | null): boolean {
@@ -221,13 +246,15 @@ export function decodePolicy(message: NetlinkMessage): KernelPolicy | null {
   const found = bytes === null ? null : decodeTemplate(bytes);
   const template = found === null ? null : ourTemplate(found);
   const [type = 0] = attributes.bytes(XFRMA_POLICY_TYPE) ?? [];
-  const hasExtras = attributes.has(XFRMA_MARK) || attributes.has(XFRMA_IF_ID) || type !== 0 || info.sel.ifindex !== 0;
+  const mark = ourMark(attributes.bytes(XFRMA_MARK));
+  const hasExtras = mark === undefined || attributes.has(XFRMA_IF_ID) || type !== 0 || info.sel.ifindex !== 0;
   return {
     direction,
     selector: decodeSelector(info.sel),
     action: info.action === ACTION_ALLOW ? "allow" : "block",
     priority: info.priority,
     template,
+    ...(typeof mark === "number" ? { mark } : {}),
     index: info.index,
     isForeign:
       hasExtras ||

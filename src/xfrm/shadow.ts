@@ -6,12 +6,13 @@
  * | inbound state | every node | its own replay window; the distributor decrypts what it does not forward (ESN: see below) |
  * | outbound state | when told | born parked or with a lease: it never sends without one |
  * | policies in, out | every node | what is not protected by this SA does not pass |
- * | policy fwd | tunnel mode with local selectors beyond the DVIPA | inner packets that are routed on |
+ * | policy fwd | tunnel mode: local selectors beyond the DVIPA, or the distributor filters | inner packets that are routed on |
  * | trap out | `initiate.start: onDemand` | a packet that needs an SA is dropped, and the kernel asks for one |
  * | block in, out, fwd of the DVIPA | every node | nothing in clear when a policy or an SA is missing |
  * | allow fwd ESP, AH to and from the DVIPA | distributor | still-encrypted packets on their way to a target (measured: without it XfrmInTmplMismatch), and back where it is the target's router |
  * | allow fwd UDP 4500 from the DVIPA | distributor | the same in UDP; a target's own block keeps its programs from sending there |
  * | allow UDP 500, 4500 in, out | distributor | IKE |
+ * | allow in with a mark | target, when the distributor filters | TCP that came in GRE from it (nftables sets the mark) |
  * | allow neighbour discovery in, out | distributor, IPv6 | RFC 4861 messages from and to the DVIPA |
  *
  * ESN and many receivers: the high 32 bits do not travel, each kernel infers them from the highest number T that it has
@@ -23,11 +24,11 @@
  * other nodes authenticated could; nobody moves the window of a state that is there.
  */
 import { ipFromBytes, ipToBytes } from "../core/ip.ts";
-import { TRAP_REQID } from "../net/ids.ts";
+import { HANDED_OVER_MARK, TRAP_REQID } from "../net/ids.ts";
 import { addressBits, AF_INET6, anyAddress, familyOf } from "../net/inet-address.ts";
 import { NAT_T_PORT, type SharedSa, type TrafficSelector } from "../sa/spec.ts";
 import { protocolOf, type ChildSuite } from "../sa/suite.ts";
-import { IPPROTO_AH, IPPROTO_ESP, IPPROTO_ICMPV6, IPPROTO_UDP } from "./constants.ts";
+import { IPPROTO_AH, IPPROTO_ESP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP } from "./constants.ts";
 import { POLICY_PRIORITY, type PolicySpec, type PolicyTemplate } from "./policies.ts";
 import { ANY_PORT, policySelectors, reversed, type PolicySelector, type PortMask, type Prefix } from "./selectors.ts";
 import type { Allowance, StateId, StateProtocol, StateSpec } from "./states.ts";
@@ -50,6 +51,8 @@ export interface ShadowOptions {
     /** Sequence events after this many packets. */
     readonly eventThresholdPackets: number;
   };
+  /** This node hands the inner packets on, to a target: they are forwarded here. */
+  readonly routesOn?: boolean;
 }
 
 /** ESN needs a window on some kernels, even on a state that only sends; the smallest there is. */
@@ -73,14 +76,17 @@ export function ipProtocolOf(suite: ChildSuite): StateProtocol {
 }
 
 /** States and policies of one SA. Throws `wire.unsupported` when its selectors cannot be expressed. */
-export function shadowOf(sa: SharedSa, { outbound, received }: ShadowOptions): Wanted {
+export function shadowOf(sa: SharedSa, { outbound, received, routesOn = false }: ShadowOptions): Wanted {
   const states = [inboundState(sa, received)];
   if (outbound !== null) states.push(outboundState(sa, outbound.allowance, outbound.eventThresholdPackets));
-  return { states, policies: saPolicies(sa) };
+  return { states, policies: saPolicies(sa, routesOn) };
 }
 
-/** Policies that keep a DVIPA out of the clear, whatever SAs there are. */
-export function dvipaGuard(dvipa: string, role: NodeRole): readonly PolicySpec[] {
+/**
+ * Policies that keep a DVIPA out of the clear, whatever SAs there are. `handedOver`: its distributor decrypts what goes to
+ * its targets, and a target takes it by its mark.
+ */
+export function dvipaGuard(dvipa: string, role: NodeRole, handedOver = false): readonly PolicySpec[] {
   const own = host(dvipa);
   const any: Prefix = { address: anyAddress(familyOf(dvipa)), prefixBits: 0 };
   const outgoing: PolicySelector = plain(own, any);
@@ -91,7 +97,9 @@ export function dvipaGuard(dvipa: string, role: NodeRole): readonly PolicySpec[]
     rule("fwd", "block", incoming),
     rule("fwd", "block", outgoing),
   ];
-  return role === "target" ? blocks : [...blocks, ...exemptions(dvipa, outgoing)];
+  const inGre = { ...rule("in", "allow", { ...incoming, protocol: IPPROTO_TCP }), mark: HANDED_OVER_MARK };
+  if (role === "target") return handedOver ? [...blocks, inGre] : blocks;
+  return [...blocks, ...exemptions(dvipa, outgoing)];
 }
 
 /** Joins wants; when several want the same policy key, the highest precedence (lowest number) wins. */
@@ -178,7 +186,7 @@ function common({ mode, reqid, suite, esn }: SharedSa): Pick<StateSpec, "mode" |
   return { mode, reqid, suite, esn };
 }
 
-function saPolicies(sa: SharedSa): PolicySpec[] {
+function saPolicies(sa: SharedSa, handsOn: boolean): PolicySpec[] {
   const { dvipa, peer, mode, reqid, localSelectors, remoteSelectors } = sa;
   const template = { protocol: ipProtocolOf(sa.suite), mode, reqid };
   const isTunnel = mode === "tunnel";
@@ -186,7 +194,7 @@ function saPolicies(sa: SharedSa): PolicySpec[] {
   const out: PolicyTemplate = { ...template, endpoints: isTunnel ? outer : null };
   const back = { source: outer.destination, destination: outer.source };
   const inward: PolicyTemplate = { ...template, endpoints: isTunnel ? back : null };
-  const routesOn = isTunnel && localSelectors.some((selector) => !isOnly(selector, dvipa));
+  const routesOn = isTunnel && (handsOn || localSelectors.some((selector) => !isOnly(selector, dvipa)));
   return policySelectors(localSelectors, remoteSelectors).flatMap((selector) => {
     const base = { action: "allow", priority: saPriority(selector) } as const;
     const incoming = { ...base, selector: reversed(selector), template: inward };

@@ -4,16 +4,15 @@
  */
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { afterAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { parse, stringify } from "yaml";
 import { readXfrmStat } from "../../netns/counters.ts";
 import { APPLICATION_PORT, CLIENT_ADDRESS, CLIENT_IDENTITY, DVIPA } from "../../netns/layout.ts";
-import type { LabDaemon } from "../../netns/daemon.ts";
 import type { StrongSwan } from "../../netns/strongswan.ts";
 import { requestName } from "../../netns/traffic.ts";
 import { until } from "../../netns/until.ts";
-import type { FilterStatus, NodeStatus } from "../../src/daemons/node/status.ts";
 import { close, negotiate, statesOnEveryNode } from "../support/cluster-probes.ts";
+import { connects, countOnTargets, filterCounts, pings, sendThroughTunnel } from "../support/filter-probes.ts";
 import { useLab } from "../support/lab-fixture.ts";
 
 const LIMIT_MS = 30_000;
@@ -32,24 +31,6 @@ const lab = useLab({ targets: 2, cluster: { filter: FILTER } }, async (up) => {
   await statesOnEveryNode(up, 2);
 });
 
-async function filterOf(node: LabDaemon<NodeStatus>): Promise<FilterStatus> {
-  const [filter, ...others] = (await node.status()).filters;
-  if (filter === undefined || others.length > 0) throw new Error(`${node.node} has not exactly one filter`);
-  return filter;
-}
-
-/** Packets by rule. */
-async function counts(node: LabDaemon<NodeStatus>): Promise<Record<string, number>> {
-  const { rules, unmatched, wrongTunnel } = await filterOf(node);
-  const named = rules.map(({ name, packets }): [string, number] => [name, packets]);
-  return { ...Object.fromEntries(named), unmatched: unmatched.packets, wrongTunnel: wrongTunnel.packets };
-}
-
-async function onTargets(place: string): Promise<number> {
-  const all = await Promise.all(lab().targets.map(counts));
-  return all.reduce((sum, one) => sum + (one[place] ?? 0), 0);
-}
-
 /** The lines of a node's log about packets of this rule. */
 async function loggedBy(node: string, rule: string): Promise<Record<string, unknown>[]> {
   const lines = (await lab().logTail(node, 500)).split("\n").filter((line) => line.includes("packet of a filter rule"));
@@ -58,18 +39,6 @@ async function loggedBy(node: string, rule: string): Promise<Record<string, unkn
 
 async function logged(node: string, rule: string): Promise<Record<string, unknown>> {
   return until(`${node} has logged a packet of ${rule}`, LIMIT_MS, async () => (await loggedBy(node, rule)).at(-1));
-}
-
-/** One request with a short patience; true when it was answered. */
-async function connects(from = CLIENT_ADDRESS): Promise<boolean> {
-  const url = `http://${DVIPA}:${APPLICATION_PORT}/name`;
-  const command = ["curl", "-sS", "--interface", from, "--max-time", "2", "--output", "/dev/null", url];
-  return (await lab().network.try("client", command)).exitCode === 0;
-}
-
-async function pings(from = CLIENT_ADDRESS): Promise<boolean> {
-  const command = ["ping", "-n", "-q", "-I", from, "-c", "2", "-i", "0.2", "-W", "1", DVIPA];
-  return (await lab().network.try("client", command)).exitCode === 0;
 }
 
 async function reloadWith(filter: object | undefined): Promise<void> {
@@ -93,9 +62,9 @@ describe("a connection", () => {
     const { node } = await requestName(lab());
     expect(["t1", "t2"]).toContain(node);
     const target = lab().target(node ?? "");
-    expect(await counts(target)).toMatchObject({ strangers: 0, unmatched: 0, wrongTunnel: 0 });
-    expect((await counts(target))["web"]).toBeGreaterThan(2);
-    expect(await counts(lab().distributor)).toMatchObject({ web: 0, unmatched: 0, wrongTunnel: 0 });
+    expect(await filterCounts(target)).toMatchObject({ strangers: 0, unmatched: 0, wrongTunnel: 0 });
+    expect((await filterCounts(target))["web"]).toBeGreaterThan(2);
+    expect(await filterCounts(lab().distributor)).toMatchObject({ web: 0, unmatched: 0, wrongTunnel: 0 });
     expect(await logged(target.node, "web")).toMatchObject({
       ...{ action: "accept", dvipa: DVIPA, peer: "client", identity: CLIENT_IDENTITY },
       ...{ source: CLIENT_ADDRESS, destination: DVIPA, destinationPort: APPLICATION_PORT, protocol: 6 },
@@ -106,11 +75,11 @@ describe("a connection", () => {
 
   it("is dropped on its target when the rules are about somebody else", async () => {
     await reloadWith({ rules: [STRANGERS, { ...WEB, identity: "*.elsewhere.example" }] });
-    expect(await connects()).toBe(false);
-    expect(await onTargets("unmatched")).toBeGreaterThan(0);
-    expect(await onTargets("web")).toBe(0);
+    expect(await connects(lab())).toBe(false);
+    expect(await countOnTargets(lab(), "unmatched")).toBeGreaterThan(0);
+    expect(await countOnTargets(lab(), "web")).toBe(0);
     await reloadWith(FILTER);
-    expect(await connects()).toBe(true);
+    expect(await connects(lab())).toBe(true);
   });
 });
 
@@ -124,15 +93,15 @@ describe("a table that another program removes", () => {
         CLIENT_ADDRESS,
       );
     }
-    expect(await connects()).toBe(true);
+    expect(await connects(lab())).toBe(true);
   });
 });
 
 describe("what d1 decrypts itself", () => {
   it("is filtered there by the same rules", async () => {
-    expect(await pings()).toBe(false);
-    expect((await counts(lab().distributor))["no pings"]).toBe(2);
-    expect(await onTargets("no pings")).toBe(0);
+    expect(await pings(lab())).toBe(false);
+    expect((await filterCounts(lab().distributor))["no pings"]).toBe(2);
+    expect(await countOnTargets(lab(), "no pings")).toBe(0);
     expect(await logged("d1", "no pings")).toMatchObject({
       ...{ action: "drop", peer: "client", identity: CLIENT_IDENTITY, source: CLIENT_ADDRESS, protocol: 1 },
     });
@@ -144,38 +113,26 @@ describe("a packet through the wrong tunnel", () => {
     await close(lab(), client);
     await negotiate(lab(), client, "tunnel");
     await statesOnEveryNode(lab(), 2);
-    expect(await connects()).toBe(true);
-    await sendThroughTunnel(SPOOFED);
+    expect(await connects(lab())).toBe(true);
+    await sendThroughTunnel(lab(), SPOOFED);
 
-    expect(await connects(SPOOFED)).toBe(false);
-    expect(await onTargets("wrongTunnel")).toBeGreaterThan(0);
-    expect(await pings(SPOOFED)).toBe(false);
-    expect((await counts(lab().distributor))["wrongTunnel"]).toBe(2);
+    expect(await connects(lab(), SPOOFED)).toBe(false);
+    expect(await countOnTargets(lab(), "wrongTunnel")).toBeGreaterThan(0);
+    expect(await pings(lab(), SPOOFED)).toBe(false);
+    expect((await filterCounts(lab().distributor))["wrongTunnel"]).toBe(2);
     expect(await logged("d1", "tunnel check")).toMatchObject({ action: "drop", source: SPOOFED, destination: DVIPA });
     expect(await logged("d1", "tunnel check")).not.toHaveProperty("identity");
 
     await reloadWith(undefined);
     const before = await refusedByPolicy();
-    expect(await connects(SPOOFED)).toBe(false);
-    expect(await pings(SPOOFED)).toBe(false);
+    expect(await connects(lab(), SPOOFED)).toBe(false);
+    expect(await pings(lab(), SPOOFED)).toBe(false);
     const after = await refusedByPolicy();
     expect(after["d1"]).toBe((before["d1"] ?? 0) + 2);
     expect(sumOf(after, ["t1", "t2"])).toBeGreaterThan(sumOf(before, ["t1", "t2"]));
-    expect(await pings()).toBe(true);
+    expect(await pings(lab())).toBe(true);
   });
 });
-
-/** The client's kernel sends what comes from this address through the SA that was negotiated for its own. */
-async function sendThroughTunnel(source: string): Promise<void> {
-  const { network } = lab();
-  const states = await network.run("client", ["ip", "xfrm", "state", "list", "nokeys", "dst", DVIPA]);
-  const [, reqid] = /reqid (\d+)/.exec(states) ?? [];
-  await network.run("client", ["ip", "address", "add", `${source}/32`, "dev", "cli0"]);
-  const ends = ["src", CLIENT_ADDRESS, "dst", DVIPA];
-  const template = ["tmpl", ...ends, "proto", "esp", "reqid", reqid ?? "", "mode", "tunnel"];
-  const policy = ["src", `${source}/32`, "dst", `${DVIPA}/32`, "dir", "out", "priority", "1"];
-  await network.run("client", ["ip", "xfrm", "policy", "add", ...policy, ...template]);
-}
 
 /** Packets that a node's policies have refused: a block, or none of the templates fits. */
 async function refusedByPolicy(): Promise<Record<string, number>> {
@@ -191,10 +148,12 @@ function sumOf(counts: Readonly<Record<string, number>>, nodes: readonly string[
   return nodes.reduce((sum, node) => sum + (counts[node] ?? 0), 0);
 }
 
-afterAll(async () => {
-  // Nothing of ours is left when the daemons have stopped.
-  for (const node of lab().nodes) await node.stop("SIGTERM");
-  for (const { node } of lab().nodes) {
-    expect(await lab().network.run(node, ["nft", "list", "tables"])).not.toContain("esplex-");
-  }
+describe("a daemon that stops", () => {
+  it("takes its filter along", async () => {
+    const { network, nodes, targets } = lab();
+    await reloadWith(FILTER);
+    for (const node of nodes) await node.stop("SIGTERM");
+    for (const { node } of targets) expect(await network.run(node, ["nft", "list", "tables"])).not.toContain("esplex-");
+    expect(await network.run("d1", ["nft", "list", "tables"])).not.toContain("esplex-");
+  });
 });

@@ -196,6 +196,7 @@ export class Distributor {
         sas: this.#inbound,
         connections: this.#connections,
         isDistributed: (dvipa, port) => this.#isDistributed(dvipa, port),
+        isOpenedHere: (dvipa) => context.filters().isAtDistributor(dvipa),
         chooseTarget: (connection, nowMs) => this.#choice.choose(connection, nowMs),
       },
       gate: this.#gate,
@@ -426,11 +427,14 @@ export class Distributor {
       role: "distributor",
       interfaceName,
     }));
+    const { filters } = this.#context;
+    const hasTunnels = dvipas.some(({ address }) => filters().isAtDistributor(address));
     const targets = seen.flatMap(({ name, addresses }) => {
       const index = this.#indexOf(name);
-      return index === null ? [] : [{ index, gateways: addresses }];
+      const [busAddress = null] = addresses;
+      return index === null ? [] : [{ index, gateways: addresses, tunnel: hasTunnels ? busAddress : null }];
     });
-    await this.#context.setNetwork({ dvipas, targets });
+    await this.#context.setNetwork({ dvipas, targets, handedOver: [] });
   }
 
   #scheduleExpiry(): void {

@@ -20,6 +20,11 @@ export class FilterRules {
       if (filter !== null) this.#byDvipa.set(address, compiled(address, filter));
   }
 
+  /** Whether this node decrypts what goes to the DVIPA's targets. */
+  isAtDistributor(dvipa: string): boolean {
+    return this.#byDvipa.get(dvipa)?.filter.at === "distributor";
+  }
+
   /** By DVIPA, as the kernels of all its nodes get them. */
   filters(): ReadonlyMap<string, DvipaFilter> {
     return new Map([...this.#byDvipa].map(([dvipa, { filter }]) => [dvipa, filter]));
@@ -32,7 +37,7 @@ export class FilterRules {
   }
 }
 
-function compiled(dvipa: string, { rules, policy, log }: FilterConfig): Compiled {
+function compiled(dvipa: string, { at, rules, policy, log }: FilterConfig): Compiled {
   const filter: DvipaFilter = {
     rules: rules.map(({ name, source, protocol, sourcePorts, ports, action, log: logs }, i) => ({
       name: name ?? `rule ${i + 1}`,
@@ -40,7 +45,7 @@ function compiled(dvipa: string, { rules, policy, log }: FilterConfig): Compiled
       ...{ protocol, sourcePorts, ports, action },
       log: logs,
     })),
-    ...{ policy, log },
+    ...{ at, policy, log },
   };
   return { filter, isAbout: rules.map(({ identity }, i) => matcher(identity, `dvipas ${dvipa}: filter.rules[${i}]`)) };
 }

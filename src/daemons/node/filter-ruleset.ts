@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { ipFromBytes, ipToBytes, ipVersion } from "../../core/ip.ts";
 import type { DvipaFilter, FilterRule, PortRange } from "../../sa/filter.ts";
+import { HAND_OVER_PENDING, PENDING_MASK, PENDING_VALUE } from "../../net/ids.ts";
 import type { SharedSa } from "../../sa/spec.ts";
 import { selectorBoxes } from "./filter-boxes.ts";
 
@@ -36,7 +37,7 @@ export function filterTable(dvipa: string): string {
  * some, are left to the kernel's policies. What is not in the map is dropped: a packet of a wrong tunnel, and every packet
  * of an SA whose rules are not here. The map leads to the rules that are about the SA's peer.
  */
-export function filterSkeleton(dvipa: string, { rules, log, policy }: DvipaFilter): string {
+export function filterSkeleton(dvipa: string, { at, rules, log, policy }: DvipaFilter): string {
   const table = filterTable(dvipa);
   const ip = family(dvipa);
   const places: FilterPlace[] = [...rules.map((_rule, i): FilterPlace => `r${i}`), "unmatched", "wrong_tunnel"];
@@ -56,8 +57,9 @@ export function filterSkeleton(dvipa: string, { rules, log, policy }: DvipaFilte
     ...(log
       ? [policy === "accept" ? firstsOnly(null, logging(dvipa, "unmatched")) : [logging(dvipa, "unmatched")]].flat()
       : []),
-    `counter name "unmatched" ${policy}`,
+    `counter name "unmatched" ${verdictOf(policy, at)}`,
     "}",
+    ...(at === "distributor" ? handOver(dvipa) : []),
     "chain input {",
     "type filter hook input priority filter - 10; policy accept;",
     `meta ipsec exists ${ip} daddr ${dvipa} goto enter`,
@@ -72,7 +74,7 @@ export function filterProgram(dvipa: string, filter: DvipaFilter, numbers: reado
   const name = programName(numbers);
   const rules = numbers.flatMap((number) => {
     const rule = filter.rules[number];
-    return rule === undefined ? [] : ruleLines(dvipa, rule, `r${number}`);
+    return rule === undefined ? [] : ruleLines(dvipa, filter.at, rule, `r${number}`);
   });
   return lines(
     `add chain inet ${table} ${name}`,
@@ -93,9 +95,35 @@ export function filterKeys(sa: FilteredSa): string[] {
     .map(({ text }) => `0x${sa.inbound.spi.toString(16)} . ${text}`);
 }
 
-function ruleLines(dvipa: string, rule: FilterRule, place: FilterPlace): string[] {
+/**
+ * What goes on to a target in GRE is filtered before it is routed: its mark, which it has from when it was protected, says that it
+ * is to go on, and only what passes gets the one that has a route. Anything else ends at the local input.
+ */
+function handOver(dvipa: string): string[] {
+  const isPending = `meta mark & ${hex(PENDING_MASK)} == ${hex(PENDING_VALUE)}`;
+  return [
+    "chain pass {",
+    `${isPending} meta mark set meta mark & ${hex((0xffffffff ^ HAND_OVER_PENDING) >>> 0)}`,
+    "accept",
+    "}",
+    "chain before_routing {",
+    "type filter hook prerouting priority mangle + 10; policy accept;",
+    `${isPending} meta ipsec exists ${family(dvipa)} daddr ${dvipa} goto enter`,
+    "}",
+  ];
+}
+
+function verdictOf(action: "accept" | "drop", at: DvipaFilter["at"]): string {
+  return action === "accept" && at === "distributor" ? "goto pass" : action;
+}
+
+function hex(value: number): string {
+  return `0x${value.toString(16)}`;
+}
+
+function ruleLines(dvipa: string, at: DvipaFilter["at"], rule: FilterRule, place: FilterPlace): string[] {
   const match = matches(dvipa, rule);
-  const decide = [...match, `counter name "${place}"`, rule.action].join(" ");
+  const decide = [...match, `counter name "${place}"`, verdictOf(rule.action, at)].join(" ");
   if (!rule.log) return [decide];
   const log = logging(dvipa, place);
   const logs = rule.action === "drop" ? [log] : firstsOnly(rule.protocol, log);

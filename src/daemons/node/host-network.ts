@@ -11,12 +11,12 @@ import {
   type InterfaceAddress,
   type NewAddress,
 } from "../../net/addresses.ts";
-import { steeringMark, steeringTable } from "../../net/ids.ts";
+import { handOverMark, steeringMark, steeringTable } from "../../net/ids.ts";
 import { addressBits, AF_INET, FAMILIES, familyOf, type AddressFamily } from "../../net/inet-address.ts";
 import { linkByName, linkOwning, listLinks } from "../../net/links.ts";
 import type { NetlinkSocket } from "../../net/netlink-socket.ts";
 import { applyRuleset, deleteTable, listTable } from "../../net/nftables.ts";
-import { deleteRoute, listOurRoutes, replaceRoute, targetRoute, type Route } from "../../net/routes.ts";
+import { deleteRoute, listOurRoutes, replaceRoute, targetRoute, tunnelRoute, type Route } from "../../net/routes.ts";
 import {
   addRule,
   deleteRule,
@@ -27,12 +27,18 @@ import {
   type RoutingRule,
 } from "../../net/rules.ts";
 import { readSysctl, SysctlJournal, type SysctlName } from "../../net/sysctl.ts";
+import { addGreLinks, greName, removeOtherGreLinks } from "./gre-links.ts";
+import { greRuleset, type HandedOver } from "./gre-ruleset.ts";
 import { OPENINGS_QUEUE } from "./openings.ts";
 import { steeringRuleset, targetRuleset } from "./steering-ruleset.ts";
 
 /** The nftables tables of a distributor and of a target; one node per network namespace. */
 const NFT_TABLE = "esplex";
 const NFT_TARGET_TABLE = "esplex-target";
+/** The nftables table of a target that gets packets in GRE. */
+const GRE_TABLE = "esplex-gre";
+/** RFC 7600: an address that is never a destination, for interfaces that need one. */
+const DUMMY_ADDRESS = "192.0.0.8";
 /** Number of the packet queue between the kernel and the steering; our choice. */
 export const STEERING_QUEUE = 4550;
 const LOOPBACK = "lo";
@@ -50,15 +56,19 @@ export interface SteeringTarget {
   readonly index: number;
   /** Its addresses on the trusted link, at most one per IP version. */
   readonly gateways: readonly string[];
+  /** The one to which GRE with what this node has decrypted goes; null when it decrypts nothing for its targets. */
+  readonly tunnel: string | null;
 }
 
 /** What this host's network should look like, apart from IPsec. */
 export interface HostNetworkState {
   readonly dvipas: readonly HostDvipa[];
   readonly targets: readonly SteeringTarget[];
+  /** DVIPAs that this node is a target of and that their distributor decrypts for it. */
+  readonly handedOver: readonly HandedOver[];
 }
 
-export const NO_NETWORK_STATE: HostNetworkState = { dvipas: [], targets: [] };
+export const NO_NETWORK_STATE: HostNetworkState = { dvipas: [], targets: [], handedOver: [] };
 
 /**
  * Addresses, sysctls, ip rules, routes and the nftables table of a node, as a reconciler: `apply` makes the kernel what
@@ -70,6 +80,8 @@ export class HostNetwork {
   readonly #recordPath: string;
   readonly #trustedAddress: string;
   readonly #log: Log;
+  /** Null: not looked for yet. */
+  #hasGreTable: boolean | null = null;
 
   /** `trustedAddress` is this node's own on the trusted link; `recordPath` keeps the sysctls' first values over a crash. */
   constructor(route: NetlinkSocket, trustedAddress: string, recordPath: string, log: Log) {
@@ -86,21 +98,25 @@ export class HostNetwork {
     if (wanted.dvipas.some((dvipa) => dvipa.role === "target" && isIpv4(dvipa))) await this.#prepareTarget();
     if (distributes.some(isIpv4)) await this.#prepareDistributor(distributes.filter(isIpv4));
     if (!distributes.every(isIpv4)) await this.#forwardIpv6();
+    const tunnels = await this.#applyTunnels(wanted);
     for (const family of families()) {
       const isServed = distributes.some(({ address }) => familyOf(address) === family);
-      await this.#applyRoutes(family, isServed ? wanted.targets : []);
+      await this.#applyRoutes(family, isServed ? wanted.targets : [], tunnels);
     }
+    await removeOtherGreLinks(this.#route, this.#trustedAddress, new Set(tunnels.keys()));
     await this.#applyQueue(distributes);
     await this.#applyTargetRules(wanted.dvipas.filter(({ role }) => role === "target"));
-    await this.#applyAddresses(wanted.dvipas);
+    await this.#applyAddresses(wanted.dvipas, wanted.handedOver.length === 0 ? [] : [...tunnels.values()]);
   }
 
   /** Removes everything of ours and puts the sysctls back. */
   async clear(): Promise<void> {
-    await this.#applyAddresses([]);
+    await this.#applyAddresses([], []);
     await this.#applyQueue([]);
     await this.#applyTargetRules([]);
-    for (const family of families()) await this.#applyRoutes(family, []);
+    for (const family of families()) await this.#applyRoutes(family, [], new Map());
+    await this.#applyTunnels(NO_NETWORK_STATE);
+    await removeOtherGreLinks(this.#route, this.#trustedAddress, new Set());
     this.#sysctls.restore();
     rmSync(this.#recordPath, { force: true });
   }
@@ -153,6 +169,43 @@ export class HostNetwork {
     this.#set(all, "1");
   }
 
+  /** GRE to targets and from distributors, and what is taken out of it. Returns the interfaces by the other end's address. */
+  async #applyTunnels({ targets, handedOver }: HostNetworkState): Promise<ReadonlyMap<string, number>> {
+    const remotes = [...targets.map(({ tunnel }) => tunnel), ...handedOver.map(({ distributor }) => distributor)];
+    if (handedOver.length > 0) {
+      const named = handedOver.map((one) => ({
+        ...one,
+        interfaceName: greName(this.#trustedAddress, one.distributor),
+      }));
+      const { name } = await this.#trustedLink();
+      await applyRuleset(greRuleset(GRE_TABLE, { name, address: this.#trustedAddress }, named));
+    }
+    const links = await addGreLinks(
+      this.#route,
+      this.#trustedAddress,
+      new Set(remotes.filter((remote) => remote !== null)),
+    );
+    for (const { distributor } of handedOver) {
+      // Loose, as on the trusted link itself.
+      this.#set(["net", "ipv4", "conf", greName(this.#trustedAddress, distributor), "rp_filter"], "2");
+    }
+    if (handedOver.length === 0 && this.#hasGreTable !== false) {
+      if (await this.#isTableThere(GRE_TABLE)) await deleteTable("inet", GRE_TABLE);
+    }
+    this.#hasGreTable = handedOver.length > 0;
+    return links;
+  }
+
+  /** False where nftables does not answer, too: nobody has made a table there. */
+  async #isTableThere(name: string): Promise<boolean> {
+    try {
+      return (await listTable("inet", name)) !== null;
+    } catch (error) {
+      if (error instanceof EsplexError) return false;
+      throw error;
+    }
+  }
+
   #set(name: SysctlName, value: string): void {
     this.#sysctls.set(name, value);
     saveRecord(this.#recordPath, this.#sysctls.before);
@@ -173,8 +226,11 @@ export class HostNetwork {
     return link;
   }
 
-  async #applyAddresses(dvipas: readonly HostDvipa[]): Promise<void> {
-    const wanted: NewAddress[] = [];
+  async #applyAddresses(dvipas: readonly HostDvipa[], tunnels: readonly number[]): Promise<void> {
+    // A loose reverse path check still drops what comes by an interface without an IPv4 address (measured).
+    const wanted: NewAddress[] = tunnels.map((interfaceIndex) => ({
+      ...{ address: DUMMY_ADDRESS, prefixBits: addressBits(AF_INET), interfaceIndex },
+    }));
     for (const dvipa of dvipas) {
       const { index } =
         dvipa.role === "target" ? await linkByName(this.#route, LOOPBACK) : await this.#clientLink(dvipa);
@@ -187,9 +243,23 @@ export class HostNetwork {
       if (!current.some((other) => sameAddress(entry, other))) await addAddress(this.#route, entry);
   }
 
-  async #applyRoutes(family: AddressFamily, targets: readonly SteeringTarget[]): Promise<void> {
-    const routes = await this.#wantedRoutes(family, targets);
-    const rules = targets.map(({ index }) => steeringRule(family, steeringMark(index), steeringTable(index)));
+  async #applyRoutes(
+    family: AddressFamily,
+    targets: readonly SteeringTarget[],
+    tunnels: ReadonlyMap<string, number>,
+  ): Promise<void> {
+    const opened = targets.flatMap(({ index, tunnel }) => {
+      const interfaceIndex = tunnel === null ? undefined : tunnels.get(tunnel);
+      return interfaceIndex === undefined ? [] : [{ mark: handOverMark(index), interfaceIndex }];
+    });
+    const routes = [
+      ...(await this.#wantedRoutes(family, targets)),
+      ...opened.map(({ mark, interfaceIndex }) => tunnelRoute(family, mark, interfaceIndex)),
+    ];
+    const rules = [
+      ...targets.map(({ index }) => steeringRule(family, steeringMark(index), steeringTable(index))),
+      ...opened.map(({ mark }) => steeringRule(family, mark, mark)),
+    ];
     const oldRules = await listSteeringRules(this.#route, family);
     for (const rule of oldRules) if (!rules.some((other) => sameRule(rule, other))) await deleteRule(this.#route, rule);
     for (const entry of await listOurRoutes(this.#route, family)) {

@@ -9,7 +9,7 @@ import { readClusterFile } from "../../config/cluster-file.ts";
 import { systemClock } from "../../core/clock.ts";
 import { runUntilSignal, type Part } from "../parts.ts";
 import { Counters } from "../../core/counters.ts";
-import { messageOf } from "../../core/errors.ts";
+import { EsplexError, messageOf } from "../../core/errors.ts";
 import { createLog, type Log, type LogLevel } from "../../core/log.ts";
 import { listAddresses } from "../../net/addresses.ts";
 import { NETLINK_ROUTE, NetlinkSocket } from "../../net/netlink-socket.ts";
@@ -206,6 +206,7 @@ class Node {
     try {
       const config = await readClusterFile(options.clusterFile);
       const filters = new FilterRules(ownFiltered(config, options.name));
+      requireSamePlaces(this.#context.own, this.#filters, filters);
       this.#ike = await loadIke(options, config, this.#log);
       this.#filters = filters;
     } catch (error) {
@@ -290,8 +291,11 @@ class Node {
       if (this.#stopping) return;
       const shadowed = [...this.#shadowDvipas.values()].flat();
       const targets = shadowed.map(({ address }): HostDvipa => ({ address, role: "target", interfaceName: null }));
+      const handedOver = shadowed.flatMap(({ address, handedOverBy }) =>
+        handedOverBy === null ? [] : [{ dvipa: address, distributor: handedOverBy }],
+      );
       const { dvipas, targets: steering } = this.#ownNetwork;
-      await this.#network.apply({ dvipas: [...dvipas, ...targets], targets: steering });
+      await this.#network.apply({ dvipas: [...dvipas, ...targets], targets: steering, handedOver });
     });
   }
 
@@ -386,6 +390,13 @@ function synchronous(work: () => void): () => Promise<void> {
     work();
     return Promise.resolve();
   };
+}
+
+/** Who decrypts is a matter of routes and policies on every node. Throws `config.invalid` when a reload would change it. */
+function requireSamePlaces(own: readonly OwnDvipa[], before: FilterRules, now: FilterRules): void {
+  const moved = own.find(({ address }) => before.isAtDistributor(address) !== now.isAtDistributor(address));
+  if (moved === undefined) return;
+  throw new EsplexError("config.invalid", `dvipas: filter.at of ${moved.address} has changed: restart this node`);
 }
 
 /** The DVIPAs of the cluster file that name this node as their distributor, with their filters. */

@@ -12,6 +12,7 @@ import {
   programName,
   type FilteredSa,
 } from "./filter-ruleset.ts";
+import { OWN_IKE } from "./sa-table.ts";
 import type { FilterStatus, RuleStatus } from "./status.ts";
 
 /** Elements of one `nft` input line; a line of some kilobytes. Our choice. */
@@ -89,6 +90,16 @@ export class PacketFilter {
     return this.#applied.get(dvipa)?.filter;
   }
 
+  /** Whether the source, a distributor, filters what it hands over to this target. */
+  isHandedOver(source: string, dvipa: string): boolean {
+    return source !== OWN_IKE && this.#wanted.get(source)?.get(dvipa)?.at === "distributor";
+  }
+
+  /** Whether this node filters what it hands over to the DVIPA's targets. */
+  handsOver(dvipa: string): boolean {
+    return this.#wanted.get(OWN_IKE)?.get(dvipa)?.at === "distributor";
+  }
+
   /** Whether anybody is filtered here. */
   get isNeeded(): boolean {
     return [...this.#wanted.values()].some((filters) => filters.size > 0);
@@ -105,7 +116,11 @@ export class PacketFilter {
     const wanted = new Map([...this.#wanted.values()].flatMap((filters) => [...filters]));
     if (doubtful) await this.#lookForChanges();
     const byDvipa = wanted.size === 0 ? new Map<string, FilteredSa[]>() : Map.groupBy(sas, ({ dvipa }) => dvipa);
-    for (const [dvipa, filter] of wanted) await this.#coverDvipa(dvipa, filter, byDvipa.get(dvipa) ?? []);
+    for (const [dvipa, filter] of wanted) {
+      // What the distributor decrypts comes in GRE: a target takes none of it out of IPsec itself.
+      const isElsewhere = filter.at === "distributor" && this.#wanted.get(OWN_IKE)?.has(dvipa) !== true;
+      await this.#coverDvipa(dvipa, filter, isElsewhere ? [] : (byDvipa.get(dvipa) ?? []));
+    }
     await this.#removeUnwanted(wanted, removeOthers);
   }
 

@@ -27,11 +27,12 @@ import {
 } from "../../xfrm/shadow.ts";
 import { addState, deleteState, stateKey, type SequenceRange, type StateSpec } from "../../xfrm/states.ts";
 import type { CouplingLink } from "./coupling-link.ts";
+import { FILTER_TABLE_PREFIX } from "./filter-ruleset.ts";
 import { FilterLog } from "./filter-log.ts";
 import { LeaseRunner } from "./lease-runner.ts";
 import { PacketFilter } from "./packet-filter.ts";
 import { statusOf } from "./sa-status.ts";
-import { SaTable, type Entry, type KeptSa, type SaSource } from "./sa-table.ts";
+import { OWN_IKE, SaTable, type Entry, type KeptSa, type SaSource } from "./sa-table.ts";
 import type { FilterStatus, SaStatus } from "./status.ts";
 import { Traps, type TrapsContext } from "./traps.ts";
 import { UseMeter, type UseMeterContext } from "./use-meter.ts";
@@ -71,7 +72,7 @@ export class SaKeeper {
   readonly #events: NetlinkSocket;
   readonly #traps: Traps;
   readonly #meter: UseMeter<Entry>;
-  readonly #table = new SaTable();
+  readonly #table = new SaTable(({ source, sa }) => source === OWN_IKE && this.#filter.handsOver(sa.dvipa));
   readonly #filter: PacketFilter;
   readonly #filterLog: FilterLog;
   /** Another program may remove our tables; from then on everything would pass. */
@@ -133,7 +134,9 @@ export class SaKeeper {
 
   /** The DVIPAs that a source speaks for, and what this node is to them: their guards stand when it resolves. */
   async setDvipas(source: SaSource, addresses: readonly string[], role: NodeRole): Promise<void> {
-    const policies = addresses.flatMap((address) => dvipaGuard(address, role));
+    const policies = addresses.flatMap((address) =>
+      dvipaGuard(address, role, this.#filter.isHandedOver(source, address)),
+    );
     this.#table.wanted.set(`guards of ${source}`, { states: [], policies });
     await this.#apply();
   }
@@ -414,6 +417,7 @@ export class SaKeeper {
   async #filterSas(): Promise<void> {
     if (this.#filter.isNeeded) {
       this.#tableWatch ??= watchDeletedTables(
+        FILTER_TABLE_PREFIX,
         () => this.#resync(),
         (error) => this.#context.log.error("an nftables event could not be handled", { reason: messageOf(error) }),
       );

@@ -42,9 +42,15 @@ export interface Entry {
 /** The SAs of a node by id and by kernel state, and what they want of the kernel. Touches nothing. */
 export class SaTable {
   readonly wanted = new WantedParts();
+  readonly #routesOn: (entry: Pick<Entry, "source" | "sa">) => boolean;
   readonly #entries = new Map<string, Entry>();
   /** By `stateKey` of either half. */
   readonly #byState = new Map<string, Entry>();
+
+  /** `routesOn`: whether this node forwards what comes through an SA. */
+  constructor(routesOn: (entry: Pick<Entry, "source" | "sa">) => boolean = () => false) {
+    this.#routesOn = routesOn;
+  }
 
   get(saId: string): Entry | undefined {
     return this.#entries.get(saId);
@@ -84,10 +90,9 @@ export class SaTable {
   setAlive(entry: Entry, isAlive: boolean): void {
     entry.outboundAlive = isAlive;
     const parked = { allowance: { kind: "parked" }, eventThresholdPackets: PARKED_THRESHOLD_PACKETS } as const;
-    this.wanted.set(
-      entry.sa.id,
-      shadowOf(entry.sa, { outbound: isAlive ? parked : null, received: entry.windowStart }),
-    );
+    const routesOn = this.#routesOn(entry);
+    const outbound = isAlive ? parked : null;
+    this.wanted.set(entry.sa.id, shadowOf(entry.sa, { outbound, received: entry.windowStart, routesOn }));
   }
 
   /** Another port of its peer. Whether there is a UDP header at all never changes. */

@@ -40,6 +40,8 @@ export interface ShadowLinkOptions {
 export interface ShadowDvipa {
   readonly address: string;
   readonly epoch: bigint;
+  /** The distributor's address on the trusted link, when it decrypts what goes to this target; else null. */
+  readonly handedOverBy: string | null;
 }
 
 type Snapshot = RequestBody<"snapshot">;
@@ -171,12 +173,19 @@ export class ShadowLink {
     this.#epochs = new Map(part.dvipas.map(({ address, epoch }) => [address, epoch]));
     // The guard of a DVIPA stands before its address comes, and until after it went.
     await keeper.setDvipas(distributor.name, [...new Set([...before.keys(), ...this.#epochs.keys()])], "target");
-    keeper.wantFilters(distributor.name, this.#filtersOf(parts));
+    const filters = this.#filtersOf(parts);
+    keeper.wantFilters(distributor.name, filters);
     await keeper.replaceAll(
       distributor.name,
       sas.map(({ sa, outbound, received }) => ({ sa, outbound, received, epoch: this.#epochs.get(sa.dvipa) ?? 0n })),
     );
-    await onSnapshot(part.dvipas);
+    const isHandedOver = (dvipa: string): boolean => filters.get(dvipa)?.at === "distributor";
+    await onSnapshot(
+      part.dvipas.map(({ address, epoch }) => ({
+        ...{ address, epoch },
+        handedOverBy: isHandedOver(address) ? distributor.address : null,
+      })),
+    );
     await keeper.setDvipas(distributor.name, [...this.#epochs.keys()], "target");
     this.#synced = true;
     if (connection.isOpen) reporter.begin(connection, part.dvipas);

@@ -3,7 +3,7 @@ import type { Counters } from "../../core/counters.ts";
 import { messageOf } from "../../core/errors.ts";
 import { RateLimit } from "../../core/rate-limit.ts";
 import type { Log } from "../../core/log.ts";
-import { steeringMark } from "../../net/ids.ts";
+import { pendingMark, steeringMark } from "../../net/ids.ts";
 import { openQueue, type PacketQueue, type QueueCounters, type QueuedPacket } from "../../net/nfqueue.ts";
 import { isAuthentic } from "../../sa/authenticity.ts";
 import type { EspPacket } from "../../sa/packet.ts";
@@ -173,8 +173,10 @@ export class Steering {
         this.#queue?.verdict(packetId, "drop");
         return;
       }
-      replay.passed(sequence, node, isLate ? clock.nowMs() : nowMs);
-      if (verdict.kind === "forward") counters.add("steer.forwarded");
+      // Where it is decrypted, its number is known.
+      const decrypts = verdict.kind === "forward" && verdict.opened ? nodeName : node;
+      replay.passed(sequence, decrypts, isLate ? clock.nowMs() : nowMs);
+      if (verdict.kind === "forward") counters.add(verdict.opened ? "steer.opened" : "steer.forwarded");
       this.#queue?.verdict(packetId, "accept", { ...(mark !== 0 && { mark }), payload: verdict.stripped });
     });
     isLate = true;
@@ -185,9 +187,9 @@ export class Steering {
   }
 
   /** Null when the target cannot be reached. */
-  #markOf({ target, sa }: Extract<Verdict, { kind: "forward" }>): number | null {
+  #markOf({ target, sa, opened }: Extract<Verdict, { kind: "forward" }>): number | null {
     const index = this.#context.targetIndex(target, sa.dvipa);
-    if (index !== null) return steeringMark(index);
+    if (index !== null) return opened ? pendingMark(index) : steeringMark(index);
     this.#context.counters.add("steer.drop.noRoute");
     return null;
   }

@@ -63,7 +63,12 @@ test("a filter and the rules of an SA arrive as they were sent, and nothing that
   const sent = (changes: object, more: Partial<SharedSa> = {}): unknown => {
     const body = {
       ...{ part: 0, last: true, dvipas: [], digest: "0".repeat(64) },
-      filters: [{ dvipa, filter: { rules: [{ ...rule, ...changes }], policy: "drop" as const, log: false } }],
+      filters: [
+        {
+          dvipa,
+          filter: { at: "target" as const, rules: [{ ...rule, ...changes }], policy: "drop" as const, log: false },
+        },
+      ],
       sas: [
         {
           sa: { ...sharedSa(), filterRules: [0], peerIdentity: "x".repeat(600), ...more },

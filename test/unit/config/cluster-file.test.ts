@@ -316,14 +316,13 @@ test("a filter, with defaults filled in", () => {
         ...{ action: "drop", log: true },
       },
     ],
-    policy: "drop",
-    log: false,
+    ...{ at: "target", policy: "drop", log: false },
   });
 });
 
 test.each([
   ["{ }", "dvipas[1].filter.rules: found nothing; allowed: a list of at most 256 rules"],
-  ["{ rules: [], default: drop }", "filter.default: found an unknown key; allowed: rules, policy, log"],
+  ["{ rules: [], default: drop }", "filter.default: found an unknown key; allowed: at, rules, policy, log"],
   ["{ rules: [], policy: reject }", 'filter.policy: found "reject"; allowed: accept or drop'],
   ["{ rules: [{ ports: [80] }] }", "rules[0].action: found nothing; allowed: accept or drop"],
   [
@@ -367,6 +366,16 @@ test.each([
   ["{ rules: [{ action: drop, name: 'a\"b' }] }", "rules[0].name: found"],
 ])("a filter of %s is refused", (filter, message) => {
   expect(problem(filtered(filter))).toContain(message);
+});
+
+test("a filter at the distributor needs peers with tunnels alone", () => {
+  const text = filtered("{ at: distributor, rules: [] }");
+  expect(problem(text)).toBe(
+    "lab.yaml:16:5: peers[0].modes: found transport, tunnel; allowed: tunnel alone, where a DVIPA's filter is at the distributor",
+  );
+  expect(
+    problem(text.replace("    psk: { file: client.psk }", "    psk: { file: client.psk }\n    modes: [tunnel]")),
+  ).toBe("no problem");
 });
 
 test("filters that would not fit a message are refused", () => {

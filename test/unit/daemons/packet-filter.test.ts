@@ -4,6 +4,7 @@ import { EsplexError } from "../../../src/core/errors.ts";
 import { silentLog } from "../../../src/core/log.ts";
 import { filterTable, programName, type FilteredSa } from "../../../src/daemons/node/filter-ruleset.ts";
 import { PacketFilter, type FilterKernel } from "../../../src/daemons/node/packet-filter.ts";
+import { OWN_IKE } from "../../../src/daemons/node/sa-table.ts";
 import { Secret } from "../../../src/core/secret.ts";
 import type { DvipaFilter, FilterRule } from "../../../src/sa/filter.ts";
 import type { TrafficSelector } from "../../../src/sa/spec.ts";
@@ -17,7 +18,7 @@ const rule = (name: string, changes: Partial<FilterRule> = {}): FilterRule => ({
   ...changes,
 });
 const WEB = rule("web", { protocol: 6, ports: [{ first: 80, last: 80 }] });
-const FILTER: DvipaFilter = { rules: [WEB, rule("rest")], policy: "drop", log: false };
+const FILTER: DvipaFilter = { at: "target", rules: [WEB, rule("rest")], policy: "drop", log: false };
 
 const host = (address: string): TrafficSelector => ({
   ...{ startAddress: address, endAddress: address, protocol: 0, startPort: 0, endPort: 65_535 },
@@ -118,6 +119,21 @@ describe("PacketFilter", () => {
     await filter.cover([sa(0x1001, undefined), sa(0x1002, [0], "192.0.2.200")], LATER);
     expect(only()).not.toContain("add element");
     expect(tables).toEqual([TABLE]);
+  });
+
+  it("takes nothing out of IPsec on a target whose distributor does that, and hands over there", async () => {
+    filter.want("d1", new Map([[DVIPA, { ...FILTER, at: "distributor" }]]));
+    await filter.cover([sa(0x1001, [0])], LATER);
+    expect(only()).not.toContain("add element");
+    expect([filter.isHandedOver("d1", DVIPA), filter.handsOver(DVIPA)]).toEqual([true, false]);
+    filter = new PacketFilter({ counters, log: silentLog, kernel });
+    filter.want(OWN_IKE, new Map([[DVIPA, { ...FILTER, at: "distributor" }]]));
+    await filter.cover([sa(0x1001, [0])], LATER);
+    const text = only();
+    expect(text).toContain(element(0x1001, [0]));
+    expect(text).toContain('counter name "r0" goto pass');
+    expect(text).toContain("meta mark & 0xfffc0000 == 0x455c0000 meta mark set meta mark & 0xfff7ffff");
+    expect([filter.isHandedOver("d1", DVIPA), filter.handsOver(DVIPA)]).toEqual([false, true]);
   });
 
   it("fails when the SA could not be covered, and puts everything back after that", async () => {

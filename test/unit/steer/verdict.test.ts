@@ -86,6 +86,13 @@ describe("decide", () => {
     expect(decide(syn, { ...tables, connections }, 0)).toEqual({ kind: "drop", reason: "tableFull" });
   });
 
+  it("says what this host opens and hands over: the same connections to the same targets", () => {
+    const opened = { ...tables, isOpenedHere: (dvipa: string) => dvipa === sa.dvipa };
+    expect(decide(segment(1000, { syn: true }), opened, 0)).toMatchObject({ target: "t1", isNew: true, opened: true });
+    expect(decide(segment(1000, { ack: true }), opened, 1)).toMatchObject({ target: "t1", isNew: false, opened: true });
+    expect(decide(segment(1000, { ack: true }), tables, 1)).toMatchObject({ target: "t1", opened: false });
+  });
+
   it("keeps connections of a target that is gone from the choice", () => {
     decide(segment(1000, { syn: true }), tables, 0);
     targets = ["t2", "t3"];

@@ -167,6 +167,35 @@ describe("messages are those of iproute2", () => {
     }
   });
 
+  it("a policy's mark comes back where it is one of ours, exactly; another one is foreign", () => {
+    const policy: PolicySpec = {
+      direction: "in",
+      selector: {
+        source: { address: "0.0.0.0", prefixBits: 0 },
+        destination: { address: "192.0.2.1", prefixBits: 32 },
+        protocol: 6,
+        sourcePort: ANY_PORT,
+        destinationPort: ANY_PORT,
+      },
+      action: "allow",
+      priority: 45_501,
+      template: null,
+    };
+    const listed = (mark: number | undefined, mask = "ffffffff"): KernelPolicy | null => {
+      const hex = hexOf(policyRequest("add", { ...policy, mark }));
+      const value = Buffer.from(new Uint32Array([mark ?? 0]).buffer).toString("hex");
+      const body = fromHex(hex.replace(`${value}ffffffff`, `${value}${mask}`)).subarray(16);
+      return decodePolicy({ type: 0, flags: 0, seq: 0, port: 0, body });
+    };
+    expect(listed(0x4553ffff)).toMatchObject({ ...policy, mark: 0x4553ffff, isForeign: false });
+    expect(listed(undefined)).not.toHaveProperty("mark");
+    expect(listed(7)).toMatchObject({ isForeign: true });
+    expect(listed(0x4553ffff, "ffff0000")).toMatchObject({ isForeign: true });
+    const [marked, plain] = [listed(0x4553ffff), listed(undefined)];
+    expect(marked !== null && plain !== null && samePolicy(marked, plain)).toBe(false);
+    expect(hexOf(deletePolicyRequest({ ...policy, mark: 0x4553ffff }))).toContain("ffff5345ffffffff");
+  });
+
   it("policies", () => {
     const tunnel: PolicySpec = {
       direction: "out",

@@ -140,6 +140,22 @@ describe("shadow", () => {
     expect(policies.map(({ direction }) => direction).sort()).toEqual(["in", "out"]);
   });
 
+  it("a distributor that filters forwards what comes out of its tunnels, and its targets take that by a mark", () => {
+    const tunnel = { ...sa(1, 7), mode: "tunnel" } as const;
+    const directions = (routesOn: boolean): string[] =>
+      shadowOf(tunnel, { outbound: null, routesOn }).policies.map(({ direction }) => direction);
+    expect([directions(true), directions(false)]).toEqual([
+      ["out", "in", "fwd"],
+      ["out", "in"],
+    ]);
+    const [handedOver, ...others] = dvipaGuard(V, "target", true).filter(({ action }) => action === "allow");
+    expect(others).toEqual([]);
+    expect(handedOver).toMatchObject({ direction: "in", mark: 0x4553ffff, selector: { protocol: 6 } });
+    expect(dvipaGuard(V, "target").filter(({ action }) => action === "allow")).toEqual([]);
+    // Beside a policy without a mark, not in its place.
+    expect(policyKey({ ...defined(handedOver), mark: undefined })).not.toBe(policyKey(defined(handedOver)));
+  });
+
   it("a tunnel has a fwd policy only where inner packets are routed on", () => {
     const behind = { startAddress: "10.1.0.0", endAddress: "10.1.255.255", protocol: 0, startPort: 0, endPort: 65535 };
     const directions = (one: SharedSa): string[] => shadow(one).policies.map(({ direction }) => direction);
@@ -235,4 +251,9 @@ function sameStateAndKey(a: StateSpec, b: StateSpec): boolean {
 
 function blocks({ policies }: Wanted): string[] {
   return policies.filter(({ action }) => action === "block").map(policyKey);
+}
+
+function defined<T>(value: T | undefined): T {
+  if (value === undefined) throw new Error("nothing there");
+  return value;
 }
