@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { identityKeyMatcher } from "../../../src/ike/identity-key.ts";
+import { ID_TYPE } from "../../../src/ike/wire/constants.ts";
 import { identityKey, identityPattern, identityPayload } from "../../../src/ike/identity.ts";
 
 const IDENTITIES = [
@@ -36,6 +37,22 @@ describe("identityKeyMatcher", () => {
         const payload = identityPayload("idi", identity);
         const wanted = identityPattern(text).matches(payload);
         expect([text, identity, identityKeyMatcher(text)(identityKey(payload))]).toEqual([text, identity, wanted]);
+      }
+    }
+  });
+
+  it("tells apart types with the same text, which a peer may choose", () => {
+    const text = (value: string): Uint8Array => new TextEncoder().encode(value);
+    for (const payload of [
+      { type: ID_TYPE.RFC822_ADDR, data: text("x.lab.example") },
+      { type: ID_TYPE.FQDN, data: text("user@lab.example") },
+      { type: ID_TYPE.FQDN, data: text("email:user@lab.example") },
+      { type: ID_TYPE.KEY_ID, data: text("x.lab.example") },
+      { type: 200, data: text("x.lab.example") },
+    ]) {
+      for (const pattern of PATTERNS) {
+        const wanted = identityPattern(pattern).matches(payload);
+        expect([pattern, identityKeyMatcher(pattern)(identityKey(payload))]).toEqual([pattern, wanted]);
       }
     }
   });
