@@ -154,7 +154,7 @@ describe("what is no ESP of an SA", () => {
     ["garbage behind the marker of IKE", "ike.malformed", () => `00000000${noise("ike", 20).toString("hex")}`],
     ["an unknown SPI", "steer.drop.unknownSpi", () => `${UNKNOWN_SPI}${noise("esp", 60).toString("hex")}`],
     ["an SPI alone", "steer.drop.tooShort", () => spi()],
-    ["a packet that is too short", "steer.drop.tooShort", async () => `${await spi()}0000000100`],
+    ["a packet that is too short", "steer.drop.tooShort", async () => `${await spi()}7000000000`],
   ])("%s is counted and harmless", async (_, name, hex) => {
     const before = await counter(name);
     await sendDatagrams(lab().network, "nat", [{ address: DVIPA, port: 4500, hex: await hex() }]);
