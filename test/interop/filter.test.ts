@@ -152,7 +152,7 @@ describe("a daemon that stops", () => {
   it("takes its filter along", async () => {
     const { network, nodes, targets } = lab();
     await reloadWith(FILTER);
-    for (const node of nodes) await node.stop("SIGTERM");
+    for (const node of nodes) expect(await node.stop("SIGTERM"), node.node).toMatchObject({ exitCode: 0 });
     for (const { node } of targets) expect(await network.run(node, ["nft", "list", "tables"])).not.toContain("esplex-");
     expect(await network.run("d1", ["nft", "list", "tables"])).not.toContain("esplex-");
   });
