@@ -10,6 +10,20 @@ export async function readXfrmStat(network: LabNetwork, node: string): Promise<R
   return new Map(rows.flatMap(([name, value]) => (name && value ? [[name, Number(value)] as const] : [])));
 }
 
+/** Replies to pings that the client's kernel has got so far (`/proc/net/snmp`, `/proc/net/snmp6`). */
+export async function echoReplies({ network }: { readonly network: LabNetwork }, version: 4 | 6): Promise<number> {
+  if (version === 6) {
+    const text = await network.run("client", ["cat", "/proc/net/snmp6"]);
+    return Number(/^Icmp6InEchoReplies\s+(\d+)$/m.exec(text)?.[1] ?? Number.NaN);
+  }
+  const text = await network.run("client", ["cat", "/proc/net/snmp"]);
+  const [names = [], values = []] = text
+    .split("\n")
+    .filter((line) => line.startsWith("Icmp:"))
+    .map((line) => line.trim().split(/\s+/));
+  return Number(values[names.indexOf("InEchoReps")] ?? Number.NaN);
+}
+
 /** Inbound packets the client's kernel threw away: too old or repeated (`replay`), or with a wrong ICV (`integrity`). */
 export async function readClientDrops(
   network: LabNetwork,

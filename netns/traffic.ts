@@ -3,7 +3,8 @@ import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { streamDigest, writeStreamFile } from "./app-stream.ts";
 import type { Lab } from "./lab.ts";
-import { SERVICE_ADDRESSES } from "./layout.ts";
+import { echoReplies } from "./counters.ts";
+import { SERVICE_ADDRESSES, type IpVersion } from "./layout.ts";
 
 /** Longest time one transfer may take, s: 20 MB in a slow emulated machine. Our choice, below `COMMAND_LIMIT_MS`. */
 const TRANSFER_LIMIT_SECONDS = 110;
@@ -25,18 +26,52 @@ export interface RequestResult {
 
 let files = 0;
 
-/** Pings the DVIPA from the client `count` times. */
+interface PingOptions {
+  readonly bytes?: number;
+  readonly intervalSeconds?: number;
+  readonly ipVersion?: IpVersion;
+}
+
+/** How long a reply may take. */
+const LATE_REPLY_MS = 5_000;
+
+/**
+ * Pings the DVIPA from the client `count` times; nobody else pings from there meanwhile. `received` is what the client's kernel
+ * has counted: ping itself ends two round trips after its last request, and a reply that was held up for a moment would be lost.
+ */
 export async function ping(
   lab: Lab,
   count: number,
-  { bytes = PING_BYTES, intervalSeconds = PING_INTERVAL_SECONDS, ipVersion = lab.network.ipVersion } = {},
+  options: PingOptions = {},
 ): Promise<{ readonly sent: number; readonly received: number }> {
+  const version = options.ipVersion ?? lab.network.ipVersion;
+  const before = await echoReplies(lab, version);
+  const sent = await sendPings(lab, count, options);
+  return { sent, received: await repliesSince(lab, version, before, sent) };
+}
+
+/** Sends so many; resolves to how many were sent, a moment after the last one. */
+export async function sendPings(
+  lab: Lab,
+  count: number,
+  { bytes = PING_BYTES, intervalSeconds = PING_INTERVAL_SECONDS, ipVersion = lab.network.ipVersion }: PingOptions = {},
+): Promise<number> {
   const pace = ["-c", String(count), "-i", String(intervalSeconds), "-W", "5"];
   const command = ["ping", "-n", "-q", ...pace, "-s", String(bytes), SERVICE_ADDRESSES[ipVersion].dvipa];
   const { stdout } = await lab.network.try("client", command);
-  const [, sent, received] = /(\d+) packets transmitted, (\d+) (?:packets )?received/.exec(stdout) ?? [];
+  const [, sent] = /(\d+) packets transmitted/.exec(stdout) ?? [];
   if (sent === undefined) throw new Error(`ping said something else:\n${stdout}`);
-  return { sent: Number(sent), received: Number(received) };
+  return Number(sent);
+}
+
+/** Replies to pings that the client's kernel has got since its count was `before`: waits for `wanted` of them, or long enough. */
+export async function repliesSince(lab: Lab, version: IpVersion, before: number, wanted: number): Promise<number> {
+  const deadlineMs = Date.now() + LATE_REPLY_MS;
+  for (;;) {
+    const received = (await echoReplies(lab, version)) - before;
+    if (received >= wanted || Date.now() > deadlineMs) return received;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
 }
 
 /** Asks the DVIPA for the name of the node that answers, over a connection of its own. */

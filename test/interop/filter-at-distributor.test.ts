@@ -8,7 +8,7 @@ import { requestName, upload } from "../../netns/traffic.ts";
 import { until } from "../../netns/until.ts";
 import { GRE_KEY } from "../../src/net/ids.ts";
 import { negotiate, statesOnEveryNode } from "../support/cluster-probes.ts";
-import { connects, countOnTargets, filterCounts, pings, sendThroughTunnel } from "../support/filter-probes.ts";
+import { connects, filterCounts, pings, sendThroughTunnel } from "../support/filter-probes.ts";
 import { useLab } from "../support/lab-fixture.ts";
 
 const LIMIT_MS = 30_000;

@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
 import type { PeerConnection } from "../../netns/ipsec-peer.ts";
 import type { Lab } from "../../netns/lab.ts";
-import { readXfrmStat } from "../../netns/counters.ts";
-import { ping } from "../../netns/traffic.ts";
+import { echoReplies, readXfrmStat } from "../../netns/counters.ts";
+import { repliesSince, sendPings } from "../../netns/traffic.ts";
 import { until } from "../../netns/until.ts";
 import { whatStopped } from "./cluster-probes.ts";
 import { establishedIkeSas, onlySa, type PeerLab } from "./peer-matrix.ts";
@@ -16,13 +16,12 @@ const BATCH = { count: 15, intervalSeconds: 0.2 };
 async function lostDuring(lab: Lab, { ipVersion }: PeerConnection, work: () => Promise<void>): Promise<number> {
   let isDone = false;
   const pings = async (): Promise<number> => {
-    let lost = 0;
-    do {
-      const { sent, received } = await ping(lab, BATCH.count, { ...BATCH, ipVersion });
-      lost += sent - received;
-    } while (!isDone);
-    return lost;
+    let sent = 0;
+    do sent += await sendPings(lab, BATCH.count, { ...BATCH, ipVersion });
+    while (!isDone);
+    return sent;
   };
+  const before = await echoReplies(lab, ipVersion);
   const running = Promise.all([pings(), pings()]);
   try {
     await work();
@@ -31,7 +30,7 @@ async function lostDuring(lab: Lab, { ipVersion }: PeerConnection, work: () => P
     await running;
   }
   const [one, other] = await running;
-  return one + other;
+  return one + other - (await repliesSince(lab, ipVersion, before, one + other));
 }
 
 /** Waits until another IKE SA is in the place of this one. */
