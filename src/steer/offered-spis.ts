@@ -1,6 +1,9 @@
 /** How long an offer of ours may take to be answered and installed; after it the SPI is one like any other. Our choice: longer than IKE repeats a request. */
 const OFFER_MS = 300_000;
 
+/** Offers that are remembered; each refused exchange of a peer may leave one. Our choice. */
+const MAX_OFFERS = 16_384;
+
 interface Offer {
   readonly untilMs: number;
   readonly installed: Promise<void>;
@@ -16,6 +19,8 @@ export class OfferedSpis {
 
   offer(spi: number, nowMs: number): void {
     this.#forgetOld(nowMs);
+    const [oldest] = this.#offers.keys();
+    if (oldest !== undefined && this.#offers.size >= MAX_OFFERS) this.settle(oldest);
     let finish = (): void => {};
     const installed = new Promise<void>((resolve) => (finish = resolve));
     this.#offers.set(spi, { untilMs: nowMs + OFFER_MS, installed, finish });

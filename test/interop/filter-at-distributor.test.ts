@@ -8,7 +8,7 @@ import { requestName, upload } from "../../netns/traffic.ts";
 import { until } from "../../netns/until.ts";
 import { GRE_KEY } from "../../src/net/ids.ts";
 import { negotiate, statesOnEveryNode } from "../support/cluster-probes.ts";
-import { connects, filterCounts, pings, sendThroughTunnel } from "../support/filter-probes.ts";
+import { connects, countOnTargets, filterCounts, pings, sendThroughTunnel } from "../support/filter-probes.ts";
 import { useLab } from "../support/lab-fixture.ts";
 
 const LIMIT_MS = 30_000;
@@ -32,8 +32,8 @@ async function decrypted(node: string): Promise<number> {
   return Number(packets);
 }
 
-async function counter(node: string, name: string): Promise<number> {
-  const text = await lab().network.run(node, ["nft", "list", "counter", "inet", "esplex-gre", name]);
+async function counter(node: string, name: string, table = "esplex-gre"): Promise<number> {
+  const text = await lab().network.run(node, ["nft", "list", "counter", "inet", table, name]);
   return Number(/packets (\d+)/.exec(text)?.[1]);
 }
 
@@ -106,6 +106,11 @@ describe("a target", () => {
       "permanent",
     ]);
     expect(await connects(lab())).toBe(false);
+    expect(await counter("t1", "stray_ipsec", "esplex-target")).toBeGreaterThan(0);
+    // Without that rule it is decrypted, and meets the filter, which knows no SA here.
+    await network.run("t1", ["nft", "flush", "chain", "inet", "esplex-target", "trusted_link_only"]);
+    expect(await connects(lab())).toBe(false);
+    expect(await countOnTargets(lab(), "wrongTunnel")).toBeGreaterThan(0);
     await network.run("client", ["ip", "neighbour", "delete", DVIPA, "dev", "cli0"]);
     expect(await connects(lab())).toBe(true);
   });

@@ -51,7 +51,7 @@ export class SaRollout {
   readonly #sas = new Map<string, DistributedSa>();
   readonly #tunnels = new Tunnels();
   readonly #offered = new OfferedSpis();
-  /** Heirs that the peer has asked for and that nobody sends on so far, with the switch to them once it is under way. */
+  /** Heirs that nobody of us sends on so far, whoever asked for them, with the switch to them once it is under way. */
   readonly #unsent = new Map<string, Promise<void> | null>();
 
   constructor(context: SaRolloutContext) {

@@ -64,10 +64,11 @@ export function targetRuleset(table: string, dvipas: readonly string[], trustedL
     delete table inet ${table}
     table inet ${table} {
       ${lines(sets)}
+      counter stray_ipsec { }
       chain trusted_link_only {
         type filter hook prerouting priority raw; policy accept;
         iifname "${trustedLink}" accept
-        ${lines(rules("daddr", "meta l4proto { esp, ah } drop"))}
+        ${lines(rules("daddr", 'meta l4proto { esp, ah } counter name "stray_ipsec" drop'))}
       }
       chain openings {
         type filter hook output priority mangle; policy accept;

@@ -59,8 +59,8 @@ describe("targetRuleset", () => {
     expect(rules.slice(begin, begin + 5)).toEqual([
       "type filter hook prerouting priority raw; policy accept;",
       'iifname "trust0" accept',
-      "ip daddr @dvipas meta l4proto { esp, ah } drop",
-      "ip6 daddr @dvipas6 meta l4proto { esp, ah } drop",
+      'ip daddr @dvipas meta l4proto { esp, ah } counter name "stray_ipsec" drop',
+      'ip6 daddr @dvipas6 meta l4proto { esp, ah } counter name "stray_ipsec" drop',
       "}",
     ]);
     expect(targetRuleset("esplex-target", ["192.0.2.100"], link, "queue num 8")).not.toMatch(/dvipas6|ip6/);

@@ -84,6 +84,18 @@ describe("OfferedSpis", () => {
     expect([offered.has(7), isInstalled, offered.untilInstalled(7)]).toEqual([false, true, null]);
   });
 
+  it("remembers so many, and lets those of the oldest go", async () => {
+    const offered = new OfferedSpis();
+    offered.offer(256, 0);
+    let isOver = false;
+    void offered.untilInstalled(256)?.then(() => (isOver = true));
+    for (let spi = 257; spi < 256 + 16_384; spi++) offered.offer(spi, 0);
+    expect(offered.has(256)).toBe(true);
+    offered.offer(99_999, 0);
+    await settle();
+    expect([offered.has(256), isOver, offered.has(257), offered.has(99_999)]).toEqual([false, true, true, true]);
+  });
+
   it("forgets offers that came to nothing", async () => {
     const offered = new OfferedSpis();
     offered.offer(7, 0);
