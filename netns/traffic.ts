@@ -32,11 +32,13 @@ interface PingOptions {
   readonly ipVersion?: IpVersion;
 }
 
+/** Labs in which a ping is under way. */
+const pinging = new WeakSet<Lab>();
 /** How long a reply may take. */
 const LATE_REPLY_MS = 5_000;
 
 /**
- * Pings the DVIPA from the client `count` times; nobody else pings from there meanwhile. `received` is what the client's kernel
+ * Pings the DVIPA from the client `count` times; fails when another one is under way. `received` is what the client's kernel
  * has counted: ping itself ends two round trips after its last request, and a reply that was held up for a moment would be lost.
  */
 export async function ping(
@@ -45,9 +47,15 @@ export async function ping(
   options: PingOptions = {},
 ): Promise<{ readonly sent: number; readonly received: number }> {
   const version = options.ipVersion ?? lab.network.ipVersion;
-  const before = await echoReplies(lab, version);
-  const sent = await sendPings(lab, count, options);
-  return { sent, received: await repliesSince(lab, version, before, sent) };
+  if (pinging.has(lab)) throw new Error("two pings at once: the kernel counts their replies together; wait for the first");
+  pinging.add(lab);
+  try {
+    const before = await echoReplies(lab, version);
+    const sent = await sendPings(lab, count, options);
+    return { sent, received: await repliesSince(lab, version, before, sent) };
+  } finally {
+    pinging.delete(lab);
+  }
 }
 
 /** Sends so many; resolves to how many were sent, a moment after the last one. */

@@ -80,7 +80,7 @@ async function run(): Promise<boolean> {
   for (const kind of FORGERIES) {
     const before = await bytesPerSecond();
     attacks.push(
-      await attacked(moments, replayer, kind, before, async () => {
+      await attacked(moments, kind, before, async () => {
         const first = await replayer.forge(kind, rate);
         const during = await bytesPerSecond();
         return { during, sent: (await replayer.forge(null)) - first };
@@ -88,7 +88,7 @@ async function run(): Promise<boolean> {
     );
   }
   attacks.push(
-    await attacked(moments, replayer, "synFlood", await bytesPerSecond(), async () => {
+    await attacked(moments, "synFlood", await bytesPerSecond(), async () => {
       const ends = [lab.network.clientAddress, lab.network.dvipa];
       const order = [process.execPath, SYN_FLOOD, ...ends, "80", String(rate), String(seconds)];
       const flood = lab.network.run("client", order, { limitMs: 60_000 });
@@ -103,17 +103,17 @@ async function run(): Promise<boolean> {
 /** Runs an attack and judges it. What the kernels accepted beyond what the client sent is forged. */
 async function attacked(
   moments: ReplayMoments,
-  replayer: Replayer,
   attack: Attack["attack"],
   before: number,
   work: () => Promise<{ readonly during: number; readonly sent: number }>,
 ): Promise<Attack> {
-  const [acceptedBefore, realBefore] = [await moments.quiet(), (await replayer.recorded()).length];
+  const quietBefore = await moments.quiet();
   const { during, sent } = await work();
   const { connections } = await lab.distributor.status();
   await delay(SETTLE_MS);
-  const grown = (await moments.quiet()) - acceptedBefore;
-  const real = (await replayer.recorded()).length - realBefore;
+  const quietAfter = await moments.quiet();
+  const grown = quietAfter.accepted - quietBefore.accepted;
+  const real = quietAfter.recorded - quietBefore.recorded;
   const throughputRatio = Math.round((100 * during) / before) / 100;
   const result = {
     attack,

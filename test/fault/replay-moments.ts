@@ -23,6 +23,14 @@ export interface MomentResult {
   readonly acceptedTwice: number;
 }
 
+/** Packets so far. */
+interface Counts {
+  /** That the client has sent. */
+  readonly recorded: number;
+  /** That the kernels took, of those and of others. */
+  readonly accepted: number;
+}
+
 /** The life of a cluster, with everything that was recorded sent again at each of its moments. */
 export class ReplayMoments {
   readonly results: MomentResult[] = [];
@@ -52,28 +60,26 @@ export class ReplayMoments {
    */
   async again(moment: string, way: Way = this.#replayer.toDistributor, spi: number | null = null): Promise<void> {
     const before = await this.quiet();
-    const recorded = (await this.#replayer.recorded()).length;
     const handled = await this.#handled();
     const replayed = await this.#replayer.replay(way, { spi });
     await this.#settled(way, handled, replayed);
     const after = await this.quiet();
-    const meanwhile = (await this.#replayer.recorded()).length - recorded;
-    this.#note(moment, replayed, Math.max(0, after - before - meanwhile));
+    const meanwhile = after.recorded - before.recorded;
+    this.#note(moment, replayed, Math.max(0, after.accepted - before.accepted - meanwhile));
   }
 
   /** Each packet is sent again so much later, while connections open, go on and close. */
   async following(moment: string, delaysMs: readonly number[], traffic: () => Promise<void>): Promise<void> {
     const before = await this.quiet();
-    const first = (await this.#replayer.recorded()).length;
     const repeatedBefore = await this.#replayer.follow(delaysMs);
     await traffic();
     // What is still to be sent comes while everything is closed.
     await delay(Math.max(...delaysMs) + QUIET_MS);
     const replayed = (await this.#replayer.follow(null)) - repeatedBefore;
     const after = await this.quiet();
-    const sent = (await this.#replayer.recorded()).slice(first);
+    const sent = (await this.#replayer.recorded()).slice(before.recorded);
     const once = new Set(sent.map(({ spi, sequence }) => `${spi} ${sequence}`)).size;
-    this.#note(moment, replayed, Math.max(0, after - before - once));
+    this.#note(moment, replayed, Math.max(0, after.accepted - before.accepted - once));
   }
 
   /** A download at a moderate pace: its connection stays open meanwhile. */
@@ -123,17 +129,24 @@ export class ReplayMoments {
     await this.#lab.startTarget(target);
   }
 
-  /** What the kernels have accepted, once that does not grow any more. */
-  async quiet(): Promise<number> {
-    let last = await acceptedPackets(this.#lab);
+  /**
+   * What was recorded and what the kernels have accepted, once neither grows any more: a client is not silent when its connections
+   * are closed (a target that has got a replayed SYN repeats its SYN-ACK for a minute, and each is answered).
+   */
+  async quiet(): Promise<Counts> {
+    let last = await this.#counts();
     await until("the client is silent", SETTLE_LIMIT_MS, async () => {
       await delay(QUIET_MS);
-      const now = await acceptedPackets(this.#lab);
-      const isQuiet = now === last;
+      const now = await this.#counts();
+      const isQuiet = now.accepted === last.accepted && now.recorded === last.recorded;
       last = now;
       return isQuiet;
     });
     return last;
+  }
+
+  async #counts(): Promise<Counts> {
+    return { recorded: (await this.#replayer.recorded()).length, accepted: await acceptedPackets(this.#lab) };
   }
 
   #note(moment: string, replayed: number, acceptedTwice: number): void {

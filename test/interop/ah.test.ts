@@ -8,7 +8,7 @@ import type { Capture } from "../../netns/capture.ts";
 import { readClientDrops, readCleartext, readXfrmStat } from "../../netns/counters.ts";
 import { examineCapture } from "../../netns/evidence.ts";
 import type { ChildName, StrongSwan } from "../../netns/strongswan.ts";
-import { download, onEveryTarget, ping, upload } from "../../netns/traffic.ts";
+import { download, onEveryTarget, ping, requestName, upload } from "../../netns/traffic.ts";
 import { close, negotiate, statesOnEveryNode } from "../support/cluster-probes.ts";
 import { useLab } from "../support/lab-fixture.ts";
 import { verifyLedger } from "../fault/ledger-evidence.ts";
@@ -83,11 +83,11 @@ describe.each([4, 6] as const)("IPv%s", (version) => {
       const second = await onlySa(first?.id);
       expect(second).toMatchObject({ suite: "AH/HMAC_SHA2_256_128", reqid: first?.reqid });
       // Whatever has become of the traffic above on a slow machine: each SA has carried something.
-      expect(await ping(lab(), 2)).toEqual({ sent: 2, received: 2 });
+      expect(await requestName(lab())).toMatchObject({ ok: true });
       await lab().distributor.ask("rekeyChild", { sa: second.id });
       const third = await onlySa(second.id);
       expect(third).toMatchObject({ suite: "AH/HMAC_SHA2_256_128", reqid: first?.reqid });
-      expect(await ping(lab(), 2)).toEqual({ sent: 2, received: 2 });
+      expect(await requestName(lab())).toMatchObject({ ok: true });
       negotiations += 2;
       expect(await running).toMatchObject({ ok: true });
       expect(await pinging).toEqual({ sent: PING.count, received: PING.count });
