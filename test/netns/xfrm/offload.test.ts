@@ -159,6 +159,8 @@ class Lab implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    // An orphan of theirs would hold its SA, and that the module.
+    await Promise.all([this.sTcp.call("reset", undefined), this.rTcp.call("reset", undefined)]);
     for (const part of [this.sender, this.receiver, this.sTcp, this.rTcp, this.s, this.r]) {
       await part[Symbol.asyncDispose]();
     }
