@@ -3,8 +3,8 @@
  * connection, so that each request is a distribution decision of its own; a client that asks for keep-alive stays.
  *
  *   GET /name               this node's name
- *   GET /download?bytes=N   N bytes of the node's own stream (`app-stream.ts`)
- *   PUT /upload             {"node","bytes","sha256"} of what was sent
+ *   GET /download?bytes=N[&rate=R]   N bytes of the node's own stream (`app-stream.ts`), no more than R of them a second
+ *   PUT /upload                      {"node","bytes","sha256"} of what was sent
  *
  * Each answer carries the node's name in `x-node`.
  */
@@ -12,8 +12,12 @@ import { createHash } from "node:crypto";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
+import { setTimeout as delay } from "node:timers/promises";
 import { MAX_STREAM_BYTES, streamChunks } from "./app-stream.ts";
 import { APPLICATION_PORT } from "./layout.ts";
+
+/** Of a slow download. */
+const PIECES_PER_SECOND = 20;
 
 async function answer(node: string, request: IncomingMessage, response: ServerResponse): Promise<void> {
   response.setHeader("x-node", node);
@@ -21,7 +25,7 @@ async function answer(node: string, request: IncomingMessage, response: ServerRe
   if (request.method === "GET" && url.pathname === "/name") {
     response.end(`${node}\n`);
   } else if (request.method === "GET" && url.pathname === "/download") {
-    await download(node, url.searchParams.get("bytes"), response);
+    await download(node, url.searchParams, response);
   } else if (request.method === "PUT" && url.pathname === "/upload") {
     await upload(node, request, response);
   } else {
@@ -29,14 +33,36 @@ async function answer(node: string, request: IncomingMessage, response: ServerRe
   }
 }
 
-async function download(node: string, wanted: string | null, response: ServerResponse): Promise<void> {
-  const bytes = Number(wanted);
-  if (wanted === null || !Number.isInteger(bytes) || bytes < 0 || bytes > MAX_STREAM_BYTES) {
+async function download(node: string, wanted: URLSearchParams, response: ServerResponse): Promise<void> {
+  const bytes = Number(wanted.get("bytes") ?? NaN);
+  const bytesPerSecond = Number(wanted.get("rate") ?? Infinity);
+  if (!Number.isInteger(bytes) || bytes < 0 || bytes > MAX_STREAM_BYTES) {
     response.writeHead(400).end(`bytes must be 0 to ${MAX_STREAM_BYTES}\n`);
     return;
   }
+  if (!(bytesPerSecond > 0)) {
+    response.writeHead(400).end("rate must be above 0, bytes a second\n");
+    return;
+  }
   response.setHeader("content-length", bytes);
-  await pipeline(Readable.from(streamChunks(node, bytes), { objectMode: false }), response);
+  const stream = streamChunks(node, bytes);
+  const paced = bytesPerSecond === Infinity ? stream : slowed(stream, bytesPerSecond);
+  await pipeline(Readable.from(paced, { objectMode: false }), response);
+}
+
+/** The same bytes in small pieces, each in its time: a sender that is held up makes up for it. */
+async function* slowed(chunks: Iterable<Buffer>, bytesPerSecond: number): AsyncGenerator<Buffer> {
+  const startMs = performance.now();
+  const pieceBytes = Math.max(1, Math.ceil(bytesPerSecond / PIECES_PER_SECOND));
+  let sent = 0;
+  for (const chunk of chunks) {
+    for (let at = 0; at < chunk.length; at += pieceBytes) {
+      const piece = chunk.subarray(at, at + pieceBytes);
+      yield piece;
+      sent += piece.length;
+      await delay(Math.max(0, startMs + (1000 * sent) / bytesPerSecond - performance.now()));
+    }
+  }
 }
 
 async function upload(node: string, request: IncomingMessage, response: ServerResponse): Promise<void> {

@@ -37,21 +37,55 @@ const pinging = new WeakSet<Lab>();
 /** How long a reply may take. */
 const LATE_REPLY_MS = 5_000;
 
+/** What became of pings. */
+export interface PingResult {
+  readonly sent: number;
+  /** What the client's kernel has counted: ping itself ends two round trips after its last request, and knows no later reply. */
+  readonly received: number;
+}
+
+/** Pings the DVIPA from the client `count` times; fails when others do so meanwhile. */
+export async function ping(lab: Lab, count: number, options: PingOptions = {}): Promise<PingResult> {
+  return counted(lab, options, () => sendPings(lab, count, options));
+}
+
 /**
- * Pings the DVIPA from the client `count` times; fails when another one is under way. `received` is what the client's kernel
- * has counted: ping itself ends two round trips after its last request, and a reply that was held up for a moment would be lost.
+ * Pings the DVIPA from the client until `work` has ended, in two streams of `batch` pings at a time, so that there is no gap
+ * between a batch and the next; fails when others ping meanwhile, and as `work` fails.
  */
-export async function ping(
+export async function pingWhile(
   lab: Lab,
-  count: number,
-  options: PingOptions = {},
-): Promise<{ readonly sent: number; readonly received: number }> {
+  work: () => Promise<void>,
+  { batch, ...options }: PingOptions & { readonly batch: number },
+): Promise<PingResult> {
+  return counted(lab, options, async () => {
+    let isDone = false;
+    const stream = async (): Promise<number> => {
+      let sent = 0;
+      do sent += await sendPings(lab, batch, options);
+      while (!isDone);
+      return sent;
+    };
+    const running = Promise.all([stream(), stream()]);
+    try {
+      await work();
+    } finally {
+      isDone = true;
+      await running;
+    }
+    const [one, other] = await running;
+    return one + other;
+  });
+}
+
+async function counted(lab: Lab, options: PingOptions, send: () => Promise<number>): Promise<PingResult> {
   const version = options.ipVersion ?? lab.network.ipVersion;
-  if (pinging.has(lab)) throw new Error("two pings at once: the kernel counts their replies together; wait for the first");
+  if (pinging.has(lab))
+    throw new Error("two pings at once: the kernel counts their replies together; wait for the first");
   pinging.add(lab);
   try {
     const before = await echoReplies(lab, version);
-    const sent = await sendPings(lab, count, options);
+    const sent = await send();
     return { sent, received: await repliesSince(lab, version, before, sent) };
   } finally {
     pinging.delete(lab);
@@ -59,7 +93,7 @@ export async function ping(
 }
 
 /** Sends so many; resolves to how many were sent, a moment after the last one. */
-export async function sendPings(
+async function sendPings(
   lab: Lab,
   count: number,
   { bytes = PING_BYTES, intervalSeconds = PING_INTERVAL_SECONDS, ipVersion = lab.network.ipVersion }: PingOptions = {},
@@ -73,7 +107,7 @@ export async function sendPings(
 }
 
 /** Replies to pings that the client's kernel has got since its count was `before`: waits for `wanted` of them, or long enough. */
-export async function repliesSince(lab: Lab, version: IpVersion, before: number, wanted: number): Promise<number> {
+async function repliesSince(lab: Lab, version: IpVersion, before: number, wanted: number): Promise<number> {
   const deadlineMs = Date.now() + LATE_REPLY_MS;
   for (;;) {
     const received = (await echoReplies(lab, version)) - before;
@@ -89,9 +123,9 @@ export async function requestName(lab: Lab, ipVersion = lab.network.ipVersion): 
   return { ok: true, node: stdout.trim(), problem: undefined };
 }
 
-/** How a client downloads. */
+/** How a client downloads slowly. */
 export interface DownloadPace {
-  /** The client reads no faster than this, so that something can happen meanwhile. */
+  /** The server sends no faster than this, so that packets are under way while something happens. */
   readonly bytesPerSecond: number;
   /** When it gives up. */
   readonly limitSeconds: number;
@@ -103,8 +137,7 @@ export async function download(lab: Lab, bytes: number, pace?: DownloadPace): Pr
   try {
     const said = await curl(lab, pace?.limitSeconds ?? TRANSFER_LIMIT_SECONDS, [
       ...["--output", path, "--write-out", "%header{x-node}"],
-      ...(pace === undefined ? [] : ["--limit-rate", String(pace.bytesPerSecond)]),
-      `/download?bytes=${bytes}`,
+      `/download?bytes=${bytes}${pace === undefined ? "" : `&rate=${pace.bytesPerSecond}`}`,
     ]);
     const node = said.stdout.trim();
     if (said.exitCode !== 0) return { ok: false, node: node === "" ? undefined : node, problem: said.stderr };

@@ -31,13 +31,10 @@ const LIMIT_PACKETS = 3_000;
 /** One and a half limits, slow enough that a tenth of one lasts for longer than a rekey on a busy machine. */
 const TRANSFER_BYTES = 4_500_000;
 const PACE = { bytesPerSecond: 250_000, limitSeconds: 120 };
-/** Else the kernel would take megabytes at once, whatever the pace of the program. */
-const RECEIVE_BUFFER = "net.ipv4.tcp_rmem=4096 32768 65536";
 
 let client: StrongSwan;
 const lab = useLab({ targets: 2, cluster: { peerWindowPackets: WINDOW_PACKETS } }, async (up) => {
   await up.startCluster();
-  await up.network.run("client", ["sysctl", "-q", "-w", RECEIVE_BUFFER]);
   client = await up.startClient({ replayWindowPackets: WINDOW_PACKETS });
 });
 

@@ -8,16 +8,16 @@ import { readClientDrops, readXfrmStat } from "../../netns/counters.ts";
 import { examineCapture } from "../../netns/evidence.ts";
 import { DVIPA } from "../../netns/layout.ts";
 import type { ChildName, StrongSwan } from "../../netns/strongswan.ts";
-import { download, ping } from "../../netns/traffic.ts";
+import { download, pingWhile } from "../../netns/traffic.ts";
 import type { SaStatus } from "../../src/daemons/node/status.ts";
 import { close, negotiate, statesOnEveryNode, whatStopped } from "../support/cluster-probes.ts";
 import { useLab } from "../support/lab-fixture.ts";
 
 const REKEY_LIMIT_MS = 60_000;
-/** 50 packets a second for half a minute: longer than the rekeys below take on the slowest machine. */
-const PING = { count: 1_500, intervalSeconds: 0.02 };
-/** Slow enough that the rekeys fall into the transfer. */
-const TRANSFER_BYTES = 6_000_000;
+/** 50 packets a second. */
+const PINGS = { batch: 25, intervalSeconds: 0.04 };
+/** Four seconds each, so that most rekeys fall into one. */
+const TRANSFER_BYTES = 1_000_000;
 const PACE = { bytesPerSecond: 250_000, limitSeconds: 120 };
 const REKEYS = 5;
 const WINDOW_PACKETS = 4096;
@@ -60,16 +60,9 @@ async function underTraffic(
   await negotiate(lab(), client, mode, { espProposals, replayWindowPackets: WINDOW_PACKETS });
   await statesOnEveryNode(lab(), 2);
   const first = await onlySa(undefined);
-  const pinging = ping(lab(), PING.count, { intervalSeconds: PING.intervalSeconds });
-  const running = download(lab(), TRANSFER_BYTES, PACE);
-  await lab().distributor.waitFor("sees the download", REKEY_LIMIT_MS, ({ targets }) =>
-    targets.some(({ connections }) => connections > 0),
-  );
-  await work(first);
-  expect(await running).toMatchObject({ ok: true });
-  const pinged = await pinging;
+  const { sent, received } = await pingWhile(lab(), () => whileDownloading(() => work(first)), PINGS);
   expect(await nodeErrors()).toEqual(before);
-  expect(pinged, await whatStopped(lab())).toEqual({ sent: PING.count, received: PING.count });
+  expect(received, await whatStopped(lab())).toBe(sent);
   await statesOnEveryNode(lab(), 2);
   await close(lab(), client);
   expect(await capture.stop()).toEqual({ droppedByKernel: 0 });
@@ -77,6 +70,25 @@ async function underTraffic(
   expect(wire).toMatchObject({ duplicates: [], cleartextPackets: 0 });
   expect(await readClientDrops(lab().network)).toEqual({ replay: 0, integrity: 0 });
   return wire.espFromDvipaBySpi.size;
+}
+
+/** Runs `work` once a download runs; downloads go on until it is done. */
+async function whileDownloading(work: () => Promise<void>): Promise<void> {
+  let isDone = false;
+  const downloads = async (): Promise<void> => {
+    do expect(await download(lab(), TRANSFER_BYTES, PACE)).toMatchObject({ ok: true });
+    while (!isDone);
+  };
+  const running = downloads();
+  try {
+    await lab().distributor.waitFor("sees the download", REKEY_LIMIT_MS, ({ targets }) =>
+      targets.some(({ connections }) => connections > 0),
+    );
+    await work();
+  } finally {
+    isDone = true;
+    await running;
+  }
 }
 
 /** Packets for SAs that a kernel did not have: what a break before make would show. */

@@ -12,11 +12,10 @@ import { download, onEveryTarget, ping, requestName, upload } from "../../netns/
 import { close, negotiate, statesOnEveryNode } from "../support/cluster-probes.ts";
 import { useLab } from "../support/lab-fixture.ts";
 
-/** The second mode's path differs only in the packets' form: less will do. */
-const MODES = [
-  { mode: "transport", transferBytes: 20_000_000 },
-  { mode: "tunnel", transferBytes: 5_000_000 },
-] as const;
+const MODES = ["transport", "tunnel"] as const;
+/** Of one; the paths of the others differ only in the packets' form: less will do. */
+const LARGE_BYTES = 20_000_000;
+const SMALL_BYTES = 5_000_000;
 /** Three fragments on the wire. */
 const FRAGMENTED_BYTES = 4000;
 const PARALLEL_REQUESTS = 30;
@@ -32,7 +31,9 @@ describe.each([4, 6] as const)("IPv%i", (ipVersion) => {
     client = await up.startClient();
   });
 
-  describe.each(MODES)("traffic in $mode mode", ({ mode, transferBytes }) => {
+  describe.each(MODES)("traffic in %s mode", (mode) => {
+    const transferBytes = ipVersion === 4 && mode === "transport" ? LARGE_BYTES : SMALL_BYTES;
+
     it("is negotiated, and every node has the SA", async () => {
       capture = await lab().startCapture();
       await negotiate(lab(), client, mode);

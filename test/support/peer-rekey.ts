@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
 import type { PeerConnection } from "../../netns/ipsec-peer.ts";
 import type { Lab } from "../../netns/lab.ts";
-import { echoReplies, readXfrmStat } from "../../netns/counters.ts";
-import { repliesSince, sendPings } from "../../netns/traffic.ts";
+import { readXfrmStat } from "../../netns/counters.ts";
+import { pingWhile } from "../../netns/traffic.ts";
 import { until } from "../../netns/until.ts";
 import { whatStopped } from "./cluster-probes.ts";
 import { establishedIkeSas, onlySa, type PeerLab } from "./peer-matrix.ts";
@@ -10,27 +10,12 @@ import { establishedIkeSas, onlySa, type PeerLab } from "./peer-matrix.ts";
 const REKEY_LIMIT_MS = 120_000;
 const TEST_LIMIT_MS = 400_000;
 /** A peer with a window of 32 leaves the distributor few numbers at a time: this is what it can answer with them. */
-const BATCH = { count: 15, intervalSeconds: 0.2 };
+const PINGS = { batch: 15, intervalSeconds: 0.2 };
 
-/** Pings in batches, two of them at any time, until `work` is done; resolves to what was lost. */
+/** What was lost of pings until `work` is done. */
 async function lostDuring(lab: Lab, { ipVersion }: PeerConnection, work: () => Promise<void>): Promise<number> {
-  let isDone = false;
-  const pings = async (): Promise<number> => {
-    let sent = 0;
-    do sent += await sendPings(lab, BATCH.count, { ...BATCH, ipVersion });
-    while (!isDone);
-    return sent;
-  };
-  const before = await echoReplies(lab, ipVersion);
-  const running = Promise.all([pings(), pings()]);
-  try {
-    await work();
-  } finally {
-    isDone = true;
-    await running;
-  }
-  const [one, other] = await running;
-  return one + other - (await repliesSince(lab, ipVersion, before, one + other));
+  const { sent, received } = await pingWhile(lab, work, { ...PINGS, ipVersion });
+  return sent - received;
 }
 
 /** Waits until another IKE SA is in the place of this one. */
