@@ -38,6 +38,8 @@ const DUMP_ATTEMPTS = 8;
 const DUMP_ENTRIES_MAX = 1_000_000;
 /** How often the kernel's count of lost messages is read. Our choice. */
 const DROPS_MS = 1000;
+/** A turn of the event loop that receives for so long takes no more than it must: timers and other sockets wait. Our choice. */
+const TURN_MS = 20;
 const RECEIVE_BUFFER_BYTES = 4 * 1024 * 1024;
 const SEND_BUFFER_BYTES = 1024 * 1024;
 
@@ -83,6 +85,8 @@ export class NetlinkSocket {
   #closed = false;
   #drops = 0;
   #dropsTimer: Timer | null = null;
+  /** When the first datagram of this turn of the event loop came; null before it. */
+  #turnSinceMs: number | null = null;
 
   private constructor(protocol: number, options: NetlinkSocketOptions) {
     const { datagramBytes, receiveBufferBytes = RECEIVE_BUFFER_BYTES, clock = systemClock } = options;
@@ -345,16 +349,28 @@ export class NetlinkSocket {
     this.#socket.send([...frames], undefined, (error) => this.#guard(() => sent(error)));
   }
 
-  /** The package brings one datagram; those behind it, some dozens at most, are taken all at once. */
+  /**
+   * The package brings one datagram, up to 32 times in a turn of the event loop; those behind it, some dozens at most, are taken all at
+   * once, as long as the turn is short: to receive one may be much work (a verdict's packet is forwarded before `send` returns).
+   */
   #woken(datagram: Buffer, senderPort: number): void {
     this.#guard(() => this.#receive(datagram, senderPort));
-    if (this.#reader === null || this.#closed) return;
+    if (this.#reader === null || this.#closed || this.#isTurnLong()) return;
     this.#guard(() => {
       for (const { bytes, senderPort: port, isTruncated } of this.#reader?.take() ?? []) {
         if (isTruncated) this.#guard(() => this.#overrun("a datagram was cut"));
         else this.#guard(() => this.#receive(bytes, port));
       }
     });
+  }
+
+  #isTurnLong(): boolean {
+    const nowMs = this.#clock.nowMs();
+    if (this.#turnSinceMs === null) {
+      this.#turnSinceMs = nowMs;
+      setImmediate(() => (this.#turnSinceMs = null));
+    }
+    return nowMs - this.#turnSinceMs >= TURN_MS;
   }
 
   #receive(datagram: Uint8Array, senderPort: number): void {

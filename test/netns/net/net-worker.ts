@@ -28,12 +28,16 @@ export interface QueuePlan {
   readonly verdict: "accept" | "drop" | "throw" | "none";
   /** Answer only when this many wait, the last one first. */
   readonly holdBack: number;
+  /** How long each packet keeps the worker's event loop. */
+  readonly busyMs: number;
 }
 
 const route = NetlinkSocket.open(NETLINK_ROUTE);
 const journal = new SysctlJournal();
 let queue: PacketQueue | null = null;
 let queued = 0;
+/** Packets that came in this turn of the event loop, and most in any. */
+const turn = { packets: 0, most: 0 };
 
 const handlers = {
   links: () => listLinks(route),
@@ -63,6 +67,7 @@ const handlers = {
     queue = await openQueue(queueOptions(plan));
   },
   queued: () => queued,
+  mostInATurn: () => turn.most,
   queueCounters: () => queue?.counters() ?? null,
   closeQueue: () => queue?.close(),
 };
@@ -80,6 +85,8 @@ function queueOptions(plan: QueuePlan): Parameters<typeof openQueue>[0] {
     ...plan,
     onPacket: (packet) => {
       if (++queued <= 10) push({ kind: "packet", ...packet, payload: new Uint8Array(packet.payload) });
+      countTurn();
+      for (const untilMs = performance.now() + plan.busyMs; performance.now() < untilMs;);
       if (plan.verdict === "throw") throw new Error("handler gone wrong");
       held.push(packet.id);
       if (held.length >= plan.holdBack) for (const id of held.splice(0).reverse()) decide(id);
@@ -87,4 +94,10 @@ function queueOptions(plan: QueuePlan): Parameters<typeof openQueue>[0] {
     onOverrun: () => push({ kind: "overrun" }),
     onFault: (error) => push({ kind: "fault", message: String(error) }),
   };
+}
+
+function countTurn(): void {
+  if (turn.packets === 0) setImmediate(() => (turn.packets = 0));
+  turn.packets += 1;
+  turn.most = Math.max(turn.most, turn.packets);
 }

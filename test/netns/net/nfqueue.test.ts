@@ -33,6 +33,7 @@ const PLAN: QueuePlan = {
   mark: null,
   verdict: "accept",
   holdBack: 1,
+  busyMs: 0,
 };
 
 beforeAll(async () => {
@@ -128,6 +129,16 @@ describe("nfqueue", () => {
     };
     await eventually("the rule's counter", counted);
     expect(await dUdp.call("received", none)).toBe(before);
+  });
+
+  it("leaves the event loop its turns, however long packets come and take", async () => {
+    await dNet.call("openQueue", { ...PLAN, verdict: "drop", busyMs: 4 });
+    const before = await dNet.call("queued", none);
+    await cUdp.call("send", { address: V, port: PORT, count: 600 });
+    await eventually("all verdicts", async () => (await dNet.call("queued", none)) === before + 600);
+    // One system call's, and one for each time that the netlink package looks again.
+    expect(await dNet.call("mostInATurn", none)).toBeGreaterThan(32);
+    expect(await dNet.call("mostInATurn", none)).toBeLessThanOrEqual(64);
   });
 
   it("survives a handler that throws, and a second reader is refused", async () => {

@@ -30,7 +30,7 @@ describeWithEsp("packets that have waited for their verdict", () => {
     await using net = await d.worker<NetHandlers>("test/netns/net/net-worker.ts");
     await net.call("openQueue", {
       ...{ number: QUEUE, copyRangeBytes: 65_535, maxLength: 1000, mark: null },
-      ...{ verdict: "accept", holdBack: PINGS },
+      ...{ verdict: "accept", holdBack: PINGS, busyMs: 0 },
     });
     await net.call("applyRuleset", steeringRuleset("s", [v], `queue num ${QUEUE}`));
     const worker = "test/netns/xfrm/xfrm-worker.ts";
