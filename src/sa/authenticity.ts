@@ -6,34 +6,50 @@ import { suiteLengths, type EspAeadSuite } from "./suite.ts";
 
 /** RFC 4302 §2: where the ICV stands in an Authentication Header. */
 const AH_ICV_AT = 12;
+const MARK_BYTES = 4;
 const IPV4_HEADER_BYTES = 20;
 const IPV6_HEADER_BYTES = 40;
 
 /**
  * True when the ICV of a packet of the inbound half of `sa` is right: its peer has sent it, at some time. Nothing is said about
- * replay. For a packet now and then: a node's kernel is what checks them all. With ESN the high half of the number is taken to be 0, so it is for the
- * packets of an SA's beginning. AH behind IPv4 options or IPv6 extension headers is not told apart from a forgery: false.
+ * replay. For a packet now and then: a node's kernel is what checks them all. `highHalf`: of the packet's number, with ESN. AH
+ * behind IPv4 options or IPv6 extension headers is not told apart from a forgery: false.
  */
-export function isAuthentic(sa: SharedSa, packet: Uint8Array, esp: EspPacket): boolean {
+export function isAuthentic(sa: SharedSa, packet: Uint8Array, esp: EspPacket, highHalf = 0): boolean {
   const { suite } = sa;
   const { ivBytes, icvBytes } = suiteLengths(suite);
   const head = concatBytes(u32be(esp.spi), u32be(esp.sequence));
-  if (suite.kind === "ah") return isMacOf(sa, ahInput(packet, esp, icvBytes), ahIcv(esp, icvBytes));
+  if (suite.kind === "ah") return isMacOf(sa, ahInput(packet, esp, icvBytes), ahIcv(esp, icvBytes), highHalf);
   if (esp.payload.length < ivBytes + icvBytes) return false;
   const covered = esp.payload.subarray(0, -icvBytes);
   const icv = esp.payload.subarray(-icvBytes);
-  if ("integrity" in suite) return isMacOf(sa, [head, covered], icv);
+  if ("integrity" in suite) return isMacOf(sa, [head, covered], icv, highHalf);
   // RFC 4106 §5: the high half stands between SPI and low half.
-  const associated = sa.esn ? concatBytes(u32be(esp.spi), u32be(0), u32be(esp.sequence)) : head;
+  const associated = sa.esn ? concatBytes(u32be(esp.spi), u32be(highHalf), u32be(esp.sequence)) : head;
   return opens(suite, sa.inbound.encryptionKey.expose(), associated, covered, icv);
 }
 
+/**
+ * A part of the packet's ICV, 30 bits of it: tells two packets with the same number apart. The sender makes one packet with a number
+ * (RFC 4303 §3.3.3), and nobody else knows its ICV before it comes. Every packet comes here.
+ */
+export function icvMark({ protocol, payload }: EspPacket): number {
+  const at = protocol === "ah" ? AH_ICV_AT : payload.length - MARK_BYTES;
+  const [b0 = 0, b1 = 0, b2 = 0, b3 = 0] = [payload[at], payload[at + 1], payload[at + 2], payload[at + 3]];
+  return ((b0 & 0x3f) << 24) | (b1 << 16) | (b2 << 8) | b3;
+}
+
 /** RFC 4303 §2.8, RFC 4302 §3.3.3.2.2: the high half of an extended number is part of the input, behind everything. */
-function isMacOf({ suite, inbound, esn }: SharedSa, input: readonly Uint8Array[] | null, icv: Uint8Array): boolean {
+function isMacOf(
+  { suite, inbound, esn }: SharedSa,
+  input: readonly Uint8Array[] | null,
+  icv: Uint8Array,
+  highHalf: number,
+): boolean {
   if (input === null || !("integrity" in suite) || inbound.integrityKey === null) return false;
   const mac = createHmac(`sha${suite.integrity.slice(-3)}`, inbound.integrityKey.expose());
   for (const part of input) mac.update(part);
-  if (esn) mac.update(u32be(0));
+  if (esn) mac.update(u32be(highHalf));
   const wanted = mac.digest().subarray(0, icv.length);
   return wanted.length === icv.length && timingSafeEqual(wanted, icv);
 }

@@ -4,12 +4,11 @@
  *
  *  P1 A packet whose number a node has authenticated is dropped, whatever connection it seems to belong to, and before any table
  *     looks at it. What a node has authenticated is its kernel's word, given when it is asked.
- *  P2 A number that was passed on, and of which its node has said nothing since, is not passed a second time before that node was
- *     asked. So no time lies between authentication and protection.
- *  P3 What a node that went away, or whose state was made anew, has not answered for is never passed again.
- *  P4 A packet moves no window and stops no other packet (RFC 4303 §3.4.3, C9): a forged number costs the real one the time of a
- *     question. The exceptions are P3, for what was passed to a node just before it was lost, and a real packet that waits for a
- *     lease while its forged double passes.
+ *  P2 A packet that was passed on, and of which its node has said nothing since, is not passed a second time. So no time lies between
+ *     authentication and protection.
+ *  P3 What was passed to a node that went away, or whose state was made anew, before it answered for it, is never passed again.
+ *  P4 A packet moves no window and stops no other packet (RFC 4303 §3.4.3, C9). Two packets with one number are told apart by their
+ *     ICV, and the later one's is checked here, at once: a forged number costs the real one that check.
  *  P5 No node moves the window beyond what was passed to it: a wrong report must not make an SA deaf.
  *
  * RFC 4303 §3.3.3 lets no sender use a number twice, so that a packet comes twice is an attack, or a network that doubles packets.
@@ -22,12 +21,23 @@ import { PassedNumbers } from "./passed-numbers.ts";
 const ANSWER_LIMIT_MS = 6_000;
 /** Numbers of one SA that are lost: what a node gets in the time in which its loss is noticed. Our choice. */
 const MAX_LOST = 65_536;
+const LOW_RANGE = 2 ** 32;
 
-/** `unsettled`: it went to a node that was lost before it could say whether it received it. `ask`: nobody knows before `node` was asked. */
-export type Admission = ReplayVerdict | "unsettled" | { readonly ask: string };
+/**
+ * `doubled`: a packet with this number was passed on, and nobody has said yet, or ever will, whether it was received. Whoever finds the
+ * new one's ICV right asks {@link InboundReplay.isTwin}; else it is forged.
+ */
+export type Admission = ReplayVerdict | "doubled";
 
 /** What became of a node's report. `ahead`: refused. `reborn`: its kernel state is another one than before. */
 export type Taken = "taken" | "reborn" | "ahead";
+
+interface Lost {
+  /** The whole of its number. */
+  readonly number: number;
+  /** Two at most: a forged packet's, and the real one's. */
+  readonly marks: readonly number[];
+}
 
 interface Reporter {
   /** The highest number that was passed to it. */
@@ -41,7 +51,7 @@ export class InboundReplay {
   readonly #passed = new PassedNumbers();
   readonly #reporters = new Map<string, Reporter>();
   /** By the low 32 bits, oldest first. */
-  readonly #lost = new Map<number, number>();
+  readonly #lost = new Map<number, Lost>();
   #forgotten = 0;
 
   constructor(windowPackets: number, esn: boolean) {
@@ -67,20 +77,28 @@ export class InboundReplay {
   admit(sequence: number): Admission {
     const verdict = this.#window.check(sequence);
     if (verdict !== "fresh") return verdict;
-    if (this.#lost.has(sequence)) return "unsettled";
-    const node = this.#passed.find(sequence);
-    return node === null ? "fresh" : { ask: node };
+    return this.#passed.find(sequence).length > 0 || this.#lost.has(sequence) ? "doubled" : "fresh";
+  }
+
+  /** Of a doubled number: true when a packet with this mark (`icvMark`) was passed on. */
+  isTwin(sequence: number, mark: number): boolean {
+    return this.#passed.find(sequence).includes(mark) || this.#lost.get(sequence)?.marks.includes(mark) === true;
+  }
+
+  /** The high half of the number with these low 32 bits: 0 without ESN. */
+  highHalfOf(sequence: number): number {
+    return Math.floor(this.#window.numberOf(sequence) / LOW_RANGE);
   }
 
   /** The packet is being passed on to the node. */
-  passed(sequence: number, node: string, nowMs: number): void {
+  passed(sequence: number, node: string, mark: number, nowMs: number): void {
     const reporter = this.#reporterOf(node);
     reporter.passed = Math.max(reporter.passed, this.#window.numberOf(sequence));
-    if (!this.#passed.add(sequence, node, nowMs)) this.#forgotten += 1;
+    if (!this.#passed.add(sequence, node, mark, nowMs)) this.#forgotten += 1;
   }
 
-  /** Somebody waits for the answer about a number: what was passed up to now is asked for. */
-  hurry(nowMs: number): void {
+  /** What was passed up to now is asked about from now on. */
+  close(nowMs: number): void {
     this.#passed.close(nowMs);
   }
 
@@ -104,9 +122,10 @@ export class InboundReplay {
 
   /** The node is out of reach, or does not have the SA: what it has not answered for, it never will. */
   abandon(node: string, nowMs: number): void {
-    for (const sequence of this.#passed.abandon(node, nowMs)) {
+    for (const [sequence, mark] of this.#passed.abandon(node, nowMs)) {
+      const before = this.#lost.get(sequence)?.marks ?? [];
       this.#lost.delete(sequence);
-      this.#lost.set(sequence, this.#window.numberOf(sequence));
+      this.#lost.set(sequence, { number: this.#window.numberOf(sequence), marks: [...new Set([...before, mark])] });
     }
     for (const sequence of this.#lost.keys()) {
       if (this.#lost.size <= MAX_LOST) break;
@@ -128,6 +147,6 @@ export class InboundReplay {
 
   /** The window says of numbers left of it what is to be said; with ESN, the same low bits come again. */
   #sweep(): void {
-    for (const [sequence, number] of this.#lost) if (number < this.#window.bottom) this.#lost.delete(sequence);
+    for (const [sequence, { number }] of this.#lost) if (number < this.#window.bottom) this.#lost.delete(sequence);
   }
 }

@@ -8,12 +8,17 @@ export const TRANSIT_MS = 50;
 /** Numbers of one SA that nobody has answered for yet: what one second of full load brings. Our choice. */
 const MAX_NUMBERS = 131_072;
 
+/** Of nearly every packet: nothing is allocated for it. */
+const NONE: number[] = [];
+
 interface Span {
   readonly fromMs: number;
   /** Null while numbers are added. */
   untilMs: number | null;
   /** The low 32 bits of a number, and which node its packet was passed to. */
   readonly numbers: Map<number, string>;
+  /** And the mark of that packet (`icvMark`). A map of its own: every packet comes here, and small integers take no memory. */
+  readonly marks: Map<number, number>;
   /** Nodes that have not answered since. */
   readonly unanswered: Set<string>;
 }
@@ -33,9 +38,10 @@ export class PassedNumbers {
   }
 
   /** False when older numbers, of which no node has said anything, had to be forgotten for it. */
-  add(sequence: number, node: string, nowMs: number): boolean {
+  add(sequence: number, node: string, mark: number, nowMs: number): boolean {
     const span = this.#open(nowMs);
     span.numbers.set(sequence, node);
+    span.marks.set(sequence, mark);
     span.unanswered.add(node);
     this.#size += 1;
     if (this.#size <= MAX_NUMBERS) return true;
@@ -45,14 +51,14 @@ export class PassedNumbers {
     return false;
   }
 
-  /** The node that has such a packet, and has not said yet what became of it; null when there is none. */
-  find(sequence: number): string | null {
-    for (let at = this.#spans.length - 1; at >= 0; at--) {
-      const span = this.#spans[at];
-      const node = span?.numbers.get(sequence);
-      if (node !== undefined && span?.unanswered.has(node) === true) return node;
+  /** The marks of packets with the number whose nodes have not said yet what became of them. */
+  find(sequence: number): readonly number[] {
+    let found: number[] = NONE;
+    for (const { numbers, marks, unanswered } of this.#spans) {
+      const node = numbers.get(sequence);
+      if (node !== undefined && unanswered.has(node)) found = [...found, marks.get(sequence) ?? 0];
     }
-    return null;
+    return found;
   }
 
   /** What comes from now on is asked about separately. */
@@ -79,13 +85,13 @@ export class PassedNumbers {
     this.#drop(this.#spans.filter(({ untilMs, unanswered }) => untilMs !== null && unanswered.size === 0));
   }
 
-  /** The node will not answer any more: what it has not answered for, in the order of its passing. */
-  abandon(node: string, nowMs: number): number[] {
+  /** The node will not answer any more: what it has not answered for with the marks, in the order of its passing. */
+  abandon(node: string, nowMs: number): (readonly [sequence: number, mark: number])[] {
     this.close(nowMs);
-    const abandoned: number[] = [];
-    for (const { numbers, unanswered } of this.#spans) {
+    const abandoned: (readonly [number, number])[] = [];
+    for (const { numbers, marks, unanswered } of this.#spans) {
       if (!unanswered.delete(node)) continue;
-      for (const [sequence, to] of numbers) if (to === node) abandoned.push(sequence);
+      for (const [sequence, to] of numbers) if (to === node) abandoned.push([sequence, marks.get(sequence) ?? 0]);
     }
     this.#drop(this.#spans.filter(({ unanswered }) => unanswered.size === 0));
     return abandoned;
@@ -95,7 +101,7 @@ export class PassedNumbers {
     const last = this.#spans.at(-1);
     if (last?.untilMs === null && nowMs - last.fromMs < SPAN_MS) return last;
     this.close(nowMs);
-    const span: Span = { fromMs: nowMs, untilMs: null, numbers: new Map(), unanswered: new Set() };
+    const span: Span = { fromMs: nowMs, untilMs: null, numbers: new Map(), marks: new Map(), unanswered: new Set() };
     this.#spans.push(span);
     return span;
   }

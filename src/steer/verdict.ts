@@ -1,3 +1,4 @@
+import { icvMark, isAuthentic } from "../sa/authenticity.ts";
 import { distributionOf } from "../sa/combinations.ts";
 import { IP_PROTOCOL, parseEsp, type EspPacket, type EspParseFailure } from "../sa/packet.ts";
 import { createPeeker, type Peeker } from "../sa/peek.ts";
@@ -18,7 +19,7 @@ export type DropReason =
   | "nested"
   | "replayed"
   | "tooOld"
-  | "unsettled"
+  | "forged"
   | "noTarget"
   | "noListener"
   | "tableFull";
@@ -45,11 +46,8 @@ type Forward = {
 type Local = { readonly kind: "local"; readonly reason: LocalReason };
 /** `unknown`: names the SA that is not there, where that is the reason. */
 type Drop = { readonly kind: "drop"; readonly reason: DropReason; readonly unknown?: EspPacket };
-/** Its number was passed to `node` already: undecided until that node has said whether it received it. */
-type Ask = { readonly kind: "ask"; readonly node: string; readonly replay: InboundReplay };
-
 /** What happens to one inbound packet, and why. */
-export type Verdict = (Forward & Passing) | (Local & Passing) | Drop | Ask;
+export type Verdict = (Forward & Passing) | (Local & Passing) | Drop;
 
 interface InboundSa {
   readonly sa: SharedSa;
@@ -133,11 +131,25 @@ export function decide(packet: Uint8Array, tables: SteeringTables, nowMs: number
   // Whatever port it comes from: a NAT may have given its peer another one, and the ICV tells who it is.
   if (stripped !== null && sa.peerUdpPort === null) return { kind: "drop", reason: "unexpectedUdp" };
   if (stripped === null && sa.peerUdpPort !== null) return { kind: "drop", reason: "missingUdp" };
-  const admission = replay.admit(esp.sequence);
-  if (typeof admission === "object") return { kind: "ask", node: admission.ask, replay };
-  if (admission !== "fresh") return { kind: "drop", reason: admission };
+  const refusal = replayRefusal(sa, replay, stripped ?? packet, esp);
+  if (refusal !== null) return { kind: "drop", reason: refusal };
   const way = steer(esp, sa, peeker, tables, nowMs);
   return way.kind === "drop" ? way : { ...way, sa, esp, replay, stripped };
+}
+
+/** What replay protection has against a packet (without UDP); null when it may pass. Nothing is changed. */
+export function replayRefusal(
+  sa: SharedSa,
+  replay: InboundReplay,
+  packet: Uint8Array,
+  esp: EspPacket,
+): "replayed" | "tooOld" | "forged" | null {
+  const { sequence } = esp;
+  const admission = replay.admit(sequence);
+  if (admission === "fresh") return null;
+  if (admission !== "doubled") return admission;
+  if (!isAuthentic(sa, packet, esp, replay.highHalfOf(sequence))) return "forged";
+  return replay.isTwin(sequence, icvMark(esp)) ? "replayed" : null;
 }
 
 function steer(

@@ -105,7 +105,6 @@ async function openSteered(shape: Shape, targets: readonly string[]): Promise<()
     gate,
     // As when no SA is being made.
     sas: { untilInstalled: () => null, isUnsent: () => false, heard: () => Promise.resolve() },
-    replay,
     targetIndex: (target) => targets.indexOf(target) + 1,
     onUnknownSpi: () => {},
     clock: systemClock,

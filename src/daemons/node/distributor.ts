@@ -200,7 +200,6 @@ export class Distributor {
         chooseTarget: (connection, nowMs) => this.#choice.choose(connection, nowMs),
       },
       gate: this.#gate,
-      replay: this.#replay,
       // Without a next hop the mark would lead nowhere, and the packet into this node's own kernel.
       targetIndex: (target, dvipa) => (this.#targets.reaches(target, dvipa) ? this.#indexOf(target) : null),
       sas: this.#rollout,

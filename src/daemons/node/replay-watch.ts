@@ -7,20 +7,13 @@ import { RateLimit } from "../../core/rate-limit.ts";
 import type { StateReceived } from "../../sa/received-numbers.ts";
 import type { SharedSa } from "../../sa/spec.ts";
 import type { InboundReplay } from "../../steer/inbound-replay.ts";
-import { TRANSIT_MS } from "../../steer/passed-numbers.ts";
 
 /** How often it is looked whom to ask. Our choice. */
 const ASK_MS = 100;
 /** A node is asked again after so many times what its last answers took: reading windows takes no more than that part of its time. */
 const PAUSE_TIMES = 10;
-/** Packets that wait for an answer, and for how long. Our choice: a sender does not use a number twice. */
-const MAX_HELD = 512;
-const HELD_MS = 1_000;
 /** Reports that were refused and are logged, in each second. */
 const LOGS_PER_SECOND = 1;
-
-/** What becomes of a packet that was held. */
-export type HeldDecision = "decide" | "drop";
 
 export interface ReplayWatchContext {
   readonly sas: Iterable<{ readonly sa: SharedSa; readonly replay: InboundReplay }>;
@@ -33,12 +26,6 @@ export interface ReplayWatchContext {
   readonly log: Log;
 }
 
-interface Held {
-  readonly replay: InboundReplay;
-  readonly sinceMs: number;
-  readonly decide: (decision: HeldDecision) => void;
-}
-
 interface Asked {
   isWaiting: boolean;
   /** Not before. */
@@ -47,15 +34,13 @@ interface Asked {
 
 /**
  * Asks the nodes what their kernels have received of what was passed to them, while there is traffic, and tells the SAs' replay
- * protection (R15). Holds packets whose number has been passed already until that is known.
+ * protection (R15).
  */
 export class ReplayWatch {
   readonly #context: ReplayWatchContext;
   readonly #asked = new Map<string, Asked>();
   readonly #logs = new RateLimit(LOGS_PER_SECOND);
-  #held: Held[] = [];
   #timer: Timer | null = null;
-  #hurry: Timer | null = null;
 
   constructor(context: ReplayWatchContext) {
     this.#context = context;
@@ -66,57 +51,31 @@ export class ReplayWatch {
     if (this.#timer === null) this.#schedule();
   }
 
-  /** What is held is dropped. */
   stop(): void {
     this.#timer?.cancel();
-    this.#hurry?.cancel();
-    for (const { decide } of this.#held.splice(0)) decide("drop");
-  }
-
-  /**
-   * Calls `decide` once, when more is known of what was passed to the SA's nodes, or with `drop` when nothing comes. False when
-   * too many wait.
-   */
-  hold(replay: InboundReplay, decide: (decision: HeldDecision) => void): boolean {
-    const { clock, counters } = this.#context;
-    const sinceMs = clock.nowMs();
-    if (this.#held.length >= MAX_HELD) {
-      counters.add("steer.drop.heldQueueFull");
-      return false;
-    }
-    counters.add("steer.held");
-    this.#held.push({ replay, sinceMs, decide });
-    replay.hurry(sinceMs);
-    // A timer may be early by a part of a millisecond.
-    this.#hurry ??= clock.after(TRANSIT_MS + 1, () => {
-      this.#hurry = null;
-      this.#askAll(true);
-    });
-    return true;
   }
 
   /** A node is out of reach, or came back: what it was passed before, it will not tell. */
   lost(node: string): void {
     const nowMs = this.#context.clock.nowMs();
     for (const { replay } of this.#context.sas) replay.abandon(node, nowMs);
-    this.#resume(() => true);
   }
 
   #schedule(): void {
     this.#timer = this.#context.clock.after(ASK_MS, () => {
-      this.#askAll(false);
+      this.#askAll();
       this.#schedule();
     });
   }
 
-  #askAll(isUrgent: boolean): void {
+  #askAll(): void {
     const { sas, isReachable, clock } = this.#context;
     const nowMs = clock.nowMs();
     const byNode = new Map<string, Map<string, InboundReplay>>();
     for (const { sa, replay } of sas) {
       if (!replay.isBusy) continue;
       replay.giveUp(nowMs);
-      replay.hurry(nowMs);
+      replay.close(nowMs);
       for (const node of replay.toAsk()) {
         if (!isReachable(node)) {
           replay.abandon(node, nowMs);
@@ -126,16 +85,15 @@ export class ReplayWatch {
         byNode.set(node, ofNode.set(sa.id, replay));
       }
     }
-    for (const [node, replays] of byNode) this.#askNode(node, replays, isUrgent);
-    this.#resume(({ sinceMs }) => nowMs - sinceMs >= HELD_MS, "drop");
+    for (const [node, replays] of byNode) this.#askNode(node, replays);
   }
 
-  #askNode(node: string, replays: ReadonlyMap<string, InboundReplay>, isUrgent: boolean): void {
+  #askNode(node: string, replays: ReadonlyMap<string, InboundReplay>): void {
     const { clock, counters, log } = this.#context;
     const asked = this.#asked.get(node) ?? { isWaiting: false, nextMs: 0 };
     this.#asked.set(node, asked);
     const startMs = clock.nowMs();
-    if (asked.isWaiting || (!isUrgent && startMs < asked.nextMs)) return;
+    if (asked.isWaiting || startMs < asked.nextMs) return;
     asked.isWaiting = true;
     this.#askInParts(node, [...replays])
       .catch((error: unknown) => {
@@ -159,8 +117,6 @@ export class ReplayWatch {
         part.map(([saId]) => saId),
       );
       part.forEach(([saId, replay], index) => this.#take(node, saId, replay, askedMs, answers[index] ?? null));
-      const answered = new Set(part.map(([, replay]) => replay));
-      this.#resume(({ replay }) => answered.has(replay));
     }
   }
 
@@ -178,13 +134,5 @@ export class ReplayWatch {
       }
     }
     if (replay.forgotten > forgotten) counters.add("replay.forgotten", replay.forgotten - forgotten);
-  }
-
-  #resume(isMeant: (held: Held) => boolean, decision: HeldDecision = "decide"): void {
-    const meant = this.#held.filter(isMeant);
-    if (meant.length === 0) return;
-    this.#held = this.#held.filter((held) => !meant.includes(held));
-    if (decision === "drop") this.#context.counters.add("steer.drop.unsettled", meant.length);
-    for (const { decide } of meant) decide(decision);
   }
 }

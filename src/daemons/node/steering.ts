@@ -5,15 +5,15 @@ import { RateLimit } from "../../core/rate-limit.ts";
 import type { Log } from "../../core/log.ts";
 import { pendingMark, steeringMark } from "../../net/ids.ts";
 import { openQueue, type PacketQueue, type QueueCounters, type QueuedPacket } from "../../net/nfqueue.ts";
-import { isAuthentic } from "../../sa/authenticity.ts";
-import type { EspPacket } from "../../sa/packet.ts";
+import { icvMark, isAuthentic } from "../../sa/authenticity.ts";
+import { parseEsp, type EspPacket } from "../../sa/packet.ts";
+import type { SharedSa } from "../../sa/spec.ts";
 import type { IpsecProtocol } from "../../sa/suite.ts";
 import { HoldingQueue } from "../../steer/holding-queue.ts";
-import type { LeaseGate } from "../../steer/lease-gate.ts";
 import type { InboundReplay } from "../../steer/inbound-replay.ts";
-import { decide, type SteeringTables, type Verdict } from "../../steer/verdict.ts";
+import type { LeaseGate } from "../../steer/lease-gate.ts";
+import { decide, replayRefusal, type SteeringTables, type Verdict } from "../../steer/verdict.ts";
 import { STEERING_QUEUE } from "./host-network.ts";
-import type { ReplayWatch } from "./replay-watch.ts";
 import type { SaRollout } from "./sa-rollout.ts";
 
 /** The trailer of a transport-mode packet tells its protocol, so whole packets are copied; what is longer has been cut and is dropped. */
@@ -38,7 +38,6 @@ export interface SteeringContext {
   readonly nodeName: string;
   readonly tables: SteeringTables;
   readonly gate: LeaseGate;
-  readonly replay: Pick<ReplayWatch, "hold">;
   readonly sas: Pick<SaRollout, "untilInstalled" | "isUnsent" | "heard">;
   /** The number of a target, for its mark; null when packets to the DVIPA cannot be sent on to it. */
   targetIndex(target: string, dvipa: string): number | null;
@@ -105,8 +104,7 @@ export class Steering {
     const verdict = decide(packet, tables, nowMs);
     if (!hasWaited && this.#isTooEarly(id, packet, verdict)) return;
     if (verdict.kind === "drop") this.#drop(id, verdict, nowMs);
-    else if (verdict.kind === "ask") this.#hold(id, packet, hasWaited, verdict.replay);
-    else this.#pass(id, verdict, nowMs);
+    else this.#pass(id, packet, verdict, nowMs);
   }
 
   /**
@@ -115,7 +113,6 @@ export class Steering {
    */
   #isTooEarly(id: number, packet: Uint8Array, verdict: Verdict): boolean {
     const { sas } = this.#context;
-    if (verdict.kind === "ask") return false;
     const spi = verdict.kind === "drop" ? verdict.unknown?.spi : verdict.esp.spi;
     const installed = spi === undefined ? null : sas.untilInstalled(spi);
     if (installed !== null) {
@@ -145,41 +142,34 @@ export class Steering {
     if (unknown !== undefined && this.#hints.take(nowMs)) this.#tellUnknown(unknown);
   }
 
-  /** It gets its verdict when more is known. */
-  #hold(id: number, packet: Uint8Array, hasWaited: boolean, replay: InboundReplay): void {
-    const copy = packet.slice();
-    const isHeld = this.#context.replay.hold(replay, (decision) => {
-      if (decision === "decide") this.#decide(id, copy, hasWaited);
-      else this.#queue?.verdict(id, "drop");
-    });
-    if (!isHeld) this.#queue?.verdict(id, "drop");
-  }
-
   /** Once the node can answer. A packet that had to wait for that is looked at again: its double may have passed meanwhile. */
-  #pass(packetId: number, verdict: Passed, nowMs: number): void {
+  #pass(packetId: number, packet: Uint8Array, verdict: Passed, nowMs: number): void {
     const { gate, clock, counters, nodeName } = this.#context;
-    const { sa, replay } = verdict;
+    const { sa, replay, stripped } = verdict;
     const { sequence } = verdict.esp;
+    const mark = icvMark(verdict.esp);
     const node = verdict.kind === "local" ? nodeName : verdict.target;
-    if (verdict.stripped !== null) counters.add("steer.udpStripped");
+    if (stripped !== null) counters.add("steer.udpStripped");
     if (verdict.kind === "local") counters.add(`steer.local.${verdict.reason}`);
     else if (verdict.isNew) counters.add(`steer.connections.${node}`);
-    let isLate = false;
+    let hasPassed = false;
+    let waiting: Uint8Array | null = null;
     gate.enter(node, sa.reqid, nowMs, (decision) => {
-      const isDouble = isLate && replay.admit(sequence) !== "fresh";
-      if (isDouble) counters.add("steer.drop.replayed");
-      const mark = verdict.kind === "local" ? 0 : this.#markOf(verdict);
-      if (decision !== "forward" || isDouble || mark === null) {
+      hasPassed = true;
+      const refusal = waiting === null ? null : lateRefusal(sa, replay, waiting);
+      if (refusal !== null) counters.add(`steer.drop.${refusal}`);
+      const routeMark = verdict.kind === "local" ? 0 : this.#markOf(verdict);
+      if (decision !== "forward" || refusal !== null || routeMark === null) {
         this.#queue?.verdict(packetId, "drop");
         return;
       }
       // Where it is decrypted, its number is known.
       const decrypts = verdict.kind === "forward" && verdict.opened ? nodeName : node;
-      replay.passed(sequence, decrypts, isLate ? clock.nowMs() : nowMs);
+      replay.passed(sequence, decrypts, mark, waiting === null ? nowMs : clock.nowMs());
       if (verdict.kind === "forward") counters.add(verdict.opened ? "steer.opened" : "steer.forwarded");
-      this.#queue?.verdict(packetId, "accept", { ...(mark !== 0 && { mark }), payload: verdict.stripped });
+      this.#queue?.verdict(packetId, "accept", { ...(routeMark !== 0 && { mark: routeMark }), payload: stripped });
     });
-    isLate = true;
+    if (!hasPassed) waiting = stripped ?? packet.slice();
   }
 
   #tellUnknown({ outer, protocol, spi }: EspPacket): void {
@@ -193,4 +183,10 @@ export class Steering {
     this.#context.counters.add("steer.drop.noRoute");
     return null;
   }
+}
+
+/** Of a packet (without UDP) that was admitted some time ago. */
+function lateRefusal(sa: SharedSa, replay: InboundReplay, packet: Uint8Array): ReturnType<typeof replayRefusal> {
+  const esp = parseEsp(packet);
+  return typeof esp === "string" ? null : replayRefusal(sa, replay, packet, esp);
 }

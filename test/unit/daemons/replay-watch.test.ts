@@ -1,7 +1,7 @@
 import { beforeEach, describe, expect, it } from "vitest";
 import { Counters } from "../../../src/core/counters.ts";
 import { silentLog } from "../../../src/core/log.ts";
-import { ReplayWatch, type HeldDecision } from "../../../src/daemons/node/replay-watch.ts";
+import { ReplayWatch } from "../../../src/daemons/node/replay-watch.ts";
 import type { StateReceived } from "../../../src/sa/received-numbers.ts";
 import { InboundReplay } from "../../../src/steer/inbound-replay.ts";
 import { sampleSa } from "../sa/esp-builder.ts";
@@ -16,7 +16,6 @@ let watch: ReplayWatch;
 let asked: string[];
 let down: Set<string>;
 let answer: (node: string) => Promise<StateReceived | null>;
-let decisions: HeldDecision[];
 
 /** A kernel that has received these, of the last eight. */
 function kernelWith(...numbers: readonly number[]): StateReceived {
@@ -31,7 +30,6 @@ beforeEach(() => {
   replay = new InboundReplay(64, false);
   asked = [];
   down = new Set();
-  decisions = [];
   answer = () => Promise.resolve(kernelWith());
   watch = new ReplayWatch({
     sas: [{ sa, replay }],
@@ -46,13 +44,15 @@ beforeEach(() => {
   watch.start();
 });
 
-const hold = (): boolean => watch.hold(replay, (decision) => decisions.push(decision));
+/** Of every packet here; whether it is the one that was passed on. */
+const MARK = 1;
+const isTwin = (number: number): boolean => replay.admit(number) === "doubled" && replay.isTwin(number, MARK);
 
 describe("the watch over what nodes have received", () => {
   it("asks the nodes that packets were passed to, until all is settled, and nobody while nothing comes", async () => {
     await clock.advance(5_000);
     expect(asked).toEqual([]);
-    replay.passed(3, "t1", clock.nowMs());
+    replay.passed(3, "t1", MARK, clock.nowMs());
     answer = () => Promise.resolve(kernelWith(3));
     await clock.advance(5_000);
     expect(asked.length).toBeGreaterThan(0);
@@ -61,51 +61,23 @@ describe("the watch over what nodes have received", () => {
     expect(replay.admit(3)).toBe("replayed");
   });
 
-  it("lets a packet that was held be decided about as soon as its node has spoken", async () => {
-    replay.passed(3, "t1", clock.nowMs());
-    expect(hold()).toBe(true);
-    await clock.advance(60);
-    expect(decisions).toEqual(["decide"]);
-    expect(replay.admit(3)).toBe("fresh");
-  });
-
-  it("drops what it holds when no answer comes, and when it stops", async () => {
-    replay.passed(3, "t1", clock.nowMs());
-    answer = () => new Promise(() => {});
-    hold();
-    await clock.advance(2_000);
-    expect(decisions).toEqual(["drop"]);
-    hold();
-    watch.stop();
-    expect(decisions).toEqual(["drop", "drop"]);
-  });
-
-  it("holds so many packets and no more", () => {
-    replay.passed(3, "t1", clock.nowMs());
-    const held = Array.from({ length: 600 }, () => hold());
-    expect(held.filter((isHeld) => isHeld)).toHaveLength(512);
-    expect(counters.get("steer.drop.heldQueueFull")).toBe(88);
-  });
-
   it("takes what went to a node that is out of reach, or that does not have the SA, as lost", async () => {
-    replay.passed(3, "t1", clock.nowMs());
-    hold();
+    replay.passed(3, "t1", MARK, clock.nowMs());
     down.add("t1");
     watch.lost("t1");
-    expect(decisions).toEqual(["decide"]);
-    expect(replay.admit(3)).toBe("unsettled");
+    expect([isTwin(3), replay.isBusy]).toEqual([true, false]);
     // Its daemon is away; its kernel still gets the packets of its connections.
-    replay.passed(4, "t1", clock.nowMs());
+    replay.passed(4, "t1", MARK, clock.nowMs());
     await clock.advance(200);
-    expect(replay.admit(4)).toBe("unsettled");
-    replay.passed(5, "t2", clock.nowMs());
+    expect([isTwin(4), replay.isBusy]).toEqual([true, false]);
+    replay.passed(5, "t2", MARK, clock.nowMs());
     answer = () => Promise.resolve(null);
     await clock.advance(200);
-    expect(replay.admit(5)).toBe("unsettled");
+    expect([isTwin(5), replay.isBusy]).toEqual([true, false]);
   });
 
   it("counts a report that is refused, and asks again", async () => {
-    replay.passed(3, "t1", clock.nowMs());
+    replay.passed(3, "t1", MARK, clock.nowMs());
     answer = () => Promise.resolve(kernelWith(4_000));
     await clock.advance(300);
     expect(counters.get("replay.ahead")).toBeGreaterThan(1);
@@ -118,7 +90,7 @@ describe("the watch over what nodes have received", () => {
   it("asks a slow node less often", async () => {
     answer = () => new Promise((resolve) => clock.after(200, () => resolve(kernelWith())));
     for (let i = 0; i < 100; i++) {
-      replay.passed(i + 1, "t1", clock.nowMs());
+      replay.passed(i + 1, "t1", MARK, clock.nowMs());
       await clock.advance(100);
     }
     expect(asked.length).toBeGreaterThanOrEqual(3);

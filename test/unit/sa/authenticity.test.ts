@@ -1,7 +1,7 @@
 import { createHmac } from "node:crypto";
 import { describe, expect, it } from "vitest";
 import { Secret } from "../../../src/core/secret.ts";
-import { isAuthentic } from "../../../src/sa/authenticity.ts";
+import { icvMark, isAuthentic } from "../../../src/sa/authenticity.ts";
 import { IP_PROTOCOL, parseEsp } from "../../../src/sa/packet.ts";
 import type { SharedSa } from "../../../src/sa/spec.ts";
 import { AH_SUITES, ESP_SUITES, suiteLengths, suiteName } from "../../../src/sa/suite.ts";
@@ -93,4 +93,27 @@ describe.each(AH_SUITES.map((suite) => [suiteName(suite), suite] as const))("%s"
     const sa = sampleSa(suite, "transport");
     expect(check(sa, signAh(sa, ahPacket(sa, SEGMENT, IP_PROTOCOL.tcp, { optionWords: 1 })))).toBe(false);
   });
+});
+
+describe("the mark of an ICV", () => {
+  it.each([...ESP_SUITES, ...AH_SUITES].map((suite) => [suiteName(suite), suite] as const))(
+    "%s: is that of the ICV's bits alone, and small",
+    (_, suite) => {
+      const sa = sampleSa(suite, "transport");
+      const isAh = suite.kind === "ah";
+      const packet = isAh
+        ? signAh(sa, ahPacket(sa, SEGMENT, IP_PROTOCOL.tcp))
+        : espPacket(sa, SEGMENT, IP_PROTOCOL.tcp);
+      const mark = (bytes: Uint8Array): number => {
+        const esp = parseEsp(bytes);
+        if (typeof esp === "string") throw new Error(esp);
+        return icvMark(esp);
+      };
+      expect(mark(packet)).toBeGreaterThanOrEqual(0);
+      expect(mark(packet)).toBeLessThan(2 ** 30);
+      const icvAt = isAh ? 32 : packet.length - 4;
+      for (let at = icvAt; at < icvAt + 4; at++) expect(mark(flipped(packet, at)), `byte ${at}`).not.toBe(mark(packet));
+      expect(mark(flipped(packet, icvAt - 9))).toBe(mark(packet));
+    },
+  );
 });

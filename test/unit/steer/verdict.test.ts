@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import { beforeEach, describe, expect, it } from "vitest";
+import { icvMark } from "../../../src/sa/authenticity.ts";
 import type { SharedSa } from "../../../src/sa/spec.ts";
 import { RoundRobin } from "../../../src/steer/choose.ts";
 import { ConnectionTable } from "../../../src/steer/connection-table.ts";
@@ -29,6 +30,13 @@ beforeEach(() => {
     },
   };
 });
+
+/** With one bit of this byte turned. */
+function flipped(packet: Uint8Array, at: number): Uint8Array {
+  const other = packet.slice();
+  other[at] = (other[at] ?? 0) ^ 0x10;
+  return other;
+}
 
 const segment = (port: number, flags: TcpFlags, destination = 80): Uint8Array =>
   espPacket(sa, tcpSegment(port, destination, flags), 6);
@@ -143,28 +151,48 @@ describe("decide", () => {
     expect(decide(segment(1000, { syn: true }), tables, 0)).toMatchObject({ kind: "forward", target: "t2" });
   });
 
-  it("passes no number that a node has authenticated, and asks about one that was passed, before it looks at any table", () => {
+  it("passes no packet twice, and none that a node has authenticated, before it looks at any table", () => {
     const numbered = (number: number, flags: TcpFlags): Uint8Array =>
       espPacket(sa, tcpSegment(1000, 80, flags), 6, { sequence: number });
-    const way = decide(numbered(7, { syn: true }), tables, 0);
+    const first = numbered(7, { syn: true });
+    const way = decide(first, tables, 0);
     if (way.kind !== "forward") throw new Error("not forwarded");
     expect(way.esp.sequence).toBe(7);
-    way.replay.passed(7, way.target, 0);
-    expect(decide(numbered(7, { syn: true }), tables, 1)).toMatchObject({ kind: "ask", node: "t1" });
+    way.replay.passed(7, way.target, icvMark(way.esp), 0);
+    expect(decide(first, tables, 1)).toEqual({ kind: "drop", reason: "replayed" });
+    expect(decide(flipped(first, first.length - 30), tables, 1)).toEqual({ kind: "drop", reason: "forged" });
     const [connection] = tables.connections.list();
     if (connection === undefined) throw new Error("no entry");
     tables.connections.answered(connection, "t1", "open", 1);
     tables.connections.closed(connection, "t1", 2);
-    way.replay.hurry(2);
+    way.replay.close(2);
     way.replay.answered("t1", 1_000, { highest: 7n, bits: new Uint8Array([1]), bornSeconds: 1n });
     // The SYN of a closed connection would else be the port's next one, on another target.
     expect(decide(numbered(7, { syn: true }), tables, 1_000)).toEqual({ kind: "drop", reason: "replayed" });
     expect(tables.connections.list()).toMatchObject([{ target: "t1", state: "closing" }]);
-    way.replay.passed(2_000, "t2", 1_000);
-    way.replay.hurry(1_000);
+    way.replay.passed(2_000, "t2", 0, 1_000);
+    way.replay.close(1_000);
     way.replay.answered("t2", 2_000, { highest: 2_000n, bits: new Uint8Array([1]), bornSeconds: 1n });
     expect(decide(numbered(8, { ack: true }), tables, 2_000)).toEqual({ kind: "drop", reason: "tooOld" });
     expect(decide(numbered(1_999, { ack: true }), tables, 2_000)).toMatchObject({ kind: "forward", target: "t1" });
+  });
+
+  it("passes the real packet on although a forged one with its number was passed before, and no other", () => {
+    const real = espPacket(sa, tcpSegment(1000, 80, { syn: true }), 6, { sequence: 7 });
+    const forged = flipped(real, real.length - 1);
+    const way = decide(forged, tables, 0);
+    if (way.kind !== "forward") throw new Error("not forwarded");
+    way.replay.passed(7, way.target, icvMark(way.esp), 0);
+    expect(decide(forged, tables, 1)).toEqual({ kind: "drop", reason: "forged" });
+    const again = decide(real, tables, 1);
+    expect(again).toMatchObject({ kind: "forward", target: "t1" });
+    if (again.kind !== "forward") throw new Error("not forwarded");
+    again.replay.passed(7, again.target, icvMark(again.esp), 1);
+    expect(decide(real, tables, 2)).toEqual({ kind: "drop", reason: "replayed" });
+    // Also when its node is lost before it has said whether it received it.
+    again.replay.abandon("t1", 3);
+    expect(decide(real, tables, 4)).toEqual({ kind: "drop", reason: "replayed" });
+    expect(decide(forged, tables, 4)).toEqual({ kind: "drop", reason: "forged" });
   });
 
   it("steers an IPv6 SA, and drops header chains without end", () => {
