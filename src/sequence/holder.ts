@@ -122,6 +122,11 @@ export function leaseOf(state: HolderState): { readonly nextUnsent: bigint; read
   return state.kind === "held" ? { nextUnsent: state.nextUnsent, end: state.end } : null;
 }
 
+/** False where nothing becomes due by time alone: the next event is somebody's wish, or the kernel's. Most SAs of most nodes. */
+export function needsTicks(state: HolderState): boolean {
+  return state.kind === "held" || (state.finalCode === null && (state.isWanted || !state.isAlive));
+}
+
 /** One event in, the next state and what to do out. */
 export function stepHolder(state: HolderState, event: HolderEvent): HolderStep {
   switch (event.kind) {

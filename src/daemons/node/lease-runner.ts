@@ -5,7 +5,7 @@ import type { Log } from "../../core/log.ts";
 import { isErrno } from "../../net/kernel-error.ts";
 import type { RequestBody, ResponseBody } from "../../bus/messages.ts";
 import type { SharedSa } from "../../sa/spec.ts";
-import { initialHolder, leaseOf, stepHolder, type HolderState } from "../../sequence/holder.ts";
+import { initialHolder, leaseOf, needsTicks, stepHolder, type HolderState } from "../../sequence/holder.ts";
 import type { HolderEffect, HolderEvent } from "../../sequence/holder-events.ts";
 import { windowRule, type SoleLease, type WindowRule } from "../../sequence/size.ts";
 import { lastUsableOf, type LeaseReading, type Leases } from "../../xfrm/leases.ts";
@@ -216,6 +216,7 @@ export class LeaseRunner {
     else if (event.kind === "parkAllowed") this.#isReliedOn = false;
     this.#refills.stepped(event, effects, state.kind === "held");
     for (const effect of effects) this.#tail = this.#tail.then(() => this.#perform(effect));
+    this.#scheduleTick();
   }
 
   /** True when the error is the tripwire's: the state is deleted, and the holder told what it may have used. */
@@ -433,12 +434,15 @@ export class LeaseRunner {
     return this.#tail;
   }
 
+  /** While something may become due by time alone: 10,000 SAs with a timer each cost more than all the rest of a node at rest. */
   #scheduleTick(): void {
+    if (this.#timer !== null || this.#stopped || !needsTicks(this.#state)) return;
     this.#timer = this.#context.clock.after(TICK_MS, () => {
+      this.#timer = null;
       this.#ticks += 1;
       if (this.holdsLease && this.#ticks % READ_EVERY_TICKS === 0) void this.#refresh();
       else this.#feed({ kind: "tick", oseq: null, nowMs: this.#now() });
-      if (!this.#stopped) this.#scheduleTick();
+      this.#scheduleTick();
     });
   }
 }

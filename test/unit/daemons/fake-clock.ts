@@ -15,6 +15,11 @@ export class FakeClock implements Clock {
     return { cancel: () => (this.#timers = this.#timers.filter((other) => other !== timer)) };
   }
 
+  /** Timers that wait. */
+  get waiting(): number {
+    return this.#timers.length;
+  }
+
   /** Runs what is due, in order; promises settle between two timers. */
   async advance(ms: number): Promise<void> {
     const untilMs = this.#nowMs + ms;

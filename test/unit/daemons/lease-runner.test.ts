@@ -271,6 +271,32 @@ describe("LeaseRunner", () => {
     expect([runner.holdsLease, runner.isNeeded]).toEqual([false, true]);
   });
 
+  it("has a timer while it holds or wants numbers, or must say that it lost some, and none at rest", async () => {
+    expect(clock.waiting).toBe(0);
+    holders = 2;
+    refusal = new EsplexError("cluster.windowHeld", "not now");
+    const wanted = runner.want();
+    await clock.advance(300);
+    expect(clock.waiting).toBe(1);
+    refusal = null;
+    await clock.advance(300);
+    await wanted;
+    expect(clock.waiting).toBe(1);
+    mayPark = true;
+    await clock.advance(5_000);
+    expect(kernel.writes.at(-1)).toBe("park");
+    expect(clock.waiting).toBe(0);
+    // Its state died although it held nothing: another one is made, whoever wants it.
+    kernel.isAlive = false;
+    refusal = new EsplexError("cluster.windowHeld", "not now");
+    runner.expired();
+    await clock.advance(300);
+    expect(clock.waiting).toBe(1);
+    refusal = null;
+    await clock.advance(300);
+    expect(kernel.isAlive).toBe(true);
+  });
+
   it("is not needed once it has parked", async () => {
     mayPark = true;
     holders = 2;
