@@ -3,9 +3,11 @@
  * Topology: `netns/layout.ts`, two targets; a server runs beside the client. Nothing of the DVIPA is ever in clear.
  */
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { createHash, randomBytes } from "node:crypto";
+import { open } from "node:fs/promises";
 import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { streamDigest, writeStreamFile } from "../../netns/app-stream.ts";
 import type { Capture } from "../../netns/capture.ts";
 import type { CommandResult } from "../../netns/command.ts";
 import { readClientDrops } from "../../netns/counters.ts";
@@ -31,15 +33,14 @@ const APPLICATION = fileURLToPath(new URL("../../netns/app.ts", import.meta.url)
 const SERVER_PORT = 8080;
 const LIMIT_MS = 60_000;
 const TEST_LIMIT_MS = 300_000;
+const UPLOAD_LIMIT_SECONDS = 240;
 const WINDOW_PACKETS = 4096;
 const ON_DEMAND = { initiate: { start: "onDemand" } };
 /** Exit status of curl, curl(1). */
 const CURL_TIMED_OUT = 28;
-/** How long a connection is held while others try to take it. */
-const HOLD_SECONDS = 15;
 const NODES = ["d1", "t1", "t2"];
-/** A transfer that is slow enough for a daemon to be restarted meanwhile. */
-const SLOW = { bytes: 1_500_000, bytesPerSecond: 100_000 };
+/** What goes out of an upload every so often, until the test has seen enough. */
+const PIECE = { bytes: 10_000, everyMs: 100 };
 
 let client: StrongSwan;
 let unused: readonly string[];
@@ -71,6 +72,37 @@ async function request(
   const url = `http://${host}:${SERVER_PORT}${path}`;
   const limit = ["--max-time", String(limitSeconds)];
   return lab.network.try(node, ["curl", "-sS", "--http1.1", ...limit, "--interface", dvipa, ...options, url]);
+}
+
+/** Writes into a pipe until it is enough, and ends it: what is read from it goes on as long. */
+async function writePieces(path: string, isEnough: () => boolean): Promise<{ bytes: number; sha256: string }> {
+  const pipe = await open(path, "w");
+  const hash = createHash("sha256");
+  let bytes = 0;
+  try {
+    while (!isEnough()) {
+      const piece = randomBytes(PIECE.bytes);
+      await pipe.write(piece);
+      hash.update(piece);
+      bytes += piece.length;
+      await delay(PIECE.everyMs);
+    }
+  } finally {
+    await pipe.close();
+  }
+  return { bytes, sha256: hash.digest("hex") };
+}
+
+/** A connection from that port which stays until its program is stopped. */
+function hold(lab: Lab, node: string, port: number): Program {
+  const { dvipa, clientAddress } = lab.network;
+  const url = `http://${clientAddress}:${SERVER_PORT}/download?bytes=50000000&rate=50000`;
+  const ends = ["--interface", dvipa, "--local-port", String(port)];
+  return Program.start({
+    ...{ network: lab.network, node, label: `download of ${node}` },
+    command: ["curl", "-sS", ...ends, "--output", "/dev/null", url],
+    logFile: join(lab.directory, "log", `held-${node}.log`),
+  });
 }
 
 async function fetchName(lab: Lab, node: string): Promise<void> {
@@ -174,11 +206,8 @@ describe("an SA on demand, IPv4", () => {
   it(
     "gives no target a connection that another one or the distributor has",
     async () => {
-      const pace = ["--limit-rate", "50000", "--output", "/dev/null"];
-      const hold = (node: string, port: number): Promise<CommandResult> =>
-        request(lab(), node, "/download?bytes=50000000", [...pace, "--local-port", String(port)], HOLD_SECONDS);
       const refused = await counter(lab(), "steer.openRefused.taken");
-      const held = [hold("t1", 45_001), hold("d1", 45_002)];
+      const held = [hold(lab(), "t1", 45_001), hold(lab(), "d1", 45_002)];
       const isHeld = async (): Promise<boolean> => {
         const { stdout } = await lab().network.try("client", ["ss", "-Htn", "state", "established"]);
         return [45_001, 45_002].every((port) => stdout.includes(`${lab().network.dvipa}]:${port}`));
@@ -192,7 +221,7 @@ describe("an SA on demand, IPv4", () => {
       expect((await counter(lab(), "steer.openRefused.taken")) - refused).toBeGreaterThanOrEqual(2);
       expect(await isHeld()).toBe(true);
       expect(await opened(lab())).toEqual(["t1 45001"]);
-      await Promise.all(held);
+      for (const one of held) await one.stop("SIGTERM");
       await until("t1's is over", LIMIT_MS, async () => (await opened(lab())).length === 0);
       expect(await wire(lab())).toMatchObject({ duplicates: [], cleartextPackets: 0 });
     },
@@ -252,10 +281,11 @@ describe("an SA on demand, IPv4", () => {
   it(
     "carries a target's connection on when the distributor was killed and started again",
     async () => {
-      const file = join(lab().directory, "upload");
-      await writeStreamFile(file, "t1", SLOW.bytes);
-      const pace = ["--limit-rate", String(SLOW.bytesPerSecond)];
-      const uploading = request(lab(), "t1", "/upload", [...pace, "--upload-file", file], 120);
+      const pipe = join(lab().directory, "upload");
+      await lab().network.run("t1", ["mkfifo", pipe]);
+      const uploading = request(lab(), "t1", "/upload", ["--upload-file", pipe], UPLOAD_LIMIT_SECONDS);
+      let isEnough = false;
+      const writing = writePieces(pipe, () => isEnough);
       await until("the upload goes on", LIMIT_MS, async () => (await opened(lab())).length === 1);
       const before = await opened(lab());
       await lab().distributor.stop("SIGKILL");
@@ -264,12 +294,11 @@ describe("an SA on demand, IPv4", () => {
       await until("the connection is known again", LIMIT_MS, async () => {
         return JSON.stringify(await opened(lab())) === JSON.stringify(before);
       });
+      isEnough = true;
+      const written = await writing;
       const { exitCode, stdout, stderr } = await uploading;
       expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: "" });
-      expect(JSON.parse(stdout)).toEqual({
-        ...{ node: "client", bytes: SLOW.bytes },
-        sha256: streamDigest("t1", SLOW.bytes),
-      });
+      expect(JSON.parse(stdout)).toEqual({ node: "client", ...written });
       expect(await counter(lab(), "ike.demanded")).toBe(1);
       expect(await wire(lab())).toMatchObject({ duplicates: [], cleartextPackets: 0 });
     },
