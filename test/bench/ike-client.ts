@@ -1,5 +1,6 @@
 import { createSocket, type Socket } from "node:dgram";
 import { once } from "node:events";
+import { isIPv6 } from "node:net";
 import { sign, type KeyObject } from "node:crypto";
 import { concatBytes, equalBytes, fromHex } from "../../src/core/bytes.ts";
 import { Secret } from "../../src/core/secret.ts";
@@ -46,7 +47,7 @@ export class IkeClient {
   }
 
   static async open(address: string, responder: Endpoint): Promise<IkeClient> {
-    const socket = createSocket("udp4");
+    const socket = createSocket(isIPv6(address) ? "udp6" : "udp4");
     socket.bind({ address, port: 500 });
     await once(socket, "listening");
     return new IkeClient(socket, address, responder);
@@ -57,14 +58,14 @@ export class IkeClient {
   }
 
   /** IKE_SA_INIT and IKE_AUTH with one Child SA. Throws when the responder does not give it. */
-  async negotiate({ identity, certificate }: ClientProof): Promise<void> {
+  async negotiate({ identity, certificate }: ClientProof, peerIdentity = RESPONDER): Promise<void> {
     const initiator = new Initiator({
       path: { local: this.#responder, remote: { address: this.#address, port: 500 } },
       suites: [CBC_SUITE],
       group: CBC_SUITE.group,
       psk: new Secret(new TextEncoder().encode(BENCH_PSK)),
       identity,
-      peerIdentity: RESPONDER,
+      peerIdentity,
     });
     const before = certificate === null ? [] : [HASHES];
     initiator.readInit(await this.#ask(initiator.initRequest({ before })));
@@ -75,7 +76,10 @@ export class IkeClient {
     );
     const answer = await this.#ask(request.bytes);
     if (certificate === null) initiator.readAuth(answer, request);
-    else if (findPayload(initiator.open(answer), "sa") === undefined) throw new Error("no Child SA");
+    else if (findPayload(initiator.open(answer), "sa") === undefined) {
+      const refusals = initiator.open(answer).flatMap((payload) => (payload.kind === "notify" ? [payload.type] : []));
+      throw new Error(`${identity}: no Child SA; notifications: ${refusals.join(", ")}`);
+    }
     if (findNotify(initiator.open(answer), NOTIFY.USE_TRANSPORT_MODE) === undefined) throw new Error("not transport");
     this.#initiator = initiator;
   }

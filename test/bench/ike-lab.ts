@@ -26,3 +26,19 @@ export interface ResponderOrder {
 export function clientAddress(index: number): string {
   return `127.${1 + Math.floor(index / 62_500)}.${Math.floor(index / 250) % 250}.${1 + (index % 250)}`;
 }
+
+/** Identities of the peers of `fleet.main.ts`: below this name. */
+export const FLEET_DOMAIN = "fleet.example";
+/** Their addresses (RFC 3849), behind the lab's client. */
+export const FLEET_PREFIX = "2001:db8:ffff::/48";
+
+/** What the peers of `fleet.main.ts` are started with. */
+export interface FleetOrder {
+  readonly responder: string;
+  readonly responderIdentity: string;
+}
+
+/** 2001:db8:ffff::1 and so on. */
+export function fleetAddress(index: number): string {
+  return `2001:db8:ffff::${(index + 1).toString(16)}`;
+}

@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
@@ -12,7 +12,7 @@ import {
   STRONGSWAN_ADDRESS,
   STRONGSWAN_PORT,
 } from "./ike-lab.ts";
-import { Program } from "./programs.ts";
+import { processRssKb, Program } from "./programs.ts";
 
 const CHARON = "/usr/sbin/charon-systemd";
 const PLUGINS =
@@ -75,8 +75,7 @@ export class StrongSwanResponder {
   }
 
   async rssKb(): Promise<number> {
-    const status = await readFile(`/proc/${this.#program.pid}/status`, "latin1");
-    return Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1]);
+    return processRssKb(this.#program.pid);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -67,6 +67,13 @@ export async function processCpuUs(pid: number): Promise<number> {
   return (Number(fields[11]) + Number(fields[12])) * TICK_US;
 }
 
+/** Memory that a process has resident, in KiB. */
+export async function processRssKb(pid: number): Promise<number> {
+  const [, resident] = /^VmRSS:\s+(\d+) kB$/m.exec(await readFile(`/proc/${pid}/status`, "latin1")) ?? [];
+  if (resident === undefined) throw new Error(`process ${pid} has ended`);
+  return Number(resident);
+}
+
 /** A TCP port on loopback that nobody uses. */
 export async function freePort(): Promise<number> {
   const server = createServer().listen(0, LOOPBACK);
