@@ -31,7 +31,7 @@ export function isAuthentic(sa: SharedSa, packet: Uint8Array, esp: EspPacket, hi
 
 /**
  * A part of the packet's ICV, 30 bits of it: tells two packets with the same number apart. The sender makes one packet with a number
- * (RFC 4303 §3.3.3), and nobody else knows its ICV before it comes. Every packet comes here.
+ * (RFC 4303 §3.3.3), and who has not seen it does not know its ICV. Every packet comes here.
  */
 export function icvMark({ protocol, payload }: EspPacket): number {
   const at = protocol === "ah" ? AH_ICV_AT : payload.length - MARK_BYTES;

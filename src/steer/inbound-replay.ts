@@ -8,7 +8,8 @@
  *     authentication and protection.
  *  P3 What was passed to a node that went away, or whose state was made anew, before it answered for it, is never passed again.
  *  P4 A packet moves no window and stops no other packet (RFC 4303 §3.4.3, C9). Two packets with one number are told apart by their
- *     ICV, and the later one's is checked here, at once: a forged number costs the real one that check.
+ *     ICV, and the later one's is checked here, at once: a forged number costs the real one that check. Only who sees the real packet
+ *     on its way and overtakes it, with another that has its ICV, makes it pass for a double.
  *  P5 No node moves the window beyond what was passed to it: a wrong report must not make an SA deaf.
  *
  * RFC 4303 §3.3.3 lets no sender use a number twice, so that a packet comes twice is an attack, or a network that doubles packets.

@@ -46,6 +46,7 @@ type Forward = {
 type Local = { readonly kind: "local"; readonly reason: LocalReason };
 /** `unknown`: names the SA that is not there, where that is the reason. */
 type Drop = { readonly kind: "drop"; readonly reason: DropReason; readonly unknown?: EspPacket };
+
 /** What happens to one inbound packet, and why. */
 export type Verdict = (Forward & Passing) | (Local & Passing) | Drop;
 

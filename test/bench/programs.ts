@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { readFile } from "node:fs/promises";
+import { readdir, readFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import type { AddressInfo } from "node:net";
 
@@ -59,8 +59,24 @@ export class Program {
   }
 }
 
-/** Processor time that a process has used, in microseconds. */
+/**
+ * Processor time that a process has used, in microseconds: what the scheduler measured (`schedstat`, of the threads that it has now),
+ * or, on a kernel without that (User-mode Linux), in ticks, which are charged to whoever runs when one ends.
+ */
 export async function processCpuUs(pid: number): Promise<number> {
+  try {
+    const threads = await readdir(`/proc/${pid}/task`);
+    const times = await Promise.all(
+      threads.map((thread) => readFile(`/proc/${pid}/task/${thread}/schedstat`, "latin1")),
+    );
+    return times.reduce((sum, text) => sum + Number(text.split(" ", 1)[0]) / 1000, 0);
+  } catch (error) {
+    if (!(error instanceof Error && "code" in error && error.code === "ENOENT")) throw error;
+    return cpuTicksUs(pid);
+  }
+}
+
+async function cpuTicksUs(pid: number): Promise<number> {
   const stat = await readFile(`/proc/${pid}/stat`, "latin1");
   // proc(5): utime and stime are fields 14 and 15; the name in brackets may hold blanks.
   const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
