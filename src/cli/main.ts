@@ -4,6 +4,7 @@ import { hideBin } from "yargs/helpers";
 import { EsplexError, isError, messageOf } from "../core/errors.ts";
 import { couplingCommand } from "./coupling.ts";
 import { drainCommand } from "./drain.ts";
+import { dropsCommand } from "./drops.ts";
 import { ikeCommand } from "./ike.ts";
 import { ledgerCommand } from "./ledger.ts";
 import { nodeCommand } from "./node.ts";
@@ -31,6 +32,7 @@ await yargs(hideBin(process.argv))
   .usage("$0 COMMAND\n\nOne virtual IP with IPsec in front of many Linux hosts.")
   .command(couplingCommand)
   .command(drainCommand)
+  .command(dropsCommand)
   .command(ikeCommand)
   .command(ledgerCommand)
   .command(nodeCommand)

@@ -4,6 +4,7 @@
  */
 import { afterAll, describe, expect, it } from "vitest";
 import type { StrongSwan } from "../../netns/strongswan.ts";
+import type { Drop } from "../../src/daemons/node/drops.ts";
 import { ReplayMoments } from "../fault/replay-moments.ts";
 import { negotiate, statesOnEveryNode } from "../support/cluster-probes.ts";
 import { useLab } from "../support/lab-fixture.ts";
@@ -40,7 +41,12 @@ describe("a packet that comes twice is accepted once", () => {
     await moments.again("closed");
     acceptedNoneTwice();
     const { counters } = await lab().distributor.status();
-    expect((counters["steer.drop.replayed"] ?? 0) + (counters["steer.drop.tooOld"] ?? 0)).toBeGreaterThan(0);
+    const replayed = (counters["steer.drop.replayed"] ?? 0) + (counters["steer.drop.tooOld"] ?? 0);
+    expect(replayed).toBeGreaterThan(0);
+    const drops = (await lab().distributor.ask("drops")) as readonly Drop[];
+    const told = drops.filter(({ counter }) => /^steer\.drop\.(replayed|tooOld)$/.test(counter));
+    expect(told.reduce((sum, { packets }) => sum + packets, 0)).toBe(replayed);
+    expect(told.every(({ why, advice }) => why !== "" && advice !== "")).toBe(true);
   });
 
   it("after its target was stopped and started again: the new state begins with what all have received", async () => {

@@ -15,10 +15,12 @@ import { listAddresses } from "../../net/addresses.ts";
 import { NETLINK_ROUTE, NetlinkSocket } from "../../net/netlink-socket.ts";
 import type { SharedSa } from "../../sa/spec.ts";
 import type { ConnectionKey } from "../../steer/connection-table.ts";
+import { readXfrmStatistics } from "../../xfrm/statistics.ts";
 import { serveControl, type ControlHandlers, type ControlServer } from "../control.ts";
 import { CouplingLink } from "./coupling-link.ts";
 import { Distributor, type OwnDvipa } from "./distributor.ts";
 import { drainControls } from "./drain-controls.ts";
+import { explainDrops, type Drop } from "./drops.ts";
 import { ikeControls } from "./ike-controls.ts";
 import { FilterRules } from "./filter-rules.ts";
 import { HostNetwork, NO_NETWORK_STATE, type HostDvipa, type HostNetworkState } from "./host-network.ts";
@@ -331,7 +333,7 @@ class Node {
   #controls(): ControlHandlers {
     const distributor = this.#distributor;
     const peerNames = (): string[] => this.#ike.peers.map(({ name }) => name);
-    const always = { status: () => this.#status(), reload: () => this.#reload() };
+    const always = { status: () => this.#status(), drops: () => this.#drops(), reload: () => this.#reload() };
     return distributor === null
       ? always
       : { ...always, ...ikeControls(distributor, peerNames), ...drainControls(distributor) };
@@ -357,6 +359,15 @@ class Node {
       steeringQueue: this.#distributor?.queueCounters() ?? null,
       counters: this.#context.bus.counters.snapshot(),
     };
+  }
+
+  async #drops(): Promise<readonly Drop[]> {
+    return explainDrops({
+      counters: this.#context.bus.counters.snapshot(),
+      queue: this.#distributor?.queueCounters() ?? null,
+      filters: await this.#keeper.filterStatus(),
+      xfrm: await readXfrmStatistics(),
+    });
   }
 
   #ownDvipaStatus(): DvipaStatus[] {

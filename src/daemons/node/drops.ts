@@ -1,0 +1,76 @@
+import type { QueueCounters } from "../../net/nfqueue.ts";
+import { OTHER_DROPS, STEERING_DROPS, XFRM_DROPS, type Explanation } from "./drop-reasons.ts";
+import type { FilterStatus } from "./status.ts";
+
+/** What a node knows of dropped packets. */
+export interface DropSources {
+  readonly counters: Readonly<Record<string, number>>;
+  /** Null where nothing is steered. */
+  readonly queue: QueueCounters | null;
+  readonly filters: readonly FilterStatus[];
+  /** The kernel's, by its names. */
+  readonly xfrm: ReadonlyMap<string, number>;
+}
+
+/** Packets that were dropped for one reason. */
+export interface Drop extends Explanation {
+  readonly counter: string;
+  readonly packets: number;
+}
+
+const UNEXPLAINED: Explanation = { why: "this version has no words for it", advice: "see docs/operations.md" };
+const STEERING_PREFIX = "steer.drop.";
+
+/** All that was dropped since the daemon (the kernel's: since the host) started, most packets first. */
+export function explainDrops({ counters, queue, filters, xfrm }: DropSources): readonly Drop[] {
+  const drops = [
+    ...Object.entries(counters).flatMap(([counter, packets]) => counterDrop(counter, packets)),
+    ...(queue === null ? [] : queueDrops(queue)),
+    ...filters.flatMap(filterDrops),
+    ...[...xfrm].map(([counter, packets]) => ({ counter, packets, ...(XFRM_DROPS[counter] ?? UNEXPLAINED) })),
+  ];
+  return drops.filter(({ packets }) => packets > 0).sort((a, b) => b.packets - a.packets);
+}
+
+function counterDrop(counter: string, packets: number): Drop[] {
+  const known = OTHER_DROPS[counter];
+  if (known !== undefined) return [{ counter, packets, ...known }];
+  if (!/\.drop\./.test(counter)) return [];
+  const steering: Readonly<Record<string, Explanation>> = STEERING_DROPS;
+  const explanation = counter.startsWith(STEERING_PREFIX) ? steering[counter.slice(STEERING_PREFIX.length)] : undefined;
+  return [{ counter, packets, ...(explanation ?? UNEXPLAINED) }];
+}
+
+function queueDrops({ droppedFull, droppedOverrun }: QueueCounters): Drop[] {
+  const { advice } = STEERING_DROPS.queueOverrun;
+  return [
+    { counter: "steeringQueue.droppedFull", packets: droppedFull, why: "the queue to the daemon was full", advice },
+    { counter: "steeringQueue.droppedOverrun", packets: droppedOverrun, why: "the daemon's socket was full", advice },
+  ];
+}
+
+function filterDrops({ dvipa, rules, unmatched, wrongTunnel }: FilterStatus): Drop[] {
+  const asked = "that is what the cluster file says: `dvipas[].filter`";
+  return [
+    ...rules.flatMap(({ name, action, packets }) =>
+      action === "drop"
+        ? [{ counter: `filter.${dvipa}.${name}`, packets, why: `the rule ${name} drops it`, advice: asked }]
+        : [],
+    ),
+    ...(unmatched.action === "drop"
+      ? [
+          {
+            counter: `filter.${dvipa}`,
+            packets: unmatched.packets,
+            why: "no rule matched, and the policy is drop",
+            advice: asked,
+          },
+        ]
+      : []),
+    {
+      ...{ counter: `filter.${dvipa}.tunnelCheck`, packets: wrongTunnel.packets },
+      why: "its addresses and ports are none that its SA was negotiated for",
+      advice: "a peer uses an SA for something else; the node's log names it",
+    },
+  ];
+}
