@@ -128,7 +128,8 @@ describe("a packet through the wrong tunnel", () => {
 describe("daemons that stop", () => {
   it("leave no tunnel and no table", async () => {
     const { network, nodes } = lab();
-    for (const node of nodes) await node.stop("SIGTERM");
+    for (const node of nodes)
+      expect([node.node, await node.stop("SIGTERM")]).toEqual([node.node, { exitCode: 0, signal: null }]);
     for (const { node } of nodes) {
       expect(await network.run(node, ["nft", "list", "tables"])).not.toContain("esplex-");
       expect(await network.run(node, ["ip", "link"])).not.toContain("esplexg");
