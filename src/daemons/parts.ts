@@ -1,4 +1,3 @@
-import { once } from "node:events";
 import { EsplexError, messageOf } from "../core/errors.ts";
 import type { Log } from "../core/log.ts";
 
@@ -36,6 +35,8 @@ export async function startParts(parts: readonly Part[], log: Log): Promise<() =
   return stop;
 }
 
+const SIGNALS = ["SIGTERM", "SIGINT"] as const;
+
 /** Never settles: for a daemon that nothing but a signal ends. */
 const NEVER = new Promise<never>(() => {});
 
@@ -44,21 +45,19 @@ const NEVER = new Promise<never>(() => {});
  * then stopped as well, and the call rejects with `cluster.notServing`.
  */
 export async function runUntilSignal(parts: readonly Part[], log: Log, failed: Promise<string> = NEVER): Promise<void> {
-  const abort = new AbortController();
-  const signalled = Promise.race(
-    ["SIGTERM", "SIGINT"].map((signal) => once(process, signal, { signal: abort.signal })),
-  );
-  // Without a handler a failed start would surface twice.
-  signalled.catch(() => {});
+  const { promise: signalled, resolve: onSignal } = Promise.withResolvers<null>();
+  // They stay until the end. execa listens too while it runs a command: when it is the last to listen, it ends the process.
+  const wanted = (): void => onSignal(null);
+  for (const signal of SIGNALS) process.on(signal, wanted);
   try {
     const stop = await startParts(parts, log);
     log.info("started");
-    const failure = await Promise.race([signalled.then(() => null), failed]);
+    const failure = await Promise.race([signalled, failed]);
     log.info("stopping", failure === null ? {} : { failure });
     await stop();
     log.info("stopped");
     if (failure !== null) throw new EsplexError("cluster.notServing", `stopped: ${failure}`);
   } finally {
-    abort.abort();
+    for (const signal of SIGNALS) process.off(signal, wanted);
   }
 }
