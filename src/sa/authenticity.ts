@@ -12,7 +12,7 @@ const IPV6_HEADER_BYTES = 40;
 
 /**
  * True when the ICV of a packet of the inbound half of `sa` is right: its peer has sent it, at some time. Nothing is said about
- * replay. For a packet now and then: a node's kernel is what checks them all. `highHalf`: of the packet's number, with ESN. AH
+ * replay. For a packet now and then: a node's kernel is what checks them all. `highHalf`: of the packet's number, with ESN; 0 at an SA's beginning. AH
  * behind IPv4 options or IPv6 extension headers is not told apart from a forgery: false.
  */
 export function isAuthentic(sa: SharedSa, packet: Uint8Array, esp: EspPacket, highHalf = 0): boolean {
@@ -35,8 +35,8 @@ export function isAuthentic(sa: SharedSa, packet: Uint8Array, esp: EspPacket, hi
  */
 export function icvMark({ protocol, payload }: EspPacket): number {
   const at = protocol === "ah" ? AH_ICV_AT : payload.length - MARK_BYTES;
-  const [b0 = 0, b1 = 0, b2 = 0, b3 = 0] = [payload[at], payload[at + 1], payload[at + 2], payload[at + 3]];
-  return ((b0 & 0x3f) << 24) | (b1 << 16) | (b2 << 8) | b3;
+  const byte = (offset: number): number => payload[at + offset] ?? 0;
+  return ((byte(0) & 0x3f) << 24) | (byte(1) << 16) | (byte(2) << 8) | byte(3);
 }
 
 /** RFC 4303 §2.8, RFC 4302 §3.3.3.2.2: the high half of an extended number is part of the input, behind everything. */

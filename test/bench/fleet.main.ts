@@ -6,7 +6,8 @@
  * - `cpuMsEach`: processor time of each daemon for one negotiation, of the first and of the last ones; the ratio says how it grows.
  * - `kbPerSa`: growth of the resident memory for each, with whatever the garbage collector has left.
  * - `rest`: processor time while nothing but liveness checks goes on.
- * - `lateJoiner`: from the start of t2's process to the last state in its kernel; `empty`: with no SA, to the end of its snapshot; `restarted`: killed with SIGKILL, to the moment when it has adopted all (nothing was deleted meanwhile).
+ * - `lateJoiner`: `seconds` from the start of t2's process to the last state in its kernel; `emptySeconds`: with no SA, to the end of its
+ *   snapshot; `restartSeconds`: likewise after SIGKILL, over the states that it had.
  */
 import { readFile, writeFile } from "node:fs/promises";
 import { availableParallelism, loadavg } from "node:os";
@@ -58,7 +59,7 @@ await using lab = await Lab.create({
   versions: { service: 6 },
 });
 const late = lab.target("t2");
-const pids = { distributor: () => lab.distributor, target: () => lab.target("t1"), coupling: () => lab.coupling };
+const daemons = { distributor: () => lab.distributor, target: () => lab.target("t1"), coupling: () => lab.coupling };
 await routeFleet();
 const order: FleetOrder = { responder: lab.network.dvipa, responderIdentity: DVIPA_IDENTITY };
 const [file, ...args] = lab.network.inside("client", [process.execPath, CLIENT, JSON.stringify(order)]);
@@ -177,8 +178,8 @@ async function memory(): Promise<PerDaemon> {
   return readAll(({ program }) => processRssKb(program.pid));
 }
 
-async function readAll(read: (daemon: ReturnType<(typeof pids)[Daemon]>) => Promise<number>): Promise<PerDaemon> {
-  const [distributor, target, coupling] = await Promise.all(DAEMONS.map((name) => read(pids[name]())));
+async function readAll(read: (daemon: ReturnType<(typeof daemons)[Daemon]>) => Promise<number>): Promise<PerDaemon> {
+  const [distributor, target, coupling] = await Promise.all(DAEMONS.map((name) => read(daemons[name]())));
   return { distributor: distributor ?? NaN, target: target ?? NaN, coupling: coupling ?? NaN };
 }
 

@@ -88,6 +88,26 @@ export const OTHER_DROPS: Readonly<Record<string, Explanation>> = {
     why: "too many packets waited for the switch to an heir that a peer has begun to use",
     advice: "as for steer.earlyFull",
   },
+  "opening.refused": {
+    why: "on a target: the first segment of a connection that it may not open",
+    advice: "`steer.openRefused.*` at the distributor says why",
+  },
+  "opening.unanswered": {
+    why: "on a target: the distributor did not say whether a connection may be opened",
+    advice: "the program tries again; `esplex status` shows whether the distributor is reached",
+  },
+  "opening.tooMany": {
+    why: "on a target: too many connections are opened at once",
+    advice: "the programs try again; a flood from a program on this host, if it goes on",
+  },
+  "opening.repeated": {
+    why: "on a target: a first segment came again while the distributor was still asked about it",
+    advice: "harmless: the answer decides about the next one",
+  },
+  "opening.unreadable": {
+    why: "on a target: the first segment of a connection that is no whole TCP header",
+    advice: "a program on this host sends such packets from a DVIPA",
+  },
   "ike.drop.linkLocal": { why: "IKE from a link-local IPv6 address", advice: "peers must use routable addresses" },
   "ike.drop.shortDatagram": { why: "a datagram to port 4500 that is too short for anything", advice: NO_PEER },
   "ike.drop.udpEncapsulatedEsp": {
@@ -168,5 +188,17 @@ export const XFRM_DROPS: Readonly<Record<string, Explanation>> = {
   XfrmOutPolDead: { why: "an outbound policy is going", advice: "at a change of SAs now and then" },
   XfrmOutPolError: { why: "an outbound policy error", advice: "look at the kernel's log" },
   XfrmFwdHdrError: { why: "a forwarded header that cannot be read", advice: NO_PEER },
+  XfrmAcquireError: {
+    why: "the kernel could not ask for an SA that a packet wants",
+    advice: "no daemon listens for it, or memory is short: is the node's daemon running?",
+  },
+  XfrmInStateDirError: {
+    why: "an outbound SA has the packet's SPI",
+    advice: "another program's states with a direction: `ip xfrm state`",
+  },
+  XfrmOutStateDirError: {
+    why: "the SA to send on is an inbound one",
+    advice: "another program's states with a direction: `ip xfrm state`",
+  },
   XfrmOutStateInvalid: { why: "its SA is going", advice: "at a change of SAs now and then" },
 };

@@ -21,7 +21,7 @@ export interface Drop extends Explanation {
 const UNEXPLAINED: Explanation = { why: "this version has no words for it", advice: "see docs/operations.md" };
 const STEERING_PREFIX = "steer.drop.";
 
-/** All that was dropped since the daemon (the kernel's: since the host) started, most packets first. */
+/** All of it, most packets first: since the daemon started, the filters' since they were last changed, the kernel's since the host started. */
 export function explainDrops({ counters, queue, filters, xfrm }: DropSources): readonly Drop[] {
   const drops = [
     ...Object.entries(counters).flatMap(([counter, packets]) => counterDrop(counter, packets)),

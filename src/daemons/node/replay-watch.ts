@@ -51,6 +51,7 @@ export class ReplayWatch {
     if (this.#timer === null) this.#schedule();
   }
 
+  /** Asks nobody any more. */
   stop(): void {
     this.#timer?.cancel();
   }
