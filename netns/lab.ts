@@ -10,7 +10,15 @@ import { DVIPA_CERTIFICATES, IKE_PKI_DIRECTORY, writeClusterFiles, type ClusterS
 import { IkePki } from "./ike-pki.ts";
 import { countCleartext, countDecapsulatedTcp } from "./counters.ts";
 import { LabDaemon, START_LIMIT_MS } from "./daemon.ts";
-import { APPLICATION_PORT, DVIPA, DVIPA_IDENTITY, planNodes, type LabNode, type LabVersions } from "./layout.ts";
+import {
+  APPLICATION_PORT,
+  DVIPA,
+  DVIPA_IDENTITY,
+  planNodes,
+  type LabNode,
+  type LabVersions,
+  type RouterName,
+} from "./layout.ts";
 import { LabNetwork } from "./network.ts";
 import { Program } from "./program.ts";
 import { createPsk } from "./secrets.ts";
@@ -42,8 +50,8 @@ export interface LabOptions {
   readonly cluster?: Partial<ClusterSettings>;
   /** What client and DVIPA speak, and what the bus uses; default 4. */
   readonly versions?: Partial<LabVersions>;
-  /** The client, and a second one, are behind a NAT. */
-  readonly nat?: boolean;
+  /** The client, and a second one, are behind a NAT, or a router that only passes packets on. */
+  readonly router?: RouterName;
 }
 
 /**
@@ -81,7 +89,7 @@ export class Lab implements AsyncDisposable {
     await Promise.all(
       ["log", "run", "state"].map((name) => mkdir(join(directory, name), { recursive: true, mode: 0o700 })),
     );
-    const nodes = planNodes(options.targets ?? 3, options.nat);
+    const nodes = planNodes(options.targets ?? 3, options.router);
     const psk = await createPsk(join(directory, "psk"));
     const network = await LabNetwork.create(options.prefix ?? `esplex${process.pid}`, nodes, options.versions);
     const lab = new Lab(network, directory, psk, options.directory === undefined);

@@ -16,6 +16,8 @@
  *      client 10.0.0.10 ──┬── 10.0.0.1 nat 192.0.2.9 ── client network
  *     client2 10.0.0.11 ──┘   prv0         cli0
  *
+ * One with a plain router has a `router` in the NAT's place, which translates nothing; the cluster's hosts have a route to it.
+ *
  * A lab with an IPv6 service has the same hosts on 2001:db8:1::/64 of the client network as well; one with its bus on IPv6
  * has them on 2001:db8:2::/64 of the trusted link, others only link-local IPv6 addresses there.
  *
@@ -57,8 +59,10 @@ export const DVIPA_IDENTITY = "dvipa.lab.example";
 
 /** The names of the lab's networks, also the names of their bridges and, with `0`, of the nodes' interfaces. */
 export type NetworkName = "client" | "trust" | "private";
-/** What is behind the NAT of a lab with one. */
+/** What is behind the router of a lab with one, which may translate addresses or just pass packets on. */
 export const PRIVATE_SUBNET = "10.0.0.0/24";
+export const PRIVATE_SUBNET6 = "2001:db8:3::/64";
+export type RouterName = "nat" | "router";
 
 /** One end of a link: the interface of a node on one of the two networks. */
 export interface LabInterface {
@@ -82,15 +86,19 @@ export interface LabNode {
   readonly interfaces: readonly LabInterface[];
 }
 
-/** Client, d1, cf and `targets` targets (1 to 8), in that order; with `nat` its router and a second client as well. */
-export function planNodes(targets: number, nat = false): readonly LabNode[] {
+/** Client, d1, cf and `targets` targets (1 to 8), in that order; the router and a second client as well where there is one. */
+export function planNodes(targets: number, router: RouterName | null = null): readonly LabNode[] {
   if (!Number.isInteger(targets) || targets < 1 || targets > MAX_TARGETS) {
     throw new RangeError(`a lab has 1 to ${MAX_TARGETS} targets, not ${targets}`);
   }
   const ranks = Array.from({ length: targets }, (_, index) => index + 1);
   return [
-    { name: "client", role: "client", interfaces: [nat ? onPrivate("client", 10) : onClientNetwork("client", 10)] },
-    ...(nat ? behindNat : []),
+    {
+      name: "client",
+      role: "client",
+      interfaces: [router === null ? onClientNetwork("client", 10) : onPrivate("client", 10)],
+    },
+    ...(router === null ? [] : behind(router)),
     { name: "d1", role: "distributor", interfaces: [onClientNetwork("d1", 1), onTrustedLink("d1", 1)] },
     { name: "cf", role: "coupling", interfaces: [onTrustedLink("cf", 9)] },
     ...ranks.map((rank): LabNode => {
@@ -100,14 +108,16 @@ export function planNodes(targets: number, nat = false): readonly LabNode[] {
   ];
 }
 
-const behindNat: readonly LabNode[] = [
-  { name: "client2", role: "client", interfaces: [onPrivate("client2", 11)] },
-  {
-    name: "nat",
-    role: "router",
-    interfaces: [onClientNetwork("nat", 9), { ...onPrivate("nat", 1), name: "prv0" }],
-  },
-];
+function behind(router: RouterName): readonly LabNode[] {
+  return [
+    { name: "client2", role: "client", interfaces: [onPrivate("client2", 11)] },
+    {
+      name: router,
+      role: "router",
+      interfaces: [onClientNetwork(router, 9), { ...onPrivate(router, 1), name: "prv0" }],
+    },
+  ];
+}
 
 function onPrivate(node: string, host: number): LabInterface {
   return {

@@ -4,6 +4,7 @@ import {
   CLIENT_IDENTITY,
   DVIPA_IDENTITY,
   PRIVATE_SUBNET,
+  PRIVATE_SUBNET6,
   SERVICE_ADDRESSES,
   type IpVersion,
   type LabVersions,
@@ -15,7 +16,6 @@ import { until } from "./until.ts";
 
 /** The namespace that holds the bridges, beside those of the nodes. */
 const BRIDGES = "net";
-const NAT = "nat";
 const KILL_LIMIT_MS = 10_000;
 
 /** The lab's namespaces, links and bridges. Every name carries `prefix`, so that labs do not meet. */
@@ -69,7 +69,11 @@ export class LabNetwork {
 
   /** What a NAT is known by on the client network; null in a lab without one. */
   get natAddress(): string | null {
-    return this.nodes.some(({ name }) => name === NAT) ? this.interfaceOf(NAT, "client").address : null;
+    return this.#router === "nat" ? this.interfaceOf("nat", "client").address : null;
+  }
+
+  get #router(): string | null {
+    return this.nodes.find(({ role }) => role === "router")?.name ?? null;
   }
 
   /** The client's address of that IP version. */
@@ -78,7 +82,10 @@ export class LabNetwork {
   }
 
   addressOfClient(node: string): string {
-    if (this.natAddress !== null) return this.interfaceOf(node, "private").address;
+    if (this.#router !== null) {
+      const { address, address6 } = this.interfaceOf(node, "private");
+      return this.ipVersion === 4 ? address : address6;
+    }
     return SERVICE_ADDRESSES[this.ipVersion].client;
   }
 
@@ -146,26 +153,38 @@ export class LabNetwork {
     for (const node of this.nodes) {
       for (const link of node.interfaces) await this.#attach(node, link);
     }
-    if (this.natAddress !== null) await this.#startNat(this.natAddress);
+    if (this.#router !== null) await this.#startRouter(this.#router);
+    if (this.natAddress !== null) await this.#startNat();
+  }
+
+  /** Passes packets on between the clients behind it and the client network. */
+  async #startRouter(router: string): Promise<void> {
+    await this.run(router, ["sysctl", "-q", "-w", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"]);
+    const inner = this.interfaceOf(router, "private");
+    const outer = this.interfaceOf(router, "client");
+    const hasIpv6 = this.ipVersion === 6;
+    for (const { name: node, role } of this.nodes) {
+      if (role === "client") {
+        await this.#ip(node, [`route add default via ${inner.address}`]);
+        if (hasIpv6) await this.#ip(node, [`route add default via ${inner.address6}`]);
+      }
+      // In place of a default route: the kernel looks for a way to a packet's inner destination before it protects it.
+      if (role === "distributor" || role === "target") {
+        await this.#ip(node, [`route add ${PRIVATE_SUBNET} via ${outer.address}`]);
+        if (hasIpv6) await this.#ip(node, [`route add ${PRIVATE_SUBNET6} via ${outer.address6}`]);
+      }
+    }
   }
 
   /** Everything from behind it gets another source port, so that nobody's IKE comes from 4500. */
-  async #startNat(natAddress: string): Promise<void> {
-    await this.run(NAT, ["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"]);
-    const { name } = this.interfaceOf(NAT, "client");
-    await this.run(NAT, ["nft", "-f", "-"], {
+  async #startNat(): Promise<void> {
+    const { name } = this.interfaceOf("nat", "client");
+    await this.run("nat", ["nft", "-f", "-"], {
       input: `table ip nat { chain out { type nat hook postrouting priority srcnat; policy accept;
         oifname ${name} meta l4proto { tcp, udp } masquerade to :20000-30000 random
         oifname ${name} masquerade
       }\n}\n`,
     });
-    const router = this.interfaceOf(NAT, "private").address;
-    for (const { name: node, role } of this.nodes) {
-      if (role === "client") await this.#ip(node, [`route add default via ${router}`]);
-      // In place of a default route: the kernel looks for a way to a packet's inner destination before it protects it.
-      if (role === "distributor" || role === "target")
-        await this.#ip(node, [`route add ${PRIVATE_SUBNET} via ${natAddress}`]);
-    }
   }
 
   async #addNamespace(name: string): Promise<void> {
@@ -189,7 +208,7 @@ export class LabNetwork {
       `link set dev ${link.port} up`,
     ]);
     const { service, bus } = this.#versions;
-    const hasIpv6 = (link.network === "client" ? service : bus) === 6;
+    const hasIpv6 = (link.network === "trust" ? bus : service) === 6;
     await this.#ip(node.name, [
       `address add ${link.address}/24 dev ${link.name}`,
       `link set dev ${link.name} up`,

@@ -144,6 +144,12 @@ export const REQUESTS = {
   /** After a recall: from where on the sender's kernel sends now. Others wait for it. */
   reportLease: { request: z.strictObject({ sa: saId, epoch: u64, nextUnsent: u64 }), response: empty },
 
+  /** Who was granted the number of a packet, of which the low 32 bits are known? Null: not known, or no longer. Owner only. */
+  holderOf: {
+    request: z.strictObject({ sa: saId, dvipa: ipAddress, sequence: u32 }),
+    response: z.strictObject({ node: nodeName.nullable() }),
+  },
+
   // target → distributor
   /** The first message of a target; the distributor follows with a snapshot. */
   join: {

@@ -53,6 +53,8 @@ export const PENDING_MASK = 0xfffc0000;
 export const PENDING_VALUE = 0x455c0000;
 /** On a target: what came in GRE from a distributor, which has decrypted and filtered it. */
 export const HANDED_OVER_MARK = 0x4553ffff;
+/** An ICMP error about a packet that this node has sent, as its distributor knows. */
+export const ICMP_ERROR_MARK = 0x4553fffe;
 /** Key (RFC 2890) of the GRE between nodes: other tunnels of their hosts stay apart. */
 export const GRE_KEY = 0x45500001;
 /** What the names of our GRE interfaces begin with. */

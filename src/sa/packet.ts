@@ -3,7 +3,7 @@ import { packetBytes, parseIp, type IpHeader, type IpParseFailure } from "./ip-h
 import type { IpsecProtocol } from "./suite.ts";
 
 /** IANA protocol numbers that this product tells apart. */
-export const IP_PROTOCOL = { icmp: 1, ipv4: 4, tcp: 6, udp: 17, ipv6: 41, esp: 50, ah: 51 } as const;
+export const IP_PROTOCOL = { icmp: 1, ipv4: 4, tcp: 6, udp: 17, ipv6: 41, esp: 50, ah: 51, icmpv6: 58 } as const;
 
 /** RFC 4303 §2: SPI and sequence number stand before the payload. */
 const ESP_HEADER_BYTES = 8;

@@ -169,6 +169,11 @@ export class Allocator {
     return this.#entries.get(sa)?.line.registration ?? null;
   }
 
+  /** Who was granted the number of a packet, of which the low 32 bits are known; null when that is not known, or no longer. */
+  holderOf(sa: string, sequence: number): string | null {
+    return this.#entries.get(sa)?.line.holderOf(sequence) ?? null;
+  }
+
   /** Asks for numbers; `answer` is called once, at once where memory suffices, else when the store or other holders allow. */
   reserve(request: ReserveRequest, answer: (outcome: ReserveOutcome) => void): void {
     const entry = this.#entries.get(request.sa);

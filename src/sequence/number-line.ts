@@ -1,6 +1,7 @@
 import type { IpsecProtocol } from "../sa/suite.ts";
 import { InstanceCounts, NO_INSTANCES, type StoredInstances } from "./instance-counts.ts";
 import { nonceBudgetEnd } from "./nonce-budget.ts";
+import { RecentGrants } from "./recent-grants.ts";
 import {
   longestRangeNumbers,
   recallLagNumbers,
@@ -102,6 +103,7 @@ export class NumberLine {
   /** True when a node claimed numbers that it was never granted: nothing may be granted on this line any more. */
   isSpoilt = false;
   readonly #holdings = new Map<string, Holding>();
+  readonly #recent: RecentGrants;
   readonly #sole: SoleLease;
   /** What follows from the window, which never changes: how far ahead of another holder, how far behind. */
   readonly #reach: bigint;
@@ -122,6 +124,7 @@ export class NumberLine {
   ) {
     this.registration = registration;
     this.next = next;
+    this.#recent = new RecentGrants(next);
     this.ceiling = ceiling;
     this.instances = new InstanceCounts(instances);
     this.#sole = sole;
@@ -202,6 +205,7 @@ export class NumberLine {
         own.recalledAtMs = null;
       }
       this.next = end;
+      this.#recent.add(node, end);
     }
     return { first, end, highWater: end, holders: this.holderCount(node, sharing), rekeySoon: this.rekeySoon };
   }
@@ -237,6 +241,18 @@ export class NumberLine {
   /** Nodes that have said, or been granted, something they may still send. */
   get holdingCount(): number {
     return this.#holdings.size;
+  }
+
+  /**
+   * The node that was granted the number of a packet, of which the low 32 bits are known (RFC 4303 §2.2.1): with ESN, the last such
+   * number. Null when it was granted long ago, by an earlier process, or never.
+   */
+  holderOf(sequence: number): string | null {
+    const low = BigInt(sequence);
+    if (!this.registration.esn || this.next === 0n) return this.#recent.holderOf(low);
+    const last = this.next - 1n;
+    const candidate = ((last >> 32n) << 32n) | low;
+    return this.#recent.holderOf(candidate > last ? candidate - END_32 : candidate);
   }
 
   /** For status: who holds what. */

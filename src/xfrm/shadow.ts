@@ -13,6 +13,8 @@
  * | allow fwd UDP 4500 from the DVIPA | distributor | the same in UDP; a target's own block keeps its programs from sending there |
  * | allow UDP 500, 4500 in, out | distributor | IKE |
  * | allow in with a mark | target, when the distributor filters | TCP that came in GRE from it (nftables sets the mark) |
+ * | allow in ICMP with a mark | every node | errors about its ESP or AH: the distributor knows that it has sent the packet |
+ * | allow fwd ICMP to the DVIPA | distributor | such errors on their way to a target |
  * | allow neighbour discovery in, out | distributor, IPv6 | RFC 4861 messages from and to the DVIPA |
  *
  * ESN and many receivers: the high 32 bits do not travel, each kernel infers them from the highest number T that it has
@@ -24,11 +26,11 @@
  * other nodes authenticated could; nobody moves the window of a state that is there.
  */
 import { ipFromBytes, ipToBytes } from "../core/ip.ts";
-import { HANDED_OVER_MARK, TRAP_REQID } from "../net/ids.ts";
+import { HANDED_OVER_MARK, ICMP_ERROR_MARK, TRAP_REQID } from "../net/ids.ts";
 import { addressBits, AF_INET6, anyAddress, familyOf } from "../net/inet-address.ts";
 import { NAT_T_PORT, type SharedSa, type TrafficSelector } from "../sa/spec.ts";
 import { protocolOf, type ChildSuite } from "../sa/suite.ts";
-import { IPPROTO_AH, IPPROTO_ESP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP } from "./constants.ts";
+import { IPPROTO_AH, IPPROTO_ESP, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP } from "./constants.ts";
 import { POLICY_PRIORITY, type PolicySpec, type PolicyTemplate } from "./policies.ts";
 import { ANY_PORT, policySelectors, reversed, type PolicySelector, type PortMask, type Prefix } from "./selectors.ts";
 import type { Allowance, StateId, StateProtocol, StateSpec } from "./states.ts";
@@ -91,15 +93,17 @@ export function dvipaGuard(dvipa: string, role: NodeRole, handedOver = false): r
   const any: Prefix = { address: anyAddress(familyOf(dvipa)), prefixBits: 0 };
   const outgoing: PolicySelector = plain(own, any);
   const incoming = reversed(outgoing);
-  const blocks = [
+  const icmpErrors = { ...incoming, protocol: icmpOf(dvipa) };
+  const always = [
     rule("in", "block", incoming),
     rule("out", "block", outgoing),
     rule("fwd", "block", incoming),
     rule("fwd", "block", outgoing),
+    { ...rule("in", "allow", icmpErrors), mark: ICMP_ERROR_MARK },
   ];
   const inGre = { ...rule("in", "allow", { ...incoming, protocol: IPPROTO_TCP }), mark: HANDED_OVER_MARK };
-  if (role === "target") return handedOver ? [...blocks, inGre] : blocks;
-  return [...blocks, ...exemptions(dvipa, outgoing)];
+  if (role === "target") return handedOver ? [...always, inGre] : always;
+  return [...always, rule("fwd", "allow", icmpErrors), ...exemptions(dvipa, outgoing)];
 }
 
 /** Joins wants; when several want the same policy key, the highest precedence (lowest number) wins. */
@@ -220,6 +224,10 @@ function isOnly({ startAddress, endAddress }: TrafficSelector, dvipa: string): b
 function rule(direction: PolicySpec["direction"], action: PolicySpec["action"], selector: PolicySelector): PolicySpec {
   const priority = action === "block" ? POLICY_PRIORITY.block : POLICY_PRIORITY.exemption;
   return { direction, action, selector, priority, template: null };
+}
+
+function icmpOf(dvipa: string): number {
+  return familyOf(dvipa) === AF_INET6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
 }
 
 function plain(source: Prefix, destination: Prefix): PolicySelector {

@@ -23,7 +23,7 @@ const UNKNOWN_SPI = "12345678";
 let client: StrongSwan;
 let second: StrongSwan;
 let capture: Capture;
-const lab = useLab({ nat: true, targets: 2 }, async (up) => {
+const lab = useLab({ router: "nat", targets: 2 }, async (up) => {
   await up.startCluster();
   [client, second] = await Promise.all([up.startClient(), up.startClient({}, "client2")]);
   await second.load(asSecond(up));

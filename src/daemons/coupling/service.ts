@@ -94,6 +94,7 @@ export class CouplingService {
         reserve: after((body) => this.#reserve(node, body)),
         release: after((body) => this.#release(node, body)),
         reportLease: after((body) => this.#reportLease(node, body)),
+        holderOf: after((body) => this.#holderOf(node, body)),
       },
     };
   }
@@ -228,6 +229,13 @@ export class CouplingService {
     this.#checkSender(node, body.sa);
     this.#allocator.report({ ...body, node });
     return {};
+  }
+
+  #holderOf(node: string, { sa, dvipa, sequence }: RequestBody<"holderOf">): ResponseBody<"holderOf"> {
+    const address = canonical(dvipa);
+    this.#checkOwner(node, address);
+    const isItsOwn = this.#allocator.registration(sa)?.dvipa === address;
+    return { node: isItsOwn ? this.#allocator.holderOf(sa, sequence) : null };
   }
 
   #checkOwner(node: string, dvipa: string): void {

@@ -23,7 +23,7 @@ export interface CouplingLinkOptions {
 /** What a node may ask of the coupling service once it has said hello. */
 type CouplingRequest = Extract<
   RequestType,
-  "own" | "registerSa" | "countInstances" | "retireSa" | "reserve" | "release" | "reportLease"
+  "own" | "registerSa" | "countInstances" | "retireSa" | "reserve" | "release" | "reportLease" | "holderOf"
 >;
 
 /** The node's standing connection to the coupling service: dials for ever, says hello, passes notices on. */

@@ -12,12 +12,14 @@ import { tunnelReqid } from "../../net/ids.ts";
 import type { Distribution } from "../../steer/choose.ts";
 import { ConnectionTable } from "../../steer/connection-table.ts";
 import { LeaseGate } from "../../steer/lease-gate.ts";
+import { OutboundSas } from "../../steer/outbound-sas.ts";
 import { InboundSas } from "../../steer/verdict.ts";
 import type { CouplingLink } from "./coupling-link.ts";
 import { Demands } from "./demands.ts";
 import type { FilterRules } from "./filter-rules.ts";
 import type { HostDvipa, HostNetworkState } from "./host-network.ts";
 import type { IkeConfiguration } from "./ike-configuration.ts";
+import { IcmpErrors } from "./icmp-errors.ts";
 import { IkeRunner } from "./ike-runner.ts";
 import { OpenedConnections, type OpenedConnectionsContext } from "./opened-connections.ts";
 import type { SaKeeper } from "./sa-keeper.ts";
@@ -74,8 +76,10 @@ export class Distributor {
   readonly #ike: IkeRunner;
   readonly #demands: Demands;
   readonly #steering: Steering;
+  readonly #icmpErrors: IcmpErrors;
   readonly #use: UseBook;
   readonly #inbound = new InboundSas();
+  readonly #outbound = new OutboundSas();
   readonly #rollout: SaRollout;
   readonly #replay: ReplayWatch;
   readonly #connections = new ConnectionTable();
@@ -163,6 +167,7 @@ export class Distributor {
         use: this.#use,
         gate: this.#gate,
         inbound: this.#inbound,
+        outbound: this.#outbound,
       },
       epochOf: (dvipa) => this.epochOf(dvipa),
       filtered: (sa) => context.filters().applied(sa),
@@ -190,6 +195,15 @@ export class Distributor {
       clock,
       counters,
     });
+    // Without a next hop the mark would lead nowhere, and the packet into this node's own kernel.
+    const targetIndex = (target: string, dvipa: string): number | null =>
+      this.#targets.reaches(target, dvipa) ? this.#indexOf(target) : null;
+    this.#icmpErrors = new IcmpErrors({
+      ...{ nodeName, sas: this.#outbound, targetIndex },
+      holderOf: async ({ id: sa, dvipa }, sequence) =>
+        (await context.coupling.request("holderOf", { sa, dvipa, sequence })).node,
+      ...{ clock, counters, log },
+    });
     this.#steering = new Steering({
       nodeName,
       tables: {
@@ -200,8 +214,7 @@ export class Distributor {
         chooseTarget: (connection, nowMs) => this.#choice.choose(connection, nowMs),
       },
       gate: this.#gate,
-      // Without a next hop the mark would lead nowhere, and the packet into this node's own kernel.
-      targetIndex: (target, dvipa) => (this.#targets.reaches(target, dvipa) ? this.#indexOf(target) : null),
+      targetIndex,
       sas: this.#rollout,
       onUnknownSpi: (esp) => this.#ike.unknownEsp(esp),
       clock,
@@ -235,6 +248,7 @@ export class Distributor {
     await keeper.setDvipas(OWN_IKE, addresses, "distributor");
     await keeper.setTraps(OWN_IKE, this.#demands.traps());
     await this.#steering.start();
+    await this.#icmpErrors.start();
     await this.#applyNetwork();
     await this.#ike.start(addresses);
     this.initiateAll();
@@ -253,6 +267,7 @@ export class Distributor {
     await this.#rollout.removeAll("the distributor stops");
     this.#targets.close();
     await this.#steering.stop();
+    await this.#icmpErrors.stop();
   }
 
   accept(connection: BusConnection): BusHandlers | null {

@@ -1,6 +1,8 @@
 /** Why packets are dropped on a node, in words: what a counter means, and what whoever wonders about it should look at. */
 import type { DropReason } from "../../steer/verdict.ts";
 
+import type { IcmpDrop } from "./icmp-errors.ts";
+
 export interface Explanation {
   readonly why: string;
   readonly advice: string;
@@ -75,6 +77,37 @@ export const STEERING_DROPS: Readonly<Record<SteeringDrop, Explanation>> = {
   queueOverrun: {
     why: "packets for steering were lost between kernel and daemon",
     advice: "more packets than this host steers: look at its processor time, and at the bursts of the peers",
+  },
+};
+
+/** Each is the counter `icmp.drop.NAME` of a distributor: ICMP errors that came to a DVIPA in clear. */
+export const ICMP_DROPS: Readonly<Record<IcmpDrop, Explanation>> = {
+  malformed: { why: "an ICMP error that quotes no packet of the DVIPA", advice: NO_PEER },
+  other: {
+    why: "an ICMP error about neither ESP nor AH",
+    advice:
+      "about IKE, which repeats its requests and gives up by itself; else a stranger: nothing else leaves a DVIPA",
+  },
+  shortQuote: {
+    why: "an ICMP error that quotes no sequence number: nobody knows whose packet it is about",
+    advice: "a router that quotes 8 bytes of UDP or AH; set the MTU on the targets' route to its clients, or TCP's MSS",
+  },
+  unknownSa: { why: "an ICMP error about a packet of no SA", advice: "about an SA that is over; else forged" },
+  tooMany: {
+    why: "more ICMP errors in a second than the coupling service is asked about",
+    advice: "forged with the SPI of a real SA, or a network that has lost its routes",
+  },
+  unanswered: {
+    why: "the coupling service did not say who sent the packet",
+    advice: "`esplex status` shows whether it is reached; the router sends the next error when the target tries again",
+  },
+  unknownNumber: {
+    why: "an ICMP error about a sequence number that was not granted a moment ago",
+    advice: "about a packet from before a restart of the coupling service; else forged",
+  },
+  noRoute: {
+    why: "an ICMP error about a packet of a target that cannot be reached now",
+    advice: "`esplex status` shows which targets are connected",
   },
 };
 

@@ -1,5 +1,5 @@
 import type { QueueCounters } from "../../net/nfqueue.ts";
-import { OTHER_DROPS, STEERING_DROPS, XFRM_DROPS, type Explanation } from "./drop-reasons.ts";
+import { ICMP_DROPS, OTHER_DROPS, STEERING_DROPS, XFRM_DROPS, type Explanation } from "./drop-reasons.ts";
 import type { FilterStatus } from "./status.ts";
 
 /** What a node knows of dropped packets. */
@@ -19,7 +19,11 @@ export interface Drop extends Explanation {
 }
 
 const UNEXPLAINED: Explanation = { why: "this version has no words for it", advice: "see docs/operations.md" };
-const STEERING_PREFIX = "steer.drop.";
+/** Counters with a table of reasons, by what they begin with. */
+const REASONS: readonly { readonly prefix: string; readonly table: Readonly<Record<string, Explanation>> }[] = [
+  { prefix: "steer.drop.", table: STEERING_DROPS },
+  { prefix: "icmp.drop.", table: ICMP_DROPS },
+];
 
 /** All of it, most packets first: since the daemon started, the filters' since they were last changed, the kernel's since the host started. */
 export function explainDrops({ counters, queue, filters, xfrm }: DropSources): readonly Drop[] {
@@ -36,8 +40,8 @@ function counterDrop(counter: string, packets: number): Drop[] {
   const known = OTHER_DROPS[counter];
   if (known !== undefined) return [{ counter, packets, ...known }];
   if (!/\.drop\./.test(counter)) return [];
-  const steering: Readonly<Record<string, Explanation>> = STEERING_DROPS;
-  const explanation = counter.startsWith(STEERING_PREFIX) ? steering[counter.slice(STEERING_PREFIX.length)] : undefined;
+  const reasons = REASONS.find(({ prefix }) => counter.startsWith(prefix));
+  const explanation = reasons?.table[counter.slice(reasons.prefix.length)];
   return [{ counter, packets, ...(explanation ?? UNEXPLAINED) }];
 }
 

@@ -27,8 +27,10 @@ import {
   type RoutingRule,
 } from "../../net/rules.ts";
 import { readSysctl, SysctlJournal, type SysctlName } from "../../net/sysctl.ts";
+import { EncapsulationSockets } from "./encapsulation-sockets.ts";
 import { addGreLinks, greName, removeOtherGreLinks } from "./gre-links.ts";
 import { greRuleset, type HandedOver } from "./gre-ruleset.ts";
+import { ICMP_QUEUE } from "./icmp-errors.ts";
 import { OPENINGS_QUEUE } from "./openings.ts";
 import { steeringRuleset, targetRuleset } from "./steering-ruleset.ts";
 
@@ -77,6 +79,7 @@ export const NO_NETWORK_STATE: HostNetworkState = { dvipas: [], targets: [], han
 export class HostNetwork {
   readonly #route: NetlinkSocket;
   readonly #sysctls: SysctlJournal;
+  readonly #encapsulation: EncapsulationSockets;
   readonly #recordPath: string;
   readonly #trustedAddress: string;
   readonly #log: Log;
@@ -87,6 +90,7 @@ export class HostNetwork {
   constructor(route: NetlinkSocket, trustedAddress: string, recordPath: string, log: Log) {
     this.#route = route;
     this.#trustedAddress = trustedAddress;
+    this.#encapsulation = new EncapsulationSockets(log);
     this.#recordPath = recordPath;
     this.#sysctls = new SysctlJournal(undefined, loadRecord(recordPath, log));
     this.#log = log;
@@ -105,12 +109,15 @@ export class HostNetwork {
     }
     await removeOtherGreLinks(this.#route, this.#trustedAddress, new Set(tunnels.keys()));
     await this.#applyQueue(distributes);
-    await this.#applyTargetRules(wanted.dvipas.filter(({ role }) => role === "target"));
+    const targetOf = wanted.dvipas.filter(({ role }) => role === "target");
+    await this.#applyTargetRules(targetOf);
     await this.#applyAddresses(wanted.dvipas, wanted.handedOver.length === 0 ? [] : [...tunnels.values()]);
+    await this.#encapsulation.apply(targetOf.map(({ address }) => address));
   }
 
   /** Removes everything of ours and puts the sysctls back. */
   async clear(): Promise<void> {
+    await this.#encapsulation.apply([]);
     await this.#applyAddresses([], []);
     await this.#applyQueue([]);
     await this.#applyTargetRules([]);
@@ -287,7 +294,8 @@ export class HostNetwork {
       return;
     }
     const addresses = distributes.map((dvipa) => dvipa.address);
-    await applyRuleset(steeringRuleset(NFT_TABLE, addresses, `queue num ${STEERING_QUEUE}`));
+    const verdicts = { ipsec: `queue num ${STEERING_QUEUE}`, icmpErrors: `queue num ${ICMP_QUEUE}` };
+    await applyRuleset(steeringRuleset(NFT_TABLE, addresses, verdicts));
     this.#log.debug("ESP to the DVIPAs goes through the steering queue", { addresses, queue: STEERING_QUEUE });
   }
 

@@ -9,6 +9,7 @@ import { hasCounterNonce } from "../../sequence/nonce-budget.ts";
 import { windowCarriesBursts } from "../../sequence/size.ts";
 import type { LeaseGate } from "../../steer/lease-gate.ts";
 import { OfferedSpis } from "../../steer/offered-spis.ts";
+import type { OutboundSas } from "../../steer/outbound-sas.ts";
 import type { InboundSas } from "../../steer/verdict.ts";
 import type { CouplingLink } from "./coupling-link.ts";
 import type { SaKeeper } from "./sa-keeper.ts";
@@ -29,6 +30,8 @@ export interface SaRolloutContext {
   readonly gate: LeaseGate;
   /** Where packets look their SA up. */
   readonly inbound: InboundSas;
+  /** Likewise of what comes back of the nodes' own packets. */
+  readonly outbound: OutboundSas;
   /** Null for a DVIPA that this node does not own. */
   readonly epochOf: (dvipa: string) => bigint | null;
   /** The same SA with the filter rules that are about its peer. */
@@ -117,6 +120,7 @@ export class SaRollout {
     this.#sas.set(sa.id, entry);
     if (outbound === "hold") this.#unsent.set(sa.id, null);
     this.#context.inbound.add(sa);
+    this.#context.outbound.add(sa);
     use.add(sa);
     await targets.install(entry);
     this.#warnOfSmallWindow(sa);
@@ -159,6 +163,7 @@ export class SaRollout {
     this.#sas.delete(saId);
     this.#unsent.delete(saId);
     this.#context.inbound.remove(sa);
+    this.#context.outbound.remove(sa);
     use.remove(saId);
     const goneTunnel = this.#tunnels.release(sa);
     if (goneTunnel !== null) gate.forgetTunnel(goneTunnel);

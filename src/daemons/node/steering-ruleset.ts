@@ -1,10 +1,15 @@
 import { FAMILIES, familyOf, type AddressFamily } from "../../net/inet-address.ts";
+import { ICMP_ERROR_MARK } from "../../net/ids.ts";
 import { NAT_T_PORT } from "../../sa/spec.ts";
 
 const NFT = {
   set: { 2: "dvipas", 10: "dvipas6" },
   type: { 2: "ipv4_addr", 10: "ipv6_addr" },
   header: { 2: "ip", 10: "ip6" },
+  icmpErrors: {
+    2: "icmp type { destination-unreachable, time-exceeded, parameter-problem }",
+    10: "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem }",
+  },
 } as const;
 
 /**
@@ -13,9 +18,15 @@ const NFT = {
  */
 const ESP_IN_UDP = `udp dport ${NAT_T_PORT} @th,64,32 != 0`;
 
+/** What is done with packets: `queue num N`. Without `bypass` in it the kernel drops when nobody listens (fail closed). */
+export interface SteeringVerdicts {
+  readonly ipsec: string;
+  readonly icmpErrors: string;
+}
+
 /**
- * The nftables ruleset that gives ESP (bare and in UDP) and AH to the DVIPAs a `verdict` (`queue num N`) at prerouting. Without
- * `bypass` in it the kernel drops when no steering listens (fail closed).
+ * The nftables ruleset that gives ESP (bare and in UDP) and AH to the DVIPAs a verdict at prerouting, and the ICMP errors that come
+ * in clear one of their own.
  *
  * Of a fragmented packet only the first fragment has an SPI. The `tproxy` expressions, on a port that nobody uses, are there
  * because they make the kernel reassemble fragments (priority -400, ahead of everything here) without tracking connections.
@@ -24,8 +35,8 @@ const ESP_IN_UDP = `udp dport ${NAT_T_PORT} @th,64,32 != 0`;
  * else tracks connections, the DVIPAs' own packets, ESP, AH and IKE, are left out: neither a full table (a flood of IKE from
  * spoofed addresses would fill it) nor another ruleset's `ct state invalid` touches them.
  */
-export function steeringRuleset(table: string, dvipas: readonly string[], verdict: string): string {
-  const { families, sets, rules } = matching(dvipas);
+export function steeringRuleset(table: string, dvipas: readonly string[], verdicts: SteeringVerdicts): string {
+  const { families, sets, rules, icmpErrors } = matching(dvipas);
   return `
     add table inet ${table}
     delete table inet ${table}
@@ -44,8 +55,9 @@ export function steeringRuleset(table: string, dvipas: readonly string[], verdic
       chain steering {
         type filter hook prerouting priority mangle; policy accept;
         ${lines(families.map((family) => `udp dport 0 tproxy ${NFT.header[family]} to :1`))}
-        ${lines(rules("daddr", `meta l4proto { esp, ah } ${verdict}`))}
-        ${lines(rules("daddr", `${ESP_IN_UDP} ${verdict}`))}
+        ${lines(rules("daddr", `meta l4proto { esp, ah } ${verdicts.ipsec}`))}
+        ${lines(rules("daddr", `${ESP_IN_UDP} ${verdicts.ipsec}`))}
+        ${lines(icmpErrors(verdicts.icmpErrors))}
       }
     }
   `;
@@ -53,12 +65,13 @@ export function steeringRuleset(table: string, dvipas: readonly string[], verdic
 
 /**
  * The ruleset of a target. ESP and AH to the DVIPAs comes from the trusted link alone: from elsewhere it has passed no distributor, and a
- * recorded packet of another target would be new to this one's kernel. And the first segment of each connection that its programs open
+ * recorded packet of another target would be new to this one's kernel. Likewise ICMP errors: those get the mark that policies know. And the first segment of each connection that its programs open
  * from a DVIPA gets a `verdict`, ahead of IPsec; those that find no SA have no way out but `lo`, where the kernel drops them
  * (xfrm_lookup_route: a blackhole).
  */
 export function targetRuleset(table: string, dvipas: readonly string[], trustedLink: string, verdict: string): string {
-  const { sets, rules } = matching(dvipas);
+  const { sets, rules, icmpErrors } = matching(dvipas);
+  const known = icmpErrors(`iifname "${trustedLink}" meta mark set 0x${ICMP_ERROR_MARK.toString(16)}`);
   return `
     add table inet ${table}
     delete table inet ${table}
@@ -67,6 +80,7 @@ export function targetRuleset(table: string, dvipas: readonly string[], trustedL
       counter stray_ipsec { }
       chain trusted_link_only {
         type filter hook prerouting priority raw; policy accept;
+        ${lines(known)}
         iifname "${trustedLink}" accept
         ${lines(rules("daddr", 'meta l4proto { esp, ah } counter name "stray_ipsec" drop'))}
       }
@@ -78,11 +92,12 @@ export function targetRuleset(table: string, dvipas: readonly string[], trustedL
   `;
 }
 
-/** Sets with the addresses of each IP version, and rules that match them. */
+/** Sets with the addresses of each IP version, and rules that match them; `icmpErrors`: those that come to them in clear. */
 function matching(dvipas: readonly string[]): {
   readonly families: readonly AddressFamily[];
   readonly sets: readonly string[];
   readonly rules: (to: "daddr" | "saddr", match: string) => string[];
+  readonly icmpErrors: (match: string) => string[];
 } {
   const families = FAMILIES.filter((family) => dvipas.some((dvipa) => familyOf(dvipa) === family));
   const sets = families.map((family) => {
@@ -91,7 +106,12 @@ function matching(dvipas: readonly string[]): {
   });
   const rules = (to: "daddr" | "saddr", match: string): string[] =>
     families.map((family) => `${NFT.header[family]} ${to} @${NFT.set[family]} ${match}`);
-  return { families, sets, rules };
+  const icmpErrors = (match: string): string[] =>
+    families.map(
+      (family) =>
+        `${NFT.header[family]} daddr @${NFT.set[family]} meta ipsec missing ${NFT.icmpErrors[family]} ${match}`,
+    );
+  return { families, sets, rules, icmpErrors };
 }
 
 function lines(texts: readonly string[]): string {

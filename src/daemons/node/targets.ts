@@ -14,8 +14,11 @@ import type { TargetSockets } from "./target-sockets.ts";
 import type { Trap } from "../../xfrm/shadow.ts";
 import type { Acquire } from "./traps.ts";
 
-/** An answer to an SA message takes longer only from a target that is in trouble; it is then cut off and resynchronised. */
-const SA_MESSAGE_MS = 2_000;
+/**
+ * An answer to an SA message takes longer only from a target that is in trouble; it is then cut off and resynchronised. A switch to
+ * an heir takes up to two seconds by design (`SaKeeper.useOutbound`), and messages are handled one after the other.
+ */
+const SA_MESSAGE_MS = 6_000;
 /** A SYN waits this long for its target's lease; the client's own retransmission comes after 1 s (RFC 6298 §2.1). */
 const LEASE_WANT_MS = 1_000;
 /** How often the sets are compared (C10: a lost message is noticed in seconds). */

@@ -153,6 +153,19 @@ test("members, ownership and grants, as nodes see them", async () => {
   await until(() => t1.members.some(({ name, connected }) => name === "d1" && !connected), "d1 gone");
 });
 
+test("the owner learns who was granted a number, and nobody else does", async () => {
+  const { d1, t1, t2 } = await registered();
+  await reserve(t1, 8);
+  await reserve(t2, 8);
+  const holderOf = (peer: Peer, sequence: number, sa = SA) =>
+    peer.connection.request("holderOf", { sa, dvipa: DVIPA, sequence });
+  expect(await Promise.all([0, 8, 9, 16, 17].map((sequence) => holderOf(d1, sequence)))).toEqual(
+    [null, "t1", "t2", "t2", null].map((holder) => ({ node: holder })),
+  );
+  expect(await holderOf(d1, 8, "b".repeat(32))).toEqual({ node: null });
+  await expect(holderOf(t1, 8)).rejects.toMatchObject({ code: "cluster.notOwner" });
+});
+
 test("a new epoch fences the old one and tells the others", async () => {
   const { d1, t1 } = await registered();
   expect(await d1.connection.request("own", { dvipa: DVIPA })).toEqual({ epoch: 2n });

@@ -3,7 +3,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { OTHER_DROPS, STEERING_DROPS } from "../../../src/daemons/node/drop-reasons.ts";
+import { ICMP_DROPS, OTHER_DROPS, STEERING_DROPS } from "../../../src/daemons/node/drop-reasons.ts";
 import { explainDrops, type DropSources } from "../../../src/daemons/node/drops.ts";
 import { readXfrmStatistics } from "../../../src/xfrm/statistics.ts";
 
@@ -21,6 +21,7 @@ describe("the explanation of drops", () => {
   it("knows every counter of the code", () => {
     const known = new Set([
       ...Object.keys(STEERING_DROPS).map((name) => `steer.drop.${name}`),
+      ...Object.keys(ICMP_DROPS).map((name) => `icmp.drop.${name}`),
       ...Object.keys(OTHER_DROPS),
     ]);
     const found = countersInCode();

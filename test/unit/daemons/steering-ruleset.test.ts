@@ -2,7 +2,8 @@ import { describe, expect, it } from "vitest";
 import { steeringRuleset, targetRuleset } from "../../../src/daemons/node/steering-ruleset.ts";
 
 describe("steeringRuleset", () => {
-  const text = (...dvipas: string[]): string => steeringRuleset("esplex", dvipas, "queue num 7");
+  const text = (...dvipas: string[]): string =>
+    steeringRuleset("esplex", dvipas, { ipsec: "queue num 7", icmpErrors: "queue num 9" });
 
   it("queues ESP and AH to the DVIPAs of each IP version", () => {
     const both = text("192.0.2.100", "192.0.2.101", "2001:db8::100");
@@ -16,6 +17,14 @@ describe("steeringRuleset", () => {
     const both = text("192.0.2.100", "2001:db8::100");
     expect(both).toMatch(/^ *ip daddr @dvipas udp dport 4500 @th,64,32 != 0 queue num 7$/m);
     expect(both).toMatch(/^ *ip6 daddr @dvipas6 udp dport 4500 @th,64,32 != 0 queue num 7$/m);
+  });
+
+  it("queues the ICMP errors that come in clear", () => {
+    const both = text("192.0.2.100", "2001:db8::100");
+    const types = "{ destination-unreachable, time-exceeded, parameter-problem }";
+    expect(both).toContain(`ip daddr @dvipas meta ipsec missing icmp type ${types} queue num 9\n`);
+    const types6 = "{ destination-unreachable, packet-too-big, time-exceeded, parameter-problem }";
+    expect(both).toContain(`ip6 daddr @dvipas6 meta ipsec missing icmpv6 type ${types6} queue num 9\n`);
   });
 
   it("keeps ESP, AH and IKE of the DVIPAs, both ways, out of the connection table", () => {
@@ -53,11 +62,13 @@ describe("targetRuleset", () => {
     expect(both).toContain("type filter hook output priority mangle; policy accept;");
   });
 
-  it("drops ESP and AH to the DVIPAs that do not come from the trusted link, and nothing else", () => {
+  it("drops ESP and AH to the DVIPAs that do not come from the trusted link, and marks ICMP errors that do", () => {
     const rules = both.split("\n").map((line) => line.trim());
     const begin = rules.indexOf("chain trusted_link_only {") + 1;
-    expect(rules.slice(begin, begin + 5)).toEqual([
+    expect(rules.slice(begin, begin + 7)).toEqual([
       "type filter hook prerouting priority raw; policy accept;",
+      'ip daddr @dvipas meta ipsec missing icmp type { destination-unreachable, time-exceeded, parameter-problem } iifname "trust0" meta mark set 0x4553fffe',
+      'ip6 daddr @dvipas6 meta ipsec missing icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem } iifname "trust0" meta mark set 0x4553fffe',
       'iifname "trust0" accept',
       'ip daddr @dvipas meta l4proto { esp, ah } counter name "stray_ipsec" drop',
       'ip6 daddr @dvipas6 meta l4proto { esp, ah } counter name "stray_ipsec" drop',

@@ -148,10 +148,12 @@ describe("shadow", () => {
       ["out", "in", "fwd"],
       ["out", "in"],
     ]);
-    const [handedOver, ...others] = dvipaGuard(V, "target", true).filter(({ action }) => action === "allow");
-    expect(others).toEqual([]);
+    const marked = dvipaGuard(V, "target", true).filter(({ action }) => action === "allow");
+    const [icmp, handedOver] = marked;
+    expect(marked).toHaveLength(2);
+    expect(icmp).toMatchObject({ direction: "in", mark: 0x4553fffe, selector: { protocol: 1 } });
     expect(handedOver).toMatchObject({ direction: "in", mark: 0x4553ffff, selector: { protocol: 6 } });
-    expect(dvipaGuard(V, "target").filter(({ action }) => action === "allow")).toEqual([]);
+    expect(dvipaGuard(V, "target").filter(({ action }) => action === "allow")).toEqual([icmp]);
     // Beside a policy without a mark, not in its place.
     expect(policyKey({ ...defined(handedOver), mark: undefined })).not.toBe(policyKey(defined(handedOver)));
   });
@@ -172,13 +174,16 @@ describe("shadow", () => {
     expect(Math.max(...wide.policies.map(({ priority }) => priority))).toBeLessThan(POLICY_PRIORITY.block);
   });
 
-  it("exempts forwarded ESP and IKE at the distributor only", () => {
+  it("exempts forwarded ESP and IKE at the distributor only, and at a target the ICMP errors that it marks", () => {
     const allowed = (role: "distributor" | "target"): string[] =>
       dvipaGuard(V, role)
         .filter(({ action }) => action === "allow")
         .map(policyKey);
-    expect(allowed("target")).toEqual([]);
+    const icmpErrors = "in 0.0.0.0/0 → 192.0.2.100/32 proto 1 mark 0x4553fffe";
+    expect(allowed("target")).toEqual([icmpErrors]);
     expect(allowed("distributor")).toEqual([
+      icmpErrors,
+      "fwd 0.0.0.0/0 → 192.0.2.100/32 proto 1",
       "out 192.0.2.100/32 port 500 → 0.0.0.0/0 proto 17",
       "in 0.0.0.0/0 → 192.0.2.100/32 port 500 proto 17",
       "out 192.0.2.100/32 port 4500 → 0.0.0.0/0 proto 17",

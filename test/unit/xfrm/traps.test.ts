@@ -33,7 +33,9 @@ describe("policies that wait for an SA", () => {
   it("come after every SA's and before the guard", () => {
     const [policy] = trapPolicies(trap);
     expect(policy?.priority).toBeGreaterThan(POLICY_PRIORITY.sa + POLICY_PRIORITY.saSpan);
-    for (const guard of dvipaGuard(sa.dvipa, "target")) expect(guard.priority).toBeGreaterThan(policy?.priority ?? 0);
+    const blocks = dvipaGuard(sa.dvipa, "target").filter(({ action }) => action === "block");
+    expect(blocks).toHaveLength(4);
+    for (const block of blocks) expect(block.priority).toBeGreaterThan(policy?.priority ?? 0);
   });
 
   it("give way to those of the SA, whatever the order, and take their place again", () => {
