@@ -317,12 +317,13 @@ export class Distributor {
     this.#ike.command({ kind: "initiateAll" });
   }
 
-  /** Peers or filters have changed: reaches out anew, and tells every node which traffic is to bring an SA up, and what is filtered. */
-  async reload(): Promise<void> {
+  /** Peers may have changed: reaches out anew, and tells every node which traffic is to bring an SA up; and what is filtered, where that is new. */
+  async reload(hasNewFilters: boolean): Promise<void> {
     const { keeper, filters } = this.#context;
     this.initiateAll();
     this.#targets.updateTraps();
     await keeper.setTraps(OWN_IKE, this.#demands.traps());
+    if (!hasNewFilters) return;
     for (const entry of this.#rollout.all()) entry.sa = filters().applied(entry.sa);
     keeper.wantFilters(OWN_IKE, filters().filters());
     this.#targets.sendSnapshots();

@@ -13,11 +13,19 @@ interface Compiled {
 /** The filters of the cluster file, ready for use: which rules are about a peer is decided here, where IKE knows it. */
 export class FilterRules {
   readonly #byDvipa = new Map<string, Compiled>();
+  /** All that the cluster file says of it. */
+  readonly #text: string;
 
   /** Throws `config.invalid` for an identity that is no pattern. */
   constructor(dvipas: readonly { readonly address: string; readonly filter: FilterConfig | null }[]) {
     for (const { address, filter } of dvipas)
       if (filter !== null) this.#byDvipa.set(address, compiled(address, filter));
+    this.#text = JSON.stringify(dvipas.map(({ address, filter }) => [address, filter]));
+  }
+
+  /** True when nothing is filtered differently by the other one. */
+  isSame(other: FilterRules): boolean {
+    return this.#text === other.#text;
   }
 
   /** Whether this node decrypts what goes to the DVIPA's targets. */

@@ -99,6 +99,8 @@ class Node {
   #ownNetwork: HostNetworkState = NO_NETWORK_STATE;
   #ike: IkeConfiguration;
   #filters: FilterRules;
+  /** Those that every node was told of. */
+  #appliedFilters: FilterRules;
   #networkTail: Promise<unknown> = Promise.resolve();
   #server: BusServer | null = null;
   /** The start of the distributor's role, under way or done. */
@@ -113,6 +115,7 @@ class Node {
     this.#context = context;
     this.#ike = context.ike;
     this.#filters = context.filters;
+    this.#appliedFilters = context.filters;
     this.#log = bus.log;
     this.#sockets = new SocketWatch(bus);
     this.#openings = new Openings({ ask: (connection) => this.#askToOpen(connection), ...bus });
@@ -215,7 +218,9 @@ class Node {
       this.#log.error("reload failed, everything stays as it was", { reason: messageOf(error) });
       throw error;
     }
-    await this.#distributor?.reload();
+    const filters = this.#filters;
+    await this.#distributor?.reload(!filters.isSame(this.#appliedFilters));
+    this.#appliedFilters = filters;
     const { peers, warnings } = this.#ike;
     this.#log.info("peers and credentials read anew", { peers: peers.length });
     return { peers: peers.length, warnings };

@@ -1,11 +1,10 @@
-import type { Clock, Timer } from "../../core/clock.ts";
+import type { Clock } from "../../core/clock.ts";
 import type { Counters } from "../../core/counters.ts";
 import { EsplexError, invariant, messageOf } from "../../core/errors.ts";
 import type { Log } from "../../core/log.ts";
 import { isErrno } from "../../net/kernel-error.ts";
 import type { NetlinkSocket } from "../../net/netlink-socket.ts";
 import type { StateReceived } from "../../sa/received-numbers.ts";
-import { watchDeletedTables } from "../../net/nftables.ts";
 import type { DvipaFilter } from "../../sa/filter.ts";
 import { wipeSaKeys, type SharedSa } from "../../sa/spec.ts";
 import type { SoleLease } from "../../sequence/size.ts";
@@ -13,9 +12,8 @@ import { readCarried } from "../../xfrm/carried.ts";
 import { readReceived } from "../../xfrm/received.ts";
 import { openEvents, type XfrmEvent } from "../../xfrm/events.ts";
 import { Leases } from "../../xfrm/leases.ts";
-import { NOTHING, type PlanOptions } from "../../xfrm/plan.ts";
 import { refuseEspOffload } from "../../xfrm/probe.ts";
-import { openXfrm, XfrmReconciler, type ReconcileReport } from "../../xfrm/reconciler.ts";
+import { openXfrm } from "../../xfrm/reconciler.ts";
 import {
   dvipaGuard,
   inboundId,
@@ -26,26 +24,21 @@ import {
   type Trap,
 } from "../../xfrm/shadow.ts";
 import { addState, deleteState, stateKey, type SequenceRange, type StateSpec } from "../../xfrm/states.ts";
+import { Convergence } from "./convergence.ts";
 import type { CouplingLink } from "./coupling-link.ts";
-import { FILTER_TABLE_PREFIX } from "./filter-ruleset.ts";
-import { FilterLog } from "./filter-log.ts";
 import { LeaseRunner } from "./lease-runner.ts";
-import { PacketFilter } from "./packet-filter.ts";
+import { SaFilter } from "./sa-filter.ts";
 import { statusOf } from "./sa-status.ts";
 import { OWN_IKE, SaTable, type Entry, type KeptSa, type SaSource } from "./sa-table.ts";
 import type { FilterStatus, SaStatus } from "./status.ts";
 import { Traps, type TrapsContext } from "./traps.ts";
 import { UseMeter, type UseMeterContext } from "./use-meter.ts";
 
-/** How often the whole kernel is compared with what it should be; at a change only what it names. Our choice. */
-const RECONCILE_MS = 10_000;
-/** A change of at most so many names is made by asking for each; else where they are a small part of all. Our choice. */
-const ASKED_NAMES_MAX = 64;
-const ASKED_PART = 1 / 4;
 /** A rekeyed SA takes over from one that sends; its peer must not wait longer for the switch. Our choice. */
 const HAND_OVER_MS = 2_000;
 /** Room for a burst of kernel events, in bytes; the kernel clamps it to net.core.rmem_max. */
 const EVENT_BUFFER_BYTES = 4 * 1024 * 1024;
+
 export interface SaKeeperContext {
   readonly coupling: () => Pick<CouplingLink, "request">;
   /** May this node give its lease on the SA back? */
@@ -67,33 +60,30 @@ export interface SaKeeperContext {
 export class SaKeeper {
   readonly #context: SaKeeperContext;
   readonly #xfrm: NetlinkSocket;
-  readonly #reconciler: XfrmReconciler;
+  readonly #convergence: Convergence;
   readonly #leases: Leases;
   readonly #events: NetlinkSocket;
   readonly #traps: Traps;
   readonly #meter: UseMeter<Entry>;
-  readonly #table = new SaTable(({ source, sa }) => source === OWN_IKE && this.#filter.handsOver(sa.dvipa));
-  readonly #filter: PacketFilter;
-  readonly #filterLog: FilterLog;
-  /** Another program may remove our tables; from then on everything would pass. */
-  #tableWatch: NetlinkSocket | null = null;
-  #isResyncDue = true;
-  #queued: Promise<void> | null = null;
-  #tail: Promise<unknown> = Promise.resolve();
-  #keepUnknown = true;
-  #timer: Timer | null = null;
+  readonly #table = new SaTable(({ source, sa }) => source === OWN_IKE && this.#filter.rules.handsOver(sa.dvipa));
+  readonly #filter: SaFilter;
 
   constructor(context: SaKeeperContext) {
     this.#context = context;
     const { counters, log } = context;
-    this.#filter = new PacketFilter(context);
-    this.#filterLog = new FilterLog({
+    this.#filter = new SaFilter({
       ...context,
-      filterOf: (dvipa) => this.#filter.filterOf(dvipa),
       sas: () => this.#sas(),
+      onTableGone: () => this.#convergence.resync(),
     });
     this.#xfrm = openXfrm();
-    this.#reconciler = new XfrmReconciler(this.#xfrm, log);
+    this.#convergence = new Convergence({
+      ...context,
+      xfrm: this.#xfrm,
+      wanted: this.#table.wanted,
+      neverAdd: { has: (key) => this.#table.isRunByRunner(key) },
+      prepare: (options) => this.#filter.cover(options),
+    });
     this.#leases = new Leases(this.#xfrm);
     this.#events = openEvents({
       groups: ["AEVENTS", "EXPIRE", "SA"],
@@ -101,7 +91,7 @@ export class SaKeeper {
       onOverrun: () => {
         counters.add("xfrm.eventsLost");
         for (const { runner } of this.#table.values()) runner?.resync();
-        this.#resync();
+        this.#convergence.resync();
       },
       onFault: (error) => log.error("a kernel event could not be handled", { reason: messageOf(error) }),
       receiveBufferBytes: EVENT_BUFFER_BYTES,
@@ -121,31 +111,27 @@ export class SaKeeper {
       report: context.reportUse,
       ...{ clock: context.clock, counters, log },
     });
-    this.#scheduleReconcile();
   }
 
   /** From now on what the kernel has of ours and nobody told us of is removed: every source has been heard. */
   async settle(): Promise<void> {
-    if (!this.#keepUnknown) return;
-    this.#keepUnknown = false;
-    this.#isResyncDue = true;
-    await this.#apply();
+    await this.#convergence.settle();
   }
 
   /** The DVIPAs that a source speaks for, and what this node is to them: their guards stand when it resolves. */
   async setDvipas(source: SaSource, addresses: readonly string[], role: NodeRole): Promise<void> {
     const policies = addresses.flatMap((address) =>
-      dvipaGuard(address, role, this.#filter.isHandedOver(source, address)),
+      dvipaGuard(address, role, this.#filter.rules.isHandedOver(source, address)),
     );
     this.#table.wanted.set(`guards of ${source}`, { states: [], policies });
-    await this.#apply();
+    await this.#convergence.apply();
   }
 
   /** Traffic of a source's DVIPAs that is to bring an SA up, all of it. */
   async setTraps(source: SaSource, traps: readonly Trap[]): Promise<void> {
     this.#traps.set(source, traps);
     this.#table.wanted.set(`traps of ${source}`, { states: [], policies: traps.flatMap(trapPolicies) });
-    await this.#apply();
+    await this.#convergence.apply();
   }
 
   /**
@@ -153,7 +139,7 @@ export class SaKeeper {
    * rules by numbers, so its own come at the same time: `refilter`.
    */
   wantFilters(source: SaSource, filters: ReadonlyMap<string, DvipaFilter>): void {
-    this.#filter.want(source, filters);
+    this.#filter.rules.want(source, filters);
   }
 
   /** Puts the rules of these SAs, by their ids, in place of what they had; resolves once the kernel filters so. */
@@ -162,11 +148,11 @@ export class SaKeeper {
       const entry = this.#table.get(saId);
       if (entry !== undefined) entry.sa = { ...entry.sa, filterRules };
     }
-    await this.#apply();
+    await this.#convergence.apply();
   }
 
   filterStatus(): Promise<FilterStatus[]> {
-    return this.#filter.status();
+    return this.#filter.rules.status();
   }
 
   /** Resolves once the kernel has the SA. Throws when something stands in its way; then nothing of it is left. */
@@ -175,11 +161,11 @@ export class SaKeeper {
     this.#table.checkIds(kept.sa);
     const entry = this.#table.enter(source, kept);
     try {
-      await this.#apply();
+      await this.#convergence.apply();
       await this.#startRunner(entry);
     } catch (error) {
       this.#table.leave(entry);
-      this.#reapply();
+      this.#convergence.reapply();
       throw error;
     }
   }
@@ -202,7 +188,7 @@ export class SaKeeper {
       this.#table.movePeer(known, item.sa.peerUdpPort);
       if (known.outbound === "hold" && item.outbound === "now") await this.useOutbound(item.sa.id);
     }
-    await this.#apply();
+    await this.#convergence.apply();
     for (const { sa } of gone) wipeSaKeys(sa);
     for (const entry of fresh) await this.#startRunner(entry);
   }
@@ -214,7 +200,7 @@ export class SaKeeper {
     entry.outbound = "now";
     if (!this.#older(entry).some(({ runner }) => runner?.isNeeded === true)) {
       this.#table.setAlive(entry, true);
-      await this.#apply();
+      await this.#convergence.apply();
       await this.#startRunner(entry);
     } else {
       // This node sends on the SA that is being replaced: the new state is born with its lease, no packet is lost.
@@ -231,7 +217,7 @@ export class SaKeeper {
     const entry = this.#table.get(saId);
     if (entry === undefined) return;
     this.#table.movePeer(entry, peerUdpPort);
-    await this.#apply();
+    await this.#convergence.apply();
   }
 
   #older(heir: Entry): Entry[] {
@@ -254,7 +240,7 @@ export class SaKeeper {
       this.#table.setAlive(entry, false);
       this.#leases.forget(outboundId(entry.sa));
     }
-    await this.#apply();
+    await this.#convergence.apply();
     await this.#giveBack(held);
   }
 
@@ -270,7 +256,7 @@ export class SaKeeper {
     const entry = this.#table.get(saId);
     if (entry?.source !== source) return;
     this.#drop(entry);
-    await this.#apply();
+    await this.#convergence.apply();
     wipeSaKeys(entry.sa);
   }
 
@@ -318,18 +304,14 @@ export class SaKeeper {
 
   /** Removes every state and policy of ours from the kernel, and gives the leases back. */
   async stop(): Promise<void> {
-    this.#timer?.cancel();
     this.#meter.stop();
     this.#traps.close();
     const held = [...this.#table.values()].filter(({ runner }) => runner?.holdsLease === true);
     const gone = [...this.#table.values()];
     for (const entry of gone) this.#drop(entry);
     this.#table.wanted.clear();
-    this.#keepUnknown = false;
-    await this.#serial(() => this.#reconciler.apply(NOTHING));
-    this.#filterLog.close();
-    this.#tableWatch?.close();
-    await this.#serial(() => this.#filter.clear());
+    await this.#convergence.clear();
+    await this.#convergence.serial(() => this.#filter.clear());
     for (const { sa } of gone) wipeSaKeys(sa);
     await this.#giveBack(held);
     this.#events.close();
@@ -341,7 +323,7 @@ export class SaKeeper {
     this.#leases.drop(outboundId(entry.sa));
     this.#table.leave(entry);
     // A trap takes its place: what waits in the kernel since it asked last goes, so that the next packet makes it ask again.
-    if (this.#traps.takeAsked()) this.#isResyncDue = true;
+    if (this.#traps.takeAsked()) this.#convergence.doubt();
   }
 
   /** After the state is in the kernel: whether it is new or was found there, its runner starts from what it says. */
@@ -377,7 +359,7 @@ export class SaKeeper {
   }
 
   async #reinstall(entry: Entry, range: SequenceRange, eventThresholdPackets: number): Promise<void> {
-    await this.#serial(async () => {
+    await this.#convergence.serial(async () => {
       if (this.#table.get(entry.sa.id) !== entry) throw new EsplexError("cluster.unknownSa", "the SA is gone");
       refuseEspOffload();
       this.#leases.forget(outboundId(entry.sa));
@@ -394,86 +376,8 @@ export class SaKeeper {
     });
   }
 
-  /** Brings the kernel to what is wanted when its turn comes; calls that wait share one run. */
-  #apply(): Promise<void> {
-    this.#queued ??= this.#serial(async () => {
-      this.#queued = null;
-      await this.#filterSas();
-      const { conflicts } = await this.#reconcile();
-      for (const { what, why } of conflicts) this.#context.log.error("something stands in an SA's way", { what, why });
-      if (conflicts.length > 0) {
-        this.#context.counters.add("xfrm.conflicts", conflicts.length);
-        throw new EsplexError("kernel.refused", conflicts.map(({ what, why }) => `${what}: ${why}`).join("; "));
-      }
-    });
-    return this.#queued;
-  }
-
   *#sas(): Generator<SharedSa> {
     for (const { sa } of this.#table.values()) yield sa;
-  }
-
-  /** Before the kernel gets a state: what comes through it is filtered from its first packet on. */
-  async #filterSas(): Promise<void> {
-    if (this.#filter.isNeeded) {
-      this.#tableWatch ??= watchDeletedTables(
-        FILTER_TABLE_PREFIX,
-        () => this.#resync(),
-        (error) => this.#context.log.error("an nftables event could not be handled", { reason: messageOf(error) }),
-      );
-      await this.#filterLog.open();
-    } else this.#filterLog.close();
-    await this.#filter.cover(this.#sas(), { removeOthers: !this.#keepUnknown, doubtful: this.#isResyncDue });
-  }
-
-  /** What has changed, or everything when that is due, or cheaper. */
-  async #reconcile(): Promise<ReconcileReport> {
-    const neverAdd = { has: (key: string) => this.#table.isRunByRunner(key) };
-    const options: PlanOptions = { keepUnwanted: this.#keepUnknown, neverAdd };
-    const { changes, size } = this.#table.wanted;
-    if (this.#isResyncDue || changes > Math.max(ASKED_NAMES_MAX, size * ASKED_PART)) {
-      this.#isResyncDue = false;
-      try {
-        return await this.#reconciler.apply(this.#table.wanted.takeAll(), options);
-      } catch (error) {
-        this.#isResyncDue = true;
-        throw error;
-      }
-    }
-    const change = this.#table.wanted.takeChange();
-    try {
-      return await this.#reconciler.change(change, options);
-    } catch (error) {
-      this.#table.wanted.putBack(change);
-      throw error;
-    }
-  }
-
-  /** The kernel may be anything: it is dumped and compared with what is wanted. */
-  #resync(): void {
-    this.#isResyncDue = true;
-    this.#reapply();
-  }
-
-  /** For changes that nobody waits for: what went wrong is logged, and the next round tries again. */
-  #reapply(): void {
-    this.#apply().catch((error: unknown) => {
-      this.#context.counters.add("xfrm.reconcileFailed");
-      this.#context.log.error("the kernel's SAs could not be brought up to date", { reason: messageOf(error) });
-    });
-  }
-
-  #serial<T>(work: () => Promise<T>): Promise<T> {
-    const run = this.#tail.then(work);
-    this.#tail = run.catch(() => {});
-    return run;
-  }
-
-  #scheduleReconcile(): void {
-    this.#timer = this.#context.clock.after(RECONCILE_MS, () => {
-      this.#resync();
-      this.#scheduleReconcile();
-    });
   }
 
   #onEvent(event: XfrmEvent): void {
@@ -520,7 +424,7 @@ export class SaKeeper {
     this.#context.counters.add("xfrm.foreignChange");
     this.#context.log.warn("another program changed our SAs: keep away from them", { what });
     for (const { runner } of this.#table.values()) runner?.resync();
-    this.#resync();
+    this.#convergence.resync();
   }
 }
 

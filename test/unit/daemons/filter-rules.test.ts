@@ -43,4 +43,10 @@ describe("FilterRules", () => {
     expect(broken).toThrow(expect.objectContaining({ code: "config.invalid" }));
     expect(broken).toThrow("192.0.2.100: filter.rules[0].identity");
   });
+
+  it("says whether another one filters the same, identities included", () => {
+    expect(rulesOf(RULES).isSame(rulesOf(RULES))).toBe(true);
+    expect(rulesOf(RULES).isSame(rulesOf(RULES.replace("client.lab", "client.example")))).toBe(false);
+    expect(rulesOf(RULES).isSame(rulesOf(RULES.replace("ports: [53]", "ports: [54]")))).toBe(false);
+  });
 });
