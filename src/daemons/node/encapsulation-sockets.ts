@@ -48,9 +48,7 @@ export class EncapsulationSockets {
       });
       return null;
     }
-    socket.on("error", (error) =>
-      this.#log.debug("an ICMP error about ESP in UDP", { address, reason: error.message }),
-    );
+    socket.on("error", (error) => this.#log.debug("UDP port 4500 of a DVIPA", { address, reason: error.message }));
     return socket;
   }
 }
