@@ -45,6 +45,7 @@ export interface BusServer {
 export async function listenBus(options: BusServerOptions): Promise<BusServer> {
   const { counters, log } = options;
   const connections = new Set<BusConnection>();
+  let isClosing = false;
   const server = createServer({
     ...tlsOptions(options.credentials),
     requestCert: true,
@@ -59,6 +60,11 @@ export async function listenBus(options: BusServerOptions): Promise<BusServer> {
   });
   server.on("drop", () => counters.add("bus.tooManyConnections"));
   server.on("secureConnection", (socket: TLSSocket) => {
+    // Its handshake was under way: nobody would end it any more, and the end of the server waits for it.
+    if (isClosing) {
+      socket.destroy();
+      return;
+    }
     const connection = accepted(socket, options);
     if (connection === null) return;
     connections.add(connection);
@@ -75,6 +81,7 @@ export async function listenBus(options: BusServerOptions): Promise<BusServer> {
     host: options.host,
     port: (server.address() as AddressInfo).port,
     close: () => {
+      isClosing = true;
       const done = new Promise<void>((resolve) => server.close(() => resolve()));
       for (const connection of connections) connection.close("shutting down");
       return done;

@@ -172,7 +172,7 @@ describe("what is no ESP of an SA", () => {
   });
 
   it("a program on a target cannot send from the DVIPA's port 4500 in clear", async () => {
-    const program = `const s = require("node:dgram").createSocket("udp4");
+    const program = `const s = require("node:dgram").createSocket({ type: "udp4", reuseAddr: true });
       s.bind({ address: "${DVIPA}", port: 4500 }, () => s.send("clear", 9999, "${lab().network.natAddress ?? ""}",
         (error) => { console.log(error?.code ?? "sent"); s.close(); }));`;
     expect((await lab().network.run("t1", [process.execPath, "-e", program])).trim()).toMatch(/^E/);

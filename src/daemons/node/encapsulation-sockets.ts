@@ -34,7 +34,11 @@ export class EncapsulationSockets {
 
   async #open(address: string): Promise<Socket | null> {
     const type = ipVersion(address) === 4 ? "udp4" : "udp6";
-    const socket = createSocket({ type, ipv6Only: type === "udp6", recvBufferSize: RECEIVE_BUFFER_BYTES });
+    const socket = createSocket({
+      ...{ type, ipv6Only: type === "udp6", recvBufferSize: RECEIVE_BUFFER_BYTES },
+      // A key manager of the host's own must still get the port on all addresses, as strongSwan asks for it.
+      reuseAddr: true,
+    });
     try {
       await new Promise<void>((resolve, reject) => {
         socket.once("error", reject);

@@ -13,7 +13,7 @@ import { systemClock } from "../../../src/core/clock.ts";
 import { Counters } from "../../../src/core/counters.ts";
 import { EsplexError } from "../../../src/core/errors.ts";
 import { silentLog } from "../../../src/core/log.ts";
-import type { AddressInfo } from "node:net";
+import { connect as connectPlain, type AddressInfo } from "node:net";
 import { connect, createServer, type TLSSocket } from "node:tls";
 import { tlsOptions } from "../../../src/bus/credentials.ts";
 import { FrameDecoder } from "../../../src/bus/frames.ts";
@@ -443,4 +443,18 @@ test("TLS 1.2 is refused", async () => {
   const socket = connect({ host: "127.0.0.1", port: server.port, rejectUnauthorized: false, maxVersion: "TLSv1.2" });
   await ended(socket);
   await until(() => counters.get("bus.tlsRefused") === 1, "a refused handshake");
+});
+
+test("a server that closes waits for nobody whose handshake was under way", async () => {
+  const { server, connections } = await listen({ requests: {} });
+  const socket = connectPlain({ host: "127.0.0.1", port: server.port });
+  await once(socket, "connect");
+  // Until the server has taken it: what is only in its backlog is reset.
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  const closed = server.close();
+  const secure = connect({ ...tlsOptions(await lab.credentials("t1")), socket, checkServerIdentity: () => undefined });
+  secure.on("error", () => {});
+  await once(secure, "close");
+  await closed;
+  expect(connections).toHaveLength(0);
 });
