@@ -116,11 +116,15 @@ export class OutboundUse {
     return this.#packets === 0n ? 0n : (this.#bytes + this.#packets - 1n) / this.#packets;
   }
 
-  /** Packets that left between a reading and now, at the rate since the last write. */
+  /**
+   * Packets that left between a reading and now, at the rate since the last write, and for no longer than that rate was watched: of
+   * a burst that was seen a millisecond after a write nobody knows how long it went on.
+   */
   #sentDuring({ oseq, leftNumbers, atMs }: Look, nowMs: number): bigint {
     const written = this.#written;
     if (written === null || atMs <= written.atMs) return 0n;
-    const perMs = Number(oseq - written.oseq) / (atMs - written.atMs);
-    return min(leftNumbers, BigInt(Math.ceil(Math.max(0, perMs * (nowMs - atMs)))));
+    const watchedMs = atMs - written.atMs;
+    const perMs = Number(oseq - written.oseq) / watchedMs;
+    return min(leftNumbers, BigInt(Math.ceil(Math.max(0, perMs * Math.min(watchedMs, nowMs - atMs)))));
   }
 }

@@ -111,6 +111,18 @@ describe("what a node has sent on leases", () => {
     expect(use.sent.bytes).toBe(kernel.sent * PACKET_BYTES);
   });
 
+  it("does not take the rate of a burst for longer than it was watched", () => {
+    const use = new OutboundUse();
+    const kernel = new Kernel();
+    kernel.left = 1_000n;
+    use.looked(kernel.read(), 0);
+    kernel.send(20);
+    use.looked(kernel.read(), 1);
+    Object.assign(kernel, { oseq: 5_000n, left: 100n });
+    use.installed(5_001n, kernel.read(), 26);
+    expect(use.sent.packets).toBe(40n);
+  });
+
   it("starts with what the kernel says at first, and takes that for no packet of its own", () => {
     const use = new OutboundUse();
     use.looked({ oseq: 700n, leftNumbers: 3n, lastSendable: 703n, bytes: 9_000n }, 0);
