@@ -7,7 +7,7 @@ import { echoReplies } from "./counters.ts";
 import { SERVICE_ADDRESSES, type IpVersion } from "./layout.ts";
 
 /** Longest time one transfer may take, s: 20 MB in a slow emulated machine. Our choice, below `COMMAND_LIMIT_MS`. */
-const TRANSFER_LIMIT_SECONDS = 240;
+const TRANSFER_LIMIT_SECONDS = 110;
 const REQUEST_LIMIT_SECONDS = 30;
 const PING_INTERVAL_SECONDS = 0.2;
 /** What ping sends unless told otherwise. */

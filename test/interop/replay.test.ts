@@ -84,7 +84,7 @@ describe("a packet that comes twice is accepted once", () => {
   it("and of an open connection's packets with forged SYN, FIN and RST none is accepted, and it goes on", async () => {
     const before = await moments.quiet();
     const running = moments.download();
-    const forgedBefore = await replayer.forge("flippedFlags", 100);
+    const forgedBefore = await replayer.forge("flippedFlags", 300);
     await running;
     expect((await replayer.forge(null)) - forgedBefore).toBeGreaterThan(100);
     const after = await moments.quiet();

@@ -13,7 +13,7 @@ import { close, negotiate, statesOnEveryNode } from "../support/cluster-probes.t
 import { useLab } from "../support/lab-fixture.ts";
 
 const MODES = ["transport", "tunnel"] as const;
-/** One after the other, in one combination; the others differ only in the packets' form: less will do. */
+/** Of one; the paths of the others differ only in the packets' form: less will do. */
 const LARGE_BYTES = 20_000_000;
 const SMALL_BYTES = 5_000_000;
 /** Three fragments on the wire. */
@@ -77,7 +77,7 @@ describe.each([4, 6] as const)("IPv%i", (ipVersion) => {
     });
 
     it("downloads from all targets at the same time", { timeout: TEST_LIMIT_MS }, async () => {
-      const results = await Promise.all(lab().targets.map(() => download(lab(), SMALL_BYTES)));
+      const results = await Promise.all(lab().targets.map(() => download(lab(), transferBytes)));
       expect(results.map(({ ok, node }) => `${ok} ${node ?? ""}`).sort()).toEqual(["true t1", "true t2", "true t3"]);
     });
 

@@ -18,9 +18,6 @@ const RECEIVE_BUFFER_BYTES = 32 * 1024 * 1024;
 /** More than a frame of the lab has. */
 const MAX_FRAME_BYTES = 4096;
 const POLL_MS = 1;
-/** On a slow (emulated) kernel looking takes long: it leaves the others ten times as much, and looks after so long at the latest. */
-const PAUSE_TIMES = 10;
-const PAUSE_MAX_MS = 10;
 /** Frames that are kept; the run fails rather than forgets. */
 const MAX_FRAMES = 500_000;
 const MAX_FORGED_AT_ONCE = 64;
@@ -84,7 +81,10 @@ function obey(order: Order): Omit<Reply, "id"> {
       destination = order.destination;
       tap = openPort(order.port);
       setsockopt(tap, SOL_SOCKET, SO_RCVBUFFORCE, new Uint8Array(Int32Array.of(RECEIVE_BUFFER_BYTES).buffer), 4);
-      poll();
+      setInterval(() => {
+        record();
+        forgeDue();
+      }, POLL_MS);
       return {};
     case "list":
       record();
@@ -103,14 +103,6 @@ function obey(order: Order): Omit<Reply, "id"> {
       follow = order.delaysMs === null ? null : { port: order.port, delaysMs: order.delaysMs };
       return { sent: followed };
   }
-}
-
-function poll(): void {
-  const startMs = performance.now();
-  record();
-  forgeDue();
-  const pauseMs = PAUSE_TIMES * (performance.now() - startMs);
-  setTimeout(poll, Math.min(PAUSE_MAX_MS, Math.max(POLL_MS, pauseMs)));
 }
 
 function record(): void {

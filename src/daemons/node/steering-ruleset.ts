@@ -65,9 +65,9 @@ export function steeringRuleset(table: string, dvipas: readonly string[], verdic
 
 /**
  * The ruleset of a target. ESP and AH to the DVIPAs comes from the trusted link alone: from elsewhere it has passed no distributor, and a
- * recorded packet of another target would be new to this one's kernel. Likewise ICMP errors: those get the mark that policies know. And the first segment of each connection that its programs open
- * from a DVIPA gets a `verdict`, ahead of IPsec; those that find no SA have no way out but `lo`, where the kernel drops them
- * (xfrm_lookup_route: a blackhole).
+ * recorded packet of another target would be new to this one's kernel. ICMP errors from there have been looked at: they get the mark
+ * that the guards let pass. And the first segment of each connection that its programs open from a DVIPA gets a `verdict`, ahead of
+ * IPsec; those that find no SA have no way out but `lo`, where the kernel drops them (xfrm_lookup_route: a blackhole).
  */
 export function targetRuleset(table: string, dvipas: readonly string[], trustedLink: string, verdict: string): string {
   const { sets, rules, icmpErrors } = matching(dvipas);
