@@ -81,9 +81,9 @@ async function run(): Promise<boolean> {
     const before = await bytesPerSecond();
     attacks.push(
       await attacked(moments, kind, before, async () => {
-        const first = await replayer.forge(kind, rate);
+        const first = await replayer.forge(kind, { perSecond: rate });
         const during = await bytesPerSecond();
-        return { during, sent: (await replayer.forge(null)) - first };
+        return { during, sent: (await replayer.endForging()) - first };
       }),
     );
   }

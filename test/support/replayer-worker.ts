@@ -5,7 +5,7 @@
 import { readFileSync } from "node:fs";
 import koffi from "koffi";
 import { forge, type Forgery } from "./forged-frames.ts";
-import type { Order, Recorded, Reply } from "./replayer.ts";
+import type { Order, Pace, Recorded, Reply } from "./replayer.ts";
 
 const AF_PACKET = 17;
 const SOCK_RAW = 3;
@@ -52,14 +52,11 @@ let destination = "";
 /** What is recorded from now on is sent again to this port, so much later each time. */
 let follow: { readonly port: string; readonly delaysMs: readonly number[] } | null = null;
 let followed = 0;
-/** What is forged now, since when, and how many packets of it have been sent. */
-let forging: {
-  readonly port: string;
-  readonly kind: Forgery;
-  readonly perSecond: number;
-  readonly sinceMs: number;
-  sent: number;
-} | null = null;
+/** What is forged now, and since when. */
+let forging: { readonly port: string; readonly kind: Forgery; readonly pace: Pace; readonly sinceMs: number } | null =
+  null;
+/** Packets of it so far; of all so far. */
+let forgedNow = 0;
 let forged = 0;
 
 process.on("message", (order: Order) => {
@@ -95,8 +92,9 @@ function obey(order: Order): Omit<Reply, "id"> {
       return { sent: chosen.length };
     }
     case "forge": {
-      const { port, kind, perSecond } = order;
-      forging = kind === null ? null : { port, kind, perSecond, sinceMs: performance.now(), sent: 0 };
+      const { port, kind, pace } = order;
+      forging = kind === null ? null : { port, kind, pace, sinceMs: performance.now() };
+      forgedNow = 0;
       return { sent: forged };
     }
     case "follow":
@@ -115,6 +113,7 @@ function record(): void {
     if (frames.length >= MAX_FRAMES) throw new Error("more frames than fit");
     frames.push({ bytes, spi: bytes.readUInt32BE(ESP_AT), sequence: bytes.readUInt32BE(ESP_AT + 4) });
     if (follow !== null) repeat(bytes, follow);
+    if (forging !== null && "perPacket" in forging.pace) forgeUpTo(forgedNow + forging.pace.perPacket);
   }
 }
 
@@ -130,13 +129,17 @@ function repeat(
 }
 
 function forgeDue(): void {
+  if (forging === null || !("perSecond" in forging.pace)) return;
+  // What it could not send in time, it does not make up for: the machine is busy.
+  const due = ((performance.now() - forging.sinceMs) / 1000) * forging.pace.perSecond;
+  forgeUpTo(Math.min(due, forgedNow + MAX_FORGED_AT_ONCE));
+}
+
+function forgeUpTo(count: number): void {
   const newest = frames.at(-1);
   if (forging === null || newest === undefined) return;
-  const { port, kind, perSecond, sinceMs } = forging;
-  // What it could not send in time, it does not make up for: the machine is busy.
-  const due = Math.min(((performance.now() - sinceMs) / 1000) * perSecond, forging.sent + MAX_FORGED_AT_ONCE);
-  for (; forging.sent < due; forging.sent += 1) {
-    for (const frame of forge(kind, newest.bytes)) transmit(port, frame, null);
+  for (; forgedNow < count; forgedNow += 1) {
+    for (const frame of forge(forging.kind, newest.bytes)) transmit(forging.port, frame, null);
     forged += 1;
   }
 }

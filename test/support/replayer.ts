@@ -18,11 +18,14 @@ export interface Way {
   readonly mac: string | null;
 }
 
+/** How many packets are forged: so many a second, or for each real one, which loads a slow machine as much as a fast one. */
+export type Pace = { readonly perSecond: number } | { readonly perPacket: number };
+
 type Command =
   | { readonly do: "record"; readonly port: string; readonly destination: string }
   | { readonly do: "list" }
   | (Way & { readonly do: "replay"; readonly first: number; readonly end: number; readonly spi: number | null })
-  | { readonly do: "forge"; readonly port: string; readonly kind: Forgery | null; readonly perSecond: number }
+  | { readonly do: "forge"; readonly port: string; readonly kind: Forgery | null; readonly pace: Pace }
   | { readonly do: "follow"; readonly port: string; readonly delaysMs: readonly number[] | null };
 export type Order = Command & { readonly id: number };
 export interface Reply {
@@ -95,9 +98,16 @@ export class Replayer implements AsyncDisposable {
     return (await this.#order({ do: "follow", port: this.toDistributor.port, delaysMs })).sent ?? 0;
   }
 
-  /** From now on sends the distributor so many forged packets a second, made from the newest real ones; null: no more. Returns how many were so far. */
-  async forge(kind: Forgery | null, perSecond = 0): Promise<number> {
-    return (await this.#order({ do: "forge", port: this.toDistributor.port, kind, perSecond })).sent ?? 0;
+  /** From now on sends the distributor forged packets, made from the newest real ones. Returns how many were so far. */
+  async forge(kind: Forgery, pace: Pace): Promise<number> {
+    return (await this.#order({ do: "forge", port: this.toDistributor.port, kind, pace })).sent ?? 0;
+  }
+
+  /** Forges no more. Returns how many were so far. */
+  async endForging(): Promise<number> {
+    return (
+      (await this.#order({ do: "forge", port: this.toDistributor.port, kind: null, pace: { perSecond: 0 } })).sent ?? 0
+    );
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
