@@ -27,7 +27,6 @@ import {
   stateKey,
   type KernelState,
   type KeyedKernelState,
-  type StateId,
   wipeKeys,
 } from "./states.ts";
 import type { Change } from "./wanted-parts.ts";
@@ -45,6 +44,9 @@ export interface ReconcileReport {
   /** What stands in the way and was left alone. */
   readonly conflicts: readonly Conflict[];
 }
+
+/** Names of what is not as it is wanted. */
+export type Suspects = Change["gone"];
 
 /** The socket for states, policies and leases: wipes what it sends and receives. */
 export function openXfrm(): NetlinkSocket {
@@ -71,7 +73,7 @@ export class XfrmReconciler {
    * explained by the kernel having changed meanwhile.
    */
   async apply(wanted: Wanted, options: PlanOptions = {}): Promise<ReconcileReport> {
-    return this.#inTurn(() => this.#converge(() => this.#lookAtAll(), wanted, options));
+    return this.#inTurn(() => this.#converge(() => lookAtAll(this.#xfrm), wanted, options));
   }
 
   /**
@@ -80,6 +82,21 @@ export class XfrmReconciler {
    */
   async change(change: Change, options: PlanOptions = {}): Promise<ReconcileReport> {
     return this.#inTurn(() => this.#converge(() => this.#lookAt(change), change.wanted, options));
+  }
+
+  /**
+   * What `apply` would change, seen through a socket of its own beside the calls that take turns: thousands of states take
+   * seconds to look at. What changes meanwhile may be named or missed, so nothing is touched: `change` looks at each name
+   * again. Null when names do not tell it (conflicts, states that wait for a negotiation): that is work for `apply`.
+   */
+  async suspects(socket: NetlinkSocket, wanted: () => Wanted, options: PlanOptions = {}): Promise<Suspects | null> {
+    const current = await lookAtAll(socket);
+    const { steps, conflicts } = planAndWipe(current, wanted(), options);
+    if (conflicts.length > 0 || steps.some(({ kind }) => kind === "deleteLarval")) return null;
+    return {
+      states: steps.flatMap((step) => ("state" in step ? [step.state.id] : "id" in step ? [step.id] : [])),
+      policies: steps.flatMap((step) => ("policy" in step ? [step.policy] : [])),
+    };
   }
 
   /** Removes everything of ours. */
@@ -107,15 +124,10 @@ export class XfrmReconciler {
     });
   }
 
-  async #lookAtAll(): Promise<Current> {
-    const policies = await listPolicies(this.#xfrm);
-    return { policies, states: await listKeyedStates(this.#xfrm) };
-  }
-
   async #lookAt({ wanted, gone }: Change): Promise<Current> {
     const policyNames = new Map<string, PolicySpec>();
     for (const policy of [...wanted.policies, ...gone.policies]) policyNames.set(policyKey(policy), policy);
-    const stateIds = new Map<string, StateId>();
+    const stateIds = new Map<string, KernelState["id"]>();
     for (const id of [...wanted.states.map((state) => state.id), ...gone.states]) stateIds.set(stateKey(id), id);
     const policies = await this.#getThose(policyNames.values(), getPolicyRequest, decodePolicy);
     const states = await this.#getThose(stateIds.values(), getStateRequest, ({ body }) => decodeKeyedState(body));
@@ -170,6 +182,11 @@ export class XfrmReconciler {
     });
     return isDone;
   }
+}
+
+async function lookAtAll(xfrm: NetlinkSocket): Promise<Current> {
+  const policies = await listPolicies(xfrm);
+  return { policies, states: await listKeyedStates(xfrm) };
 }
 
 function planAndWipe(current: Current, wanted: Wanted, options: PlanOptions): Plan {

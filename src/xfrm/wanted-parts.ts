@@ -1,13 +1,13 @@
 import { policyKey, type PolicySpec } from "./policies.ts";
 import type { Wanted } from "./shadow.ts";
-import { stateKey, type StateId, type StateSpec } from "./states.ts";
+import { stateKey, type KernelState, type StateSpec } from "./states.ts";
 
 /** What has changed: names, and what is wanted of each of them now. */
 export interface Change {
   /** Everything that is wanted under these names, by whomever: several parts may want one policy. */
   readonly wanted: Wanted;
   /** Names under which nothing is wanted any more. */
-  readonly gone: { readonly states: readonly StateId[]; readonly policies: readonly PolicySpec[] };
+  readonly gone: { readonly states: readonly KernelState["id"][]; readonly policies: readonly PolicySpec[] };
 }
 
 /**
@@ -19,7 +19,7 @@ export class WantedParts {
   readonly #states = new Map<string, StateSpec>();
   /** By policy key, then by part: SAs that replace each other want the same policies. */
   readonly #policies = new Map<string, Map<string, PolicySpec>>();
-  readonly #changedStates = new Map<string, StateId>();
+  readonly #changedStates = new Map<string, KernelState["id"]>();
   readonly #changedPolicies = new Map<string, PolicySpec>();
 
   /** Names that something is wanted under. */
@@ -58,18 +58,23 @@ export class WantedParts {
     for (const part of [...this.#parts.keys()]) this.set(part, null);
   }
 
+  /** Everything that is wanted. */
+  all(): Wanted {
+    const parts = [...this.#parts.values()];
+    return { states: parts.flatMap(({ states }) => states), policies: parts.flatMap(({ policies }) => policies) };
+  }
+
   /** Everything that is wanted; what has changed counts as taken. */
   takeAll(): Wanted {
     this.#changedStates.clear();
     this.#changedPolicies.clear();
-    const parts = [...this.#parts.values()];
-    return { states: parts.flatMap(({ states }) => states), policies: parts.flatMap(({ policies }) => policies) };
+    return this.all();
   }
 
   /** What has changed since it was last taken. */
   takeChange(): Change {
     const wanted: { states: StateSpec[]; policies: PolicySpec[] } = { states: [], policies: [] };
-    const gone: { states: StateId[]; policies: PolicySpec[] } = { states: [], policies: [] };
+    const gone: { states: KernelState["id"][]; policies: PolicySpec[] } = { states: [], policies: [] };
     for (const [key, id] of this.#changedStates) {
       const state = this.#states.get(key);
       if (state === undefined) gone.states.push(id);
@@ -87,10 +92,14 @@ export class WantedParts {
 
   /** Puts a change back that could not be made: the next one takes its names along. */
   putBack({ wanted, gone }: Change): void {
-    for (const id of [...wanted.states.map((state) => state.id), ...gone.states]) {
-      this.#changedStates.set(stateKey(id), id);
-    }
-    for (const policy of [...wanted.policies, ...gone.policies]) this.#changedPolicies.set(policyKey(policy), policy);
+    this.doubt({ states: wanted.states.map(({ id }) => id), policies: wanted.policies });
+    this.doubt(gone);
+  }
+
+  /** The kernel may not have what is wanted under these names: they count as changed. */
+  doubt({ states, policies }: Change["gone"]): void {
+    for (const id of states) this.#changedStates.set(stateKey(id), id);
+    for (const policy of policies) this.#changedPolicies.set(policyKey(policy), policy);
   }
 
   #addPolicy(part: string, policy: PolicySpec): void {

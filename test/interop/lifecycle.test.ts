@@ -96,6 +96,22 @@ describe("SIGKILL during a download", { timeout: TEST_LIMIT_MS }, () => {
   });
 });
 
+describe("another program at a target", { timeout: TEST_LIMIT_MS }, () => {
+  it("removes a policy, of which the kernel tells nobody: the next audit puts it back", async () => {
+    const policies = (): Promise<string> => lab().network.run("t1", ["ip", "xfrm", "policy"]);
+    const lines = (text: string): string[] => text.split(/^(?=src )/m).sort();
+    const before = lines(await policies());
+    const own = before.find((block) => block.includes("dir out") && block.includes("tmpl"));
+    const [, source = "", destination = ""] = /^src (\S+) dst (\S+)/.exec(own ?? "") ?? [];
+    await lab().network.run("t1", ["ip", "xfrm", "policy", "delete", "src", source, "dst", destination, "dir", "out"]);
+    expect(lines(await policies())).toHaveLength(before.length - 1);
+    await until("the policy is back", RECOVERY_LIMIT_MS, async () => {
+      return lines(await policies()).length === before.length;
+    });
+    expect(lines(await policies())).toEqual(before);
+  });
+});
+
 describe("SIGTERM leaves nothing behind in the kernel", { timeout: TEST_LIMIT_MS }, () => {
   it.each(["t1", "d1", "t2", "t3", "cf"])("of %s, with an SA alive", async (name) => {
     const daemon = [lab().coupling, ...lab().nodes].find(({ node }) => node === name);

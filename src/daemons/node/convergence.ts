@@ -4,11 +4,13 @@ import { EsplexError, messageOf } from "../../core/errors.ts";
 import type { Log } from "../../core/log.ts";
 import type { NetlinkSocket } from "../../net/netlink-socket.ts";
 import { NOTHING, type PlanOptions } from "../../xfrm/plan.ts";
-import { XfrmReconciler, type ReconcileReport } from "../../xfrm/reconciler.ts";
+import { openXfrm, XfrmReconciler, type ReconcileReport } from "../../xfrm/reconciler.ts";
 import type { WantedParts } from "../../xfrm/wanted-parts.ts";
 
-/** How often the whole kernel is compared with what it should be; at a change only what it names. Our choice. */
-const RECONCILE_MS = 10_000;
+/** The whole kernel is compared with what it should be so long after the last time; at a change only what it names. Our choice. */
+const AUDIT_MS = 10_000;
+/** And not before so many times what that took: a node with thousands of SAs has other work. */
+const AUDIT_PAUSE_TIMES = 10;
 /** A change of at most so many names is made by asking for each; else where they are a small part of all. Our choice. */
 const ASKED_NAMES_MAX = 64;
 const ASKED_PART = 1 / 4;
@@ -32,11 +34,16 @@ export interface ConvergenceContext {
 export class Convergence {
   readonly #context: ConvergenceContext;
   readonly #reconciler: XfrmReconciler;
+  /** Audits have a socket of their own: a change need not wait until thousands of states are read. */
+  readonly #auditSocket = openXfrm();
   #isResyncDue = true;
+  #isCoverDoubtful = true;
   #keepUnknown = true;
   #queued: Promise<void> | null = null;
   #tail: Promise<unknown> = Promise.resolve();
   #timer: Timer | null = null;
+  #auditing: Promise<void> = Promise.resolve();
+  #isCleared = false;
 
   constructor(context: ConvergenceContext) {
     this.#context = context;
@@ -56,7 +63,7 @@ export class Convergence {
   apply(): Promise<void> {
     this.#queued ??= this.serial(async () => {
       this.#queued = null;
-      await this.#context.prepare({ removeOthers: !this.#keepUnknown, doubtful: this.#isResyncDue });
+      await this.#prepare();
       const { conflicts } = await this.#reconcile();
       for (const { what, why } of conflicts) this.#context.log.error("something stands in an SA's way", { what, why });
       if (conflicts.length > 0) {
@@ -69,10 +76,7 @@ export class Convergence {
 
   /** For changes that nobody waits for: what went wrong is logged, and the next round tries again. */
   reapply(): void {
-    this.apply().catch((error: unknown) => {
-      this.#context.counters.add("xfrm.reconcileFailed");
-      this.#context.log.error("the kernel's SAs could not be brought up to date", { reason: messageOf(error) });
-    });
+    this.apply().catch((error: unknown) => this.#failed(error));
   }
 
   /** The kernel may be anything: it is dumped and compared with what is wanted. */
@@ -84,6 +88,7 @@ export class Convergence {
   /** As `resync`, with the next change. */
   doubt(): void {
     this.#isResyncDue = true;
+    this.#isCoverDoubtful = true;
   }
 
   /** After what others do to the kernel's SAs, and before what comes later. */
@@ -96,19 +101,32 @@ export class Convergence {
   /** No more rounds; the kernel has nothing of ours when it resolves. */
   async clear(): Promise<void> {
     this.#timer?.cancel();
+    this.#isCleared = true;
+    await this.#auditing;
+    this.#auditSocket.close();
     this.#keepUnknown = false;
     await this.serial(() => this.#reconciler.apply(NOTHING));
   }
 
+  async #prepare(): Promise<void> {
+    const doubtful = this.#isCoverDoubtful;
+    this.#isCoverDoubtful = false;
+    try {
+      await this.#context.prepare({ removeOthers: !this.#keepUnknown, doubtful });
+    } catch (error) {
+      this.#isCoverDoubtful ||= doubtful;
+      throw error;
+    }
+  }
+
   /** What has changed, or everything when that is due, or cheaper. */
   async #reconcile(): Promise<ReconcileReport> {
-    const { wanted, neverAdd } = this.#context;
-    const options: PlanOptions = { keepUnwanted: this.#keepUnknown, neverAdd };
+    const { wanted } = this.#context;
     const { changes, size } = wanted;
     if (this.#isResyncDue || changes > Math.max(ASKED_NAMES_MAX, size * ASKED_PART)) {
       this.#isResyncDue = false;
       try {
-        return await this.#reconciler.apply(wanted.takeAll(), options);
+        return await this.#reconciler.apply(wanted.takeAll(), this.#options());
       } catch (error) {
         this.#isResyncDue = true;
         throw error;
@@ -116,17 +134,42 @@ export class Convergence {
     }
     const change = wanted.takeChange();
     try {
-      return await this.#reconciler.change(change, options);
+      return await this.#reconciler.change(change, this.#options());
     } catch (error) {
       wanted.putBack(change);
       throw error;
     }
   }
 
-  #schedule(): void {
-    this.#timer = this.#context.clock.after(RECONCILE_MS, () => {
-      this.resync();
-      this.#schedule();
+  #options(): PlanOptions {
+    return { keepUnwanted: this.#keepUnknown, neverAdd: this.#context.neverAdd };
+  }
+
+  #schedule(pauseMs = AUDIT_MS): void {
+    const { clock } = this.#context;
+    this.#timer = clock.after(pauseMs, () => {
+      const startMs = clock.nowMs();
+      this.#auditing = this.#audit()
+        .catch((error: unknown) => this.#failed(error))
+        .finally(() => {
+          if (!this.#isCleared) this.#schedule(Math.max(AUDIT_MS, AUDIT_PAUSE_TIMES * (clock.nowMs() - startMs)));
+        });
     });
+  }
+
+  /** Looks for what somebody else has changed, and has it put right. */
+  async #audit(): Promise<void> {
+    const { wanted } = this.#context;
+    const suspects = await this.#reconciler.suspects(this.#auditSocket, () => wanted.all(), this.#options());
+    if (this.#isCleared) return;
+    if (suspects === null) this.doubt();
+    else wanted.doubt(suspects);
+    this.#isCoverDoubtful = true;
+    await this.apply();
+  }
+
+  #failed(error: unknown): void {
+    this.#context.counters.add("xfrm.reconcileFailed");
+    this.#context.log.error("the kernel's SAs could not be brought up to date", { reason: messageOf(error) });
   }
 }

@@ -147,13 +147,7 @@ describeWithEsp("shadow states and policies between two kernels", () => {
 
   it("a change of one SA asks for its names and tells its changes, beside any number of others", async () => {
     const old = testSa(V[4], C[4]);
-    const others = Array.from({ length: 40 }, (_, i) => {
-      const [inbound, outbound] = [
-        { ...old.inbound, spi: 0x10000 + i },
-        { ...old.outbound, spi: 0x20000 + i },
-      ];
-      return testSa(V[4], `198.51.100.${i + 1}`, { inbound, outbound });
-    });
+    const others = manySas(40);
     const one = (sa: PlainSa): PlainWish => wish(sa, "target");
     const all: PlainWish = { sas: others.flatMap((sa) => one(sa).sas), guards: [{ dvipa: V[4], role: "target" }] };
     const nothing: PlainWish = { sas: [], guards: [] };
@@ -193,6 +187,48 @@ describeWithEsp("shadow states and policies between two kernels", () => {
     expect((await dXfrm.call("listStates", none)).filter(({ id }) => id.spi === 0x1001)).toHaveLength(1);
     await d.exec("ip", ["xfrm", "state", "flush"]);
     await clearBoth();
+  });
+
+  it("an audit names what is not as it should be, and what it names is put right", async () => {
+    const some = manySas(20);
+    const all: PlainWish = {
+      sas: some.flatMap((sa) => wish(sa, "target").sas),
+      guards: [{ dvipa: V[4], role: "target" }],
+    };
+    await dXfrm.call("apply", all);
+    expect(await dXfrm.call("suspects", all)).toEqual({
+      named: 0,
+      report: { taken: {}, rounds: 1, conflicts: [] },
+    });
+
+    // One policy and one state less, a policy and a state more, another policy changed.
+    const ip = (words: string): Promise<unknown> => d.exec("ip", ["xfrm", ...words.split(" ")]);
+    await ip(`policy delete src 198.51.100.1/32 dst ${V[4]}/32 dir in`);
+    await ip(`state delete src ${V[4]} dst 198.51.100.2 proto esp spi 0x20001`);
+    const [stale] = manySas(21).slice(20);
+    if (stale === undefined) throw new Error("no SA");
+    const nothing: PlainWish = { sas: [], guards: [] };
+    await dXfrm.call("change", { wish: { ...nothing, sas: wish(stale, "target").sas }, gone: nothing });
+    const [guard] = dvipaGuard(V[4], "target");
+    if (guard === undefined) throw new Error("no policy");
+    await dXfrm.call("updatePolicy", { ...guard, action: "allow" });
+    const { named, report } = (await dXfrm.call("suspects", all)) ?? {};
+    expect(named).toBe(7);
+    expect(report).toEqual({
+      taken: { addPolicy: 1, addState: 1, updatePolicy: 1, deletePolicy: 2, deleteState: 2 },
+      rounds: 1,
+      conflicts: [],
+    });
+    expect(await dXfrm.call("apply", all)).toEqual({ taken: {}, rounds: 1, conflicts: [] });
+
+    // A name that is taken is more than a name can tell.
+    await dXfrm.call("clear", none);
+    const foreign = `state add src 198.51.100.1 dst ${V[4]} proto esp spi 0x10000 reqid 7 mode transport aead`.split(
+      " ",
+    );
+    await d.exec("ip", ["xfrm", ...foreign, "rfc4106(gcm(aes))", `0x${"22".repeat(20)}`, "128"]);
+    expect(await dXfrm.call("suspects", all)).toBeNull();
+    await ip("state flush");
   });
 
   it("300 SAs with their policies come and go with one call each", async () => {
@@ -279,6 +315,17 @@ function wish(sa: PlainSa, role: "distributor" | "target"): PlainWish {
   const lease = { kind: "lease", range: { first: 1n, end: 1000n } } as const;
   const options = { outbound: { allowance: lease, eventThresholdPackets: 0 } };
   return { sas: [{ sa, options }], guards: role === "distributor" ? [{ dvipa: sa.dvipa, role }] : [] };
+}
+
+/** SAs with peers 198.51.100.1 and so on. */
+function manySas(count: number): PlainSa[] {
+  const { inbound, outbound } = testSa(V[4], C[4]);
+  return Array.from({ length: count }, (_, i) =>
+    testSa(V[4], `198.51.100.${i + 1}`, {
+      inbound: { ...inbound, spi: 0x10000 + i },
+      outbound: { ...outbound, spi: 0x20000 + i },
+    }),
+  );
 }
 
 /** ARP and neighbour discovery (ICMPv6 types 133…137) go in clear. */

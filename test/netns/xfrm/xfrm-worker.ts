@@ -19,6 +19,7 @@ import {
   type StateId,
   type StateSpec,
 } from "../../../src/xfrm/states.ts";
+import { WantedParts } from "../../../src/xfrm/wanted-parts.ts";
 import type { SaHalf, SharedSa } from "../../../src/sa/spec.ts";
 import type { ChildSuite } from "../../../src/sa/suite.ts";
 import { push, serve } from "../support/serve.ts";
@@ -76,6 +77,17 @@ const handlers = {
     Object.assign(said, { asked: 0, ordered: 0, dumps: 0 });
     const change = { wanted: wantedOf(wish), gone: { states: states.map(({ id }) => id), policies } };
     return { report: await reconciler.change(change), said: { ...said } };
+  },
+  /** What is not as it is wished, and what of it `change` then does. */
+  suspects: async (wish: PlainWish) => {
+    const wanted = new WantedParts();
+    wanted.set("all", wantedOf(wish));
+    const all = wanted.takeAll();
+    const suspects = await reconciler.suspects(xfrm, () => all);
+    if (suspects === null) return null;
+    wanted.doubt(suspects);
+    const named = suspects.states.length + suspects.policies.length;
+    return { named, report: await reconciler.change(wanted.takeChange()) };
   },
   requireSuite: (suite: ChildSuite) => requireSuite(xfrm, suite),
   subscribe: ({ groups }: Pick<EventOptions, "groups">) => {
