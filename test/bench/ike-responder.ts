@@ -13,7 +13,7 @@ import { Secret } from "../../src/core/secret.ts";
 import { SigningKey } from "../../src/crypto/signature.ts";
 import { IkeRunner, type ChildSaActions } from "../../src/daemons/node/ike-runner.ts";
 import { IkeCore } from "../../src/ike/core.ts";
-import type { IkePeerConfig } from "../../src/ike/environment.ts";
+import type { IkeCredential, IkePeerConfig } from "../../src/ike/environment.ts";
 import { DEFAULT_IKE_SETTINGS } from "../../src/ike/settings.ts";
 import { tunnelReqid } from "../../src/net/ids.ts";
 import { CertificateCache } from "../../src/x509/certificate-cache.ts";
@@ -39,6 +39,12 @@ const collectGarbage = ((): (() => void) => {
 let nextSpi = 0x1000;
 let nextTunnel = 1;
 const peers = order.clients === 0 ? ratePeers() : Array.from({ length: order.clients }, (_, i) => standingPeer(i));
+const credentials: readonly IkeCredential[] = [
+  {
+    chain: [parseCertificate(Buffer.from(order.certificate, "hex"))],
+    key: SigningKey.fromPem(Buffer.from(order.key)),
+  },
+];
 const counters = new Counters();
 /** All clients of a rate test share an identity, come from a few addresses, and stay. */
 const NO_LIMIT = 1_000_000;
@@ -49,12 +55,7 @@ const core = new IkeCore(
     newReqid: () => tunnelReqid(nextTunnel++),
     dvipas: () => [OUR_ADDRESS],
     peers: () => peers,
-    credentials: () => [
-      {
-        chain: [parseCertificate(Buffer.from(order.certificate, "hex"))],
-        key: SigningKey.fromPem(Buffer.from(order.key)),
-      },
-    ],
+    credentials: () => credentials,
     wallClockMs: () => order.wallClockMs,
   },
   {
