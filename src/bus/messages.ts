@@ -220,8 +220,6 @@ export const REQUESTS = {
         .array(z.strictObject({ dvipa: ipAddress, filter: dvipaFilter }))
         .max(MAX_DVIPAS)
         .optional(),
-      /** Of the whole set, in every part. */
-      digest,
     }),
     response: empty,
   },

@@ -137,6 +137,7 @@ export class Distributor {
     this.#targets = new Targets({
       dvipas: () => this.#distributed(),
       sas: () => this.#rollout.all(),
+      sa: (saId) => this.#rollout.get(saId),
       filters: () => context.filters().filters(),
       onChange: () => this.#applyNetwork(),
       received: (sa) => this.#inbound.replayOf(sa)?.received() ?? null,
@@ -417,7 +418,9 @@ export class Distributor {
     if (own === undefined) return [];
     const isAvailable = (name: string): boolean =>
       isTargetOf(own, name) && this.#targets.isConnected(name) && this.#targets.reaches(name, dvipa);
-    return this.#places.filter(isAvailable).sort();
+    const available = this.#places.filter(isAvailable).sort();
+    const synced = available.filter((name) => this.#targets.isSynced(name));
+    return synced.length > 0 ? synced : available;
   }
 
   #indexOf(target: string): number | null {

@@ -11,6 +11,7 @@ import type { DvipaFilter } from "../../sa/filter.ts";
 import type { SharedSa } from "../../sa/spec.ts";
 import type { ConnectionKey, Presence } from "../../steer/connection-table.ts";
 import type { TargetSockets } from "./target-sockets.ts";
+import { TargetFeed } from "./target-feed.ts";
 import type { Trap } from "../../xfrm/shadow.ts";
 import type { Acquire } from "./traps.ts";
 
@@ -53,6 +54,7 @@ export function isTargetOf({ targets }: Pick<DistributedDvipa, "targets">, node:
 export interface TargetsContext {
   readonly dvipas: () => readonly DistributedDvipa[];
   readonly sas: () => Iterable<DistributedSa>;
+  readonly sa: (saId: string) => DistributedSa | undefined;
   /** What all nodes have authenticated of the SA; null for nothing. */
   readonly received: (sa: SharedSa) => ReceivedNumbers | null;
   /** By DVIPA. */
@@ -61,7 +63,7 @@ export interface TargetsContext {
   readonly onChange: () => Promise<void>;
   /** A target joined without memory of the leases that the distributor knew of. */
   readonly onJoin: (name: string) => void;
-  /** The target has applied its snapshot. */
+  /** The target has everything that it should. */
   readonly onSynced: (name: string) => void;
   /** May this target park its lease on the SA's tunnel? */
   readonly mayPark: (name: string, saId: string) => boolean;
@@ -85,11 +87,12 @@ export interface TargetsContext {
 interface Target {
   readonly name: string;
   readonly connection: BusConnection;
+  readonly feed: TargetFeed;
 }
 
 /**
  * The distributor's side of its targets: who is connected, and that each has exactly the SAs of the DVIPAs it serves
- * (R2). A target that joins gets a snapshot; then deltas in order; digests are compared, a difference means a snapshot.
+ * (R2). A target that joins gets a snapshot; then changes in order; digests are compared, a difference means a snapshot.
  */
 export class Targets {
   readonly #context: TargetsContext;
@@ -126,7 +129,10 @@ export class Targets {
       },
       notices: {
         ...sockets.notices,
-        resync: () => this.#sendSnapshot(name, connection),
+        resync: () => {
+          const target = this.#joined.get(name);
+          if (target?.connection === connection) this.#tellAll(target);
+        },
         acquire: (body) => {
           if (this.#joined.get(name)?.connection === connection) this.#context.onAcquire(name, body);
         },
@@ -136,6 +142,11 @@ export class Targets {
 
   isConnected(name: string): boolean {
     return this.#joined.has(name);
+  }
+
+  /** False while the target is being told everything: the newest SAs may be missing there. */
+  isSynced(name: string): boolean {
+    return this.#joined.get(name)?.feed.isSynced === true;
   }
 
   /** True when packets to the DVIPA can be sent on to the target: both have the IP version on the trusted link. */
@@ -148,11 +159,18 @@ export class Targets {
     return [...this.#addresses].map(([name, addresses]) => ({ name, addresses }));
   }
 
-  /** Resolves once every connected target of the DVIPA has the SA; a target that fails is cut off and will resynchronise. */
-  async install({ sa, epoch, outbound }: DistributedSa): Promise<void> {
-    await this.#toTargetsOf(sa.dvipa, (connection) =>
-      connection.request("saInstall", { sa, epoch, outbound }, SA_MESSAGE_MS),
-    );
+  /**
+   * Resolves once every connected target of the DVIPA has the SA, but for those that are still being told everything; a target that
+   * fails is cut off and will resynchronise.
+   */
+  async install({ sa: { id, dvipa } }: DistributedSa): Promise<void> {
+    await this.#toTargetsOf(dvipa, async (connection) => {
+      // It may be gone, with its keys, when a target's turn comes.
+      const entry = this.#context.sa(id);
+      if (entry === undefined) return;
+      const { sa, epoch, outbound } = entry;
+      await connection.request("saInstall", { sa, epoch, outbound }, SA_MESSAGE_MS);
+    });
   }
 
   async useOutbound(sa: SharedSa): Promise<void> {
@@ -213,7 +231,7 @@ export class Targets {
 
   /** Tells every connected target everything anew: what SAs do not show has changed. */
   sendSnapshots(): void {
-    for (const { name, connection } of this.#joined.values()) this.#sendSnapshot(name, connection);
+    for (const target of this.#joined.values()) this.#tellAll(target);
   }
 
   close(): void {
@@ -234,7 +252,14 @@ export class Targets {
     }
     const before = this.#joined.get(name);
     before?.connection.close("replaced by a newer connection");
-    this.#joined.set(name, { name, connection });
+    const feed = new TargetFeed({
+      connection,
+      parts: () => this.#snapshotFor(name),
+      onSynced: () => this.#context.onSynced(name),
+      clock: this.#context.clock,
+    });
+    const target = { name, connection, feed };
+    this.#joined.set(name, target);
     this.#addresses.set(name, otherAddress === null ? [address] : [address, otherAddress]);
     this.#context.sockets.joined(name);
     onJoin(name);
@@ -242,8 +267,8 @@ export class Targets {
     this.#warnOfUnreachable(name);
     await onChange();
     // Ahead of the snapshot: with that the target removes what nobody has spoken of.
-    this.#sendTraps({ name, connection });
-    this.#sendSnapshot(name, connection);
+    this.#sendTraps(target);
+    this.#tellAll(target);
     return {};
   }
 
@@ -282,28 +307,28 @@ export class Targets {
     return [...this.#context.sas()].filter(({ sa }) => this.serves(name, sa.dvipa));
   }
 
-  /** Everything that this target should have, in parts; a failure ends the connection, and the next one tries again. */
-  #sendSnapshot(name: string, connection: BusConnection): void {
+  #tellAll({ feed }: Target): void {
+    this.#context.counters.add("targets.snapshots");
+    feed.tellAll();
+  }
+
+  /** Everything that this target should have, in parts. What comes to be after the first of them comes as a change. */
+  *#snapshotFor(name: string): Generator<RequestBody<"snapshot">> {
     const { received } = this.#context;
-    const sas = this.#sasOf(name).map(({ sa, outbound }) => ({ sa, outbound, received: received(sa) }));
-    const digest = digestOfSas(this.#sasOf(name));
+    const ids = this.#sasOf(name).map(({ sa }) => sa.id);
     const dvipas = this.#context
       .dvipas()
       .filter((entry) => isTargetOf(entry, name))
       .map(({ address, epoch, ports }) => ({ address, epoch, ports: ports === "ALL" ? ports : [...ports] }));
-    const parts = Math.max(1, Math.ceil(sas.length / SNAPSHOT_PART_SAS));
+    const filters = this.#filtersOf(name);
+    const parts = Math.max(1, Math.ceil(ids.length / SNAPSHOT_PART_SAS));
     for (let part = 0; part < parts; part++) {
-      const slice = sas.slice(part * SNAPSHOT_PART_SAS, (part + 1) * SNAPSHOT_PART_SAS);
-      const last = part === parts - 1;
-      const filters = part === 0 ? this.#filtersOf(name) : [];
-      connection.request("snapshot", { part, last, dvipas, sas: slice, filters, digest }).then(
-        () => {
-          if (last) this.#context.onSynced(name);
-        },
-        (error: unknown) => connection.close(`snapshot failed: ${messageOf(error)}`),
-      );
+      const sas = ids.slice(part * SNAPSHOT_PART_SAS, (part + 1) * SNAPSHOT_PART_SAS).flatMap((id) => {
+        const entry = this.#context.sa(id);
+        return entry === undefined ? [] : [{ sa: entry.sa, outbound: entry.outbound, received: received(entry.sa) }];
+      });
+      yield { part, last: part === parts - 1, dvipas, sas, filters: part === 0 ? filters : [] };
     }
-    this.#context.counters.add("targets.snapshots");
   }
 
   #filtersOf(name: string): { dvipa: string; filter: DvipaFilter }[] {
@@ -314,15 +339,17 @@ export class Targets {
   async #toTargetsOf(dvipa: string, send: (connection: BusConnection) => Promise<unknown>): Promise<void> {
     const targets = [...this.#joined.values()].filter(({ name }) => this.serves(name, dvipa));
     await Promise.all(
-      targets.map(({ name, connection }) =>
-        send(connection).catch((error: unknown) => {
-          this.#context.counters.add("targets.saMessageFailed");
-          this.#context.log.warn("a target did not take an SA message; it is cut off to resynchronise", {
-            target: name,
-            reason: messageOf(error),
-          });
-          connection.close("an SA message failed");
-        }),
+      targets.map(({ name, connection, feed }) =>
+        feed
+          .deliver(() => send(connection))
+          .catch((error: unknown) => {
+            this.#context.counters.add("targets.saMessageFailed");
+            this.#context.log.warn("a target did not take an SA message; it is cut off to resynchronise", {
+              target: name,
+              reason: messageOf(error),
+            });
+            connection.close("an SA message failed");
+          }),
       ),
     );
   }
@@ -334,7 +361,8 @@ export class Targets {
     });
   }
 
-  #compareWith({ name, connection }: Target): void {
+  #compareWith({ name, connection, feed }: Target): void {
+    if (!feed.isSynced) return;
     connection.request("digest", { digest: digestOfSas(this.#sasOf(name)) }).then(
       ({ ok }) => {
         if (!ok) this.#context.counters.add("targets.digestDiffers");
