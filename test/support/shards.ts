@@ -1,29 +1,38 @@
-import { basename } from "node:path";
 import { BaseSequencer, type TestSpecification } from "vitest/node";
 
-/** Seconds that the long files take in UML. Only the balance of the shards depends on them. */
+/** Seconds that the long files of `test` take in UML. Only the balance of the shards depends on them. */
 const LONG_FILES: Readonly<Record<string, number>> = {
-  "traffic.test.ts": 320,
-  "rekey-by-us.test.ts": 175,
-  "suites.test.ts": 170,
-  "forwarding.test.ts": 150,
-  "esn.test.ts": 140,
-  "lifecycle.test.ts": 120,
-  "on-demand.test.ts": 125,
-  "shadow.test.ts": 120,
-  "filter-at-distributor.test.ts": 90,
-  "filter.test.ts": 80,
-  "ah.test.ts": 95,
-  "peer-openiked.test.ts": 90,
-  "limits.test.ts": 85,
+  "interop/traffic.test.ts": 270,
+  "interop/esn.test.ts": 215,
+  "interop/suites.test.ts": 190,
+  "interop/on-demand.test.ts": 180,
+  "interop/pmtu.test.ts": 175,
+  "interop/limits.test.ts": 160,
+  "interop/ah.test.ts": 155,
+  "interop/lifecycle.test.ts": 145,
+  "netns/xfrm/shadow.test.ts": 135,
+  "interop/certificates.test.ts": 115,
+  "interop/rekey-by-us.test.ts": 105,
+  "interop/filter.test.ts": 105,
+  "interop/peer-openiked.test.ts": 100,
+  "interop/hostile.test.ts": 95,
+  "interop/mixed-versions.test.ts": 85,
+  "interop/rekey.test.ts": 75,
+  "interop/nat.test.ts": 75,
+  "interop/filter-at-distributor.test.ts": 70,
+  "interop/negotiation.test.ts": 70,
+  "interop/replay.test.ts": 70,
+  "netns/xfrm/leases.test.ts": 65,
+  "interop/peer-libreswan.test.ts": 65,
 };
-const OTHER_SECONDS = 50;
+const OTHER_SECONDS = 20;
 
 /** `vitest --shard`, so that every shard takes about as long as the others: the longest file first, to who has the least. */
 export class BalancedShards extends BaseSequencer {
   override shard(files: TestSpecification[]): Promise<TestSpecification[]> {
     const { index, count } = this.ctx.config.shard ?? { index: 1, count: 1 };
-    const seconds = ({ moduleId }: TestSpecification): number => LONG_FILES[basename(moduleId)] ?? OTHER_SECONDS;
+    const seconds = ({ moduleId }: TestSpecification): number =>
+      LONG_FILES[moduleId.split("/test/").at(-1) ?? ""] ?? OTHER_SECONDS;
     const byLength = [...files].sort((a, b) => seconds(b) - seconds(a) || (a.moduleId < b.moduleId ? -1 : 1));
     const shards = Array.from({ length: count }, () => ({ seconds: 0, files: [] as TestSpecification[] }));
     for (const file of byLength) {
