@@ -6,6 +6,7 @@ import { describe, expect, it } from "vitest";
 import { APPLICATION_PORT, CLIENT_ADDRESS, CLIENT_IDENTITY, DVIPA } from "../../netns/layout.ts";
 import { requestName, upload } from "../../netns/traffic.ts";
 import { until } from "../../netns/until.ts";
+import type { Drop } from "../../src/daemons/node/drops.ts";
 import { GRE_KEY } from "../../src/net/ids.ts";
 import { negotiate, statesOnEveryNode } from "../support/cluster-probes.ts";
 import { connects, countOnTargets, filterCounts, pings, sendThroughTunnel } from "../support/filter-probes.ts";
@@ -107,6 +108,9 @@ describe("a target", () => {
     ]);
     expect(await connects(lab())).toBe(false);
     expect(await counter("t1", "stray_ipsec", "esplex-target")).toBeGreaterThan(0);
+    const drops = (await lab().target("t1").ask("drops")) as readonly Drop[];
+    const names = drops.map(({ counter: name }) => name);
+    expect(names).toEqual(expect.arrayContaining(["esplex-target.stray_ipsec", "esplex-gre.spoofed"]));
     // Without that rule it is decrypted, and meets the filter, which knows no SA here.
     await network.run("t1", ["nft", "flush", "chain", "inet", "esplex-target", "trusted_link_only"]);
     expect(await connects(lab())).toBe(false);

@@ -149,6 +149,23 @@ export const OTHER_DROPS: Readonly<Record<string, Explanation>> = {
   },
 };
 
+/** Of a target's nftables rulesets (`steering-ruleset.ts`, `gre-ruleset.ts`), by `TABLE.COUNTER`. */
+export const RULESET_DROPS: Readonly<Record<string, Explanation>> = {
+  "esplex-target.stray_ipsec": {
+    why: "on a target: ESP or AH to a DVIPA that did not come over the trusted link",
+    advice:
+      "it passed no distributor: somebody on the client network takes this host for the DVIPA's owner (`ip neighbour` there), or sends recorded packets",
+  },
+  "esplex-gre.spoofed": {
+    why: "on a target: GRE with our key that no distributor of its DVIPAs has sent",
+    advice: "somebody forges what a distributor hands over decrypted: find the host with tcpdump on the trusted link",
+  },
+  "esplex-gre.unasked": {
+    why: "on a target: out of a distributor's GRE, but no TCP to a DVIPA that it hands over",
+    advice: "the two nodes' cluster files differ in `dvipas[].filter`: reload both",
+  },
+};
+
 /** The kernel's own (Documentation/networking/xfrm_proc.rst): of all IPsec on the host, ours or not. */
 export const XFRM_DROPS: Readonly<Record<string, Explanation>> = {
   XfrmInError: { why: "an inbound error that has no counter of its own", advice: "look at the kernel's log" },

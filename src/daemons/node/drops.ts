@@ -1,5 +1,12 @@
 import type { QueueCounters } from "../../net/nfqueue.ts";
-import { ICMP_DROPS, OTHER_DROPS, STEERING_DROPS, XFRM_DROPS, type Explanation } from "./drop-reasons.ts";
+import {
+  ICMP_DROPS,
+  OTHER_DROPS,
+  RULESET_DROPS,
+  STEERING_DROPS,
+  XFRM_DROPS,
+  type Explanation,
+} from "./drop-reasons.ts";
 import type { FilterStatus } from "./status.ts";
 
 /** What a node knows of dropped packets. */
@@ -8,6 +15,8 @@ export interface DropSources {
   /** Null where nothing is steered. */
   readonly queue: QueueCounters | null;
   readonly filters: readonly FilterStatus[];
+  /** Of the host's rulesets, by `TABLE.COUNTER`. */
+  readonly rulesets: ReadonlyMap<string, number>;
   /** The kernel's, by its names. */
   readonly xfrm: ReadonlyMap<string, number>;
 }
@@ -25,15 +34,23 @@ const REASONS: readonly { readonly prefix: string; readonly table: Readonly<Reco
   { prefix: "icmp.drop.", table: ICMP_DROPS },
 ];
 
-/** All of it, most packets first: since the daemon started, the filters' since they were last changed, the kernel's since the host started. */
-export function explainDrops({ counters, queue, filters, xfrm }: DropSources): readonly Drop[] {
+/**
+ * All of it, most packets first: since the daemon started, of filters and rulesets since they were last changed, the kernel's since the
+ * host started.
+ */
+export function explainDrops({ counters, queue, filters, rulesets, xfrm }: DropSources): readonly Drop[] {
   const drops = [
     ...Object.entries(counters).flatMap(([counter, packets]) => counterDrop(counter, packets)),
     ...(queue === null ? [] : queueDrops(queue)),
     ...filters.flatMap(filterDrops),
-    ...[...xfrm].map(([counter, packets]) => ({ counter, packets, ...(XFRM_DROPS[counter] ?? UNEXPLAINED) })),
+    ...named(rulesets, RULESET_DROPS),
+    ...named(xfrm, XFRM_DROPS),
   ];
   return drops.filter(({ packets }) => packets > 0).sort((a, b) => b.packets - a.packets);
+}
+
+function named(counters: ReadonlyMap<string, number>, table: Readonly<Record<string, Explanation>>): Drop[] {
+  return [...counters].map(([counter, packets]) => ({ counter, packets, ...(table[counter] ?? UNEXPLAINED) }));
 }
 
 function counterDrop(counter: string, packets: number): Drop[] {

@@ -15,7 +15,7 @@ import { handOverMark, steeringMark, steeringTable } from "../../net/ids.ts";
 import { addressBits, AF_INET, FAMILIES, familyOf, type AddressFamily } from "../../net/inet-address.ts";
 import { linkByName, linkOwning, listLinks } from "../../net/links.ts";
 import type { NetlinkSocket } from "../../net/netlink-socket.ts";
-import { applyRuleset, deleteTable, listTable } from "../../net/nftables.ts";
+import { applyRuleset, deleteTable, listCounters, listTable } from "../../net/nftables.ts";
 import { deleteRoute, listOurRoutes, replaceRoute, targetRoute, tunnelRoute, type Route } from "../../net/routes.ts";
 import {
   addRule,
@@ -113,6 +113,16 @@ export class HostNetwork {
     await this.#applyTargetRules(targetOf);
     await this.#applyAddresses(wanted.dvipas, wanted.handedOver.length === 0 ? [] : [...tunnels.values()]);
     await this.#encapsulation.apply(targetOf.map(({ address }) => address));
+  }
+
+  /** Packets that our rulesets dropped since they were last written, by `TABLE.COUNTER`. */
+  async dropped(): Promise<ReadonlyMap<string, number>> {
+    const dropped = new Map<string, number>();
+    for (const table of [NFT_TARGET_TABLE, GRE_TABLE]) {
+      const counters = (await this.#isTableThere(table)) ? await listCounters("inet", table) : null;
+      for (const [name, { packets }] of counters ?? []) dropped.set(`${table}.${name}`, packets);
+    }
+    return dropped;
   }
 
   /** Removes everything of ours and puts the sysctls back. */

@@ -371,6 +371,7 @@ class Node {
       counters: this.#context.bus.counters.snapshot(),
       queue: this.#distributor?.queueCounters() ?? null,
       filters: await this.#keeper.filterStatus(),
+      rulesets: await this.#network.dropped(),
       xfrm: await readXfrmStatistics(),
     });
   }

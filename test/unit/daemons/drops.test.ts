@@ -3,12 +3,14 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { ICMP_DROPS, OTHER_DROPS, STEERING_DROPS } from "../../../src/daemons/node/drop-reasons.ts";
+import { ICMP_DROPS, OTHER_DROPS, RULESET_DROPS, STEERING_DROPS } from "../../../src/daemons/node/drop-reasons.ts";
 import { explainDrops, type DropSources } from "../../../src/daemons/node/drops.ts";
+import { greRuleset } from "../../../src/daemons/node/gre-ruleset.ts";
+import { targetRuleset } from "../../../src/daemons/node/steering-ruleset.ts";
 import { readXfrmStatistics } from "../../../src/xfrm/statistics.ts";
 
 const SOURCE = new URL("../../../src/", import.meta.url);
-const NOTHING: DropSources = { counters: {}, queue: null, filters: [], xfrm: new Map() };
+const NOTHING: DropSources = { counters: {}, queue: null, filters: [], rulesets: new Map(), xfrm: new Map() };
 
 /** Names of drop counters as the code writes them; reasons of a verdict are held to the table by their type. */
 function countersInCode(): string[] {
@@ -45,17 +47,34 @@ describe("the explanation of drops", () => {
           wrongTunnel: { packets: 2, bytes: 1 },
         },
       ],
+      rulesets: new Map([
+        ["esplex-target.stray_ipsec", 6],
+        ["esplex-gre.spoofed", 0],
+      ]),
       xfrm: new Map([["XfrmInStateSeqError", 4]]),
     });
     expect(drops.map(({ counter, packets }) => [counter, packets])).toEqual([
       ["steeringQueue.droppedFull", 12],
       ["filter.192.0.2.100.web", 7],
+      ["esplex-target.stray_ipsec", 6],
       ["XfrmInStateSeqError", 4],
       ["steer.drop.replayed", 3],
       ["filter.192.0.2.100.tunnelCheck", 2],
       ["steer.earlyFull", 1],
     ]);
     for (const { why, advice } of drops) expect([why, advice].every((text) => text.length > 10)).toBe(true);
+  });
+
+  it("knows every counter of the rulesets", () => {
+    const rulesets = [
+      targetRuleset("esplex-target", ["192.0.2.100"], "trust0", "queue num 1"),
+      greRuleset("esplex-gre", { name: "trust0", address: "203.0.113.2" }, []),
+    ];
+    const counters = rulesets.flatMap((text) => {
+      const [, table = ""] = /table inet (\S+) \{/.exec(text) ?? [];
+      return [...text.matchAll(/^\s*counter (\w+) \{/gm)].map(([, name = ""]) => `${table}.${name}`);
+    });
+    expect(counters.sort()).toEqual(Object.keys(RULESET_DROPS).sort());
   });
 
   it("shows a counter that it does not know all the same", () => {
