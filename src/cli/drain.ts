@@ -1,9 +1,8 @@
 import type { ArgumentsCamelCase, Argv, CommandModule } from "yargs";
-import { callControl } from "../daemons/control.ts";
+import { askDaemon, runOption, type RunArgument } from "./options.ts";
 
-interface DrainArguments {
+interface DrainArguments extends RunArgument {
   readonly target: string;
-  readonly run: string;
   readonly undo: boolean;
 }
 
@@ -14,15 +13,10 @@ export const drainCommand: CommandModule<object, DrainArguments> = {
   builder: (args: Argv<object>): Argv<DrainArguments> =>
     args
       .positional("target", { type: "string", demandOption: true, describe: "its name" })
-      .option("run", {
-        type: "string",
-        demandOption: true,
-        requiresArg: true,
-        describe: "the distributor's run directory (its --run)",
-      })
+      .option("run", runOption("distributor"))
       .option("undo", { type: "boolean", default: false, describe: "give it new connections again" }),
-  handler: async ({ target, run, undo }: ArgumentsCamelCase<DrainArguments>) => {
-    await callControl(`${run}/control.sock`, "drain", { target, isDraining: !undo });
+  handler: async ({ target, undo, ...args }: ArgumentsCamelCase<DrainArguments>) => {
+    await askDaemon(args, "drain", { target, isDraining: !undo });
     const what = undo ? "gets new connections again" : "gets no new connections from this distributor";
     process.stderr.write(`${target} ${what}; \`esplex status\` shows those that it has\n`);
   },

@@ -1,9 +1,8 @@
 import type { ArgumentsCamelCase, CommandModule } from "yargs";
-import { callControl } from "../daemons/control.ts";
 import type { Drop } from "../daemons/node/drops.ts";
+import { askDaemon, jsonOption, runOption, type RunArgument } from "./options.ts";
 
-interface DropsArguments {
-  readonly run: string;
+interface DropsArguments extends RunArgument {
   readonly json: boolean;
 }
 
@@ -11,18 +10,10 @@ interface DropsArguments {
 export const dropsCommand: CommandModule<object, DropsArguments> = {
   command: "drops",
   describe: "Explain what a node on this machine has dropped, its kernel included",
-  builder: (args) =>
-    args
-      .option("run", {
-        type: "string",
-        demandOption: true,
-        requiresArg: true,
-        describe: "the node's run directory (its --run)",
-      })
-      .option("json", { type: "boolean", default: false, describe: "one line of JSON instead of text" }),
-  handler: async ({ run, json }: ArgumentsCamelCase<DropsArguments>) => {
-    const drops = (await callControl(`${run}/control.sock`, "drops")) as readonly Drop[];
-    process.stdout.write(json ? `${JSON.stringify(drops)}\n` : describeDrops(drops));
+  builder: (args) => args.option("run", runOption("node")).option("json", jsonOption("text")),
+  handler: async (args: ArgumentsCamelCase<DropsArguments>) => {
+    const drops = (await askDaemon(args, "drops")) as readonly Drop[];
+    process.stdout.write(args.json ? `${JSON.stringify(drops)}\n` : describeDrops(drops));
   },
 };
 

@@ -1,42 +1,30 @@
 import type { Argv, ArgumentsCamelCase, CommandModule } from "yargs";
 import { EsplexError } from "../core/errors.ts";
-import { callControl } from "../daemons/control.ts";
 import type { IkeStatus } from "../daemons/node/ike-controls.ts";
+import { askDaemon, jsonOption, runOption, type RunArgument } from "./options.ts";
 import { formatTable } from "./table.ts";
 
-interface ListArguments {
-  readonly run: string;
+interface ListArguments extends RunArgument {
   readonly json: boolean;
 }
 
-interface RekeyArguments {
-  readonly run: string;
+interface RekeyArguments extends RunArgument {
   readonly sa: string | undefined;
   readonly ike: string | undefined;
 }
 
-interface InitiateArguments {
-  readonly run: string;
+interface InitiateArguments extends RunArgument {
   readonly peer: string;
   readonly dvipa: string | undefined;
 }
-
-const run = {
-  type: "string",
-  demandOption: true,
-  requiresArg: true,
-  describe: "the distributor's run directory (its --run)",
-} as const;
 
 const listCommand: CommandModule<object, ListArguments> = {
   command: "list",
   describe: "Show the IKE SAs and what hangs on them",
   builder: (args: Argv<object>): Argv<ListArguments> =>
-    args
-      .option("run", run)
-      .option("json", { type: "boolean", default: false, describe: "one line of JSON instead of tables" }),
+    args.option("run", runOption("distributor")).option("json", jsonOption("tables")),
   handler: async (args: ArgumentsCamelCase<ListArguments>) => {
-    const sas = (await callControl(`${args.run}/control.sock`, "ikeSas")) as IkeStatus;
+    const sas = (await askDaemon(args, "ikeSas")) as IkeStatus;
     process.stdout.write(args.json ? `${JSON.stringify(sas)}\n` : describeSas(sas));
   },
 };
@@ -46,7 +34,7 @@ const rekeyCommand: CommandModule<object, RekeyArguments> = {
   describe: "Replace an SA by a fresh one, without losing a packet",
   builder: (args: Argv<object>): Argv<RekeyArguments> =>
     args
-      .option("run", run)
+      .option("run", runOption("distributor"))
       .option("sa", { type: "string", requiresArg: true, describe: "a Child SA: its ID, as `list` shows it" })
       .option("ike", { type: "string", requiresArg: true, describe: "an IKE SA: its ID; its Child SAs stay" })
       .conflicts("sa", "ike")
@@ -54,10 +42,9 @@ const rekeyCommand: CommandModule<object, RekeyArguments> = {
         if (sa === undefined && ike === undefined) throw new EsplexError("config.invalid", "say which: --sa or --ike");
         return true;
       }),
-  handler: async ({ run: directory, sa, ike }: ArgumentsCamelCase<RekeyArguments>) => {
-    const socket = `${directory}/control.sock`;
-    if (sa === undefined) await callControl(socket, "rekeyIke", { ike });
-    else await callControl(socket, "rekeyChild", { sa });
+  handler: async ({ sa, ike, ...args }: ArgumentsCamelCase<RekeyArguments>) => {
+    if (sa === undefined) await askDaemon(args, "rekeyIke", { ike });
+    else await askDaemon(args, "rekeyChild", { sa });
     ordered();
   },
 };
@@ -67,7 +54,7 @@ const initiateCommand: CommandModule<object, InitiateArguments> = {
   describe: "Reach out to a peer of the cluster file, unless it is there already",
   builder: (args: Argv<object>): Argv<InitiateArguments> =>
     args
-      .option("run", run)
+      .option("run", runOption("distributor"))
       .option("peer", {
         type: "string",
         demandOption: true,
@@ -75,8 +62,8 @@ const initiateCommand: CommandModule<object, InitiateArguments> = {
         describe: "its name in the cluster file",
       })
       .option("dvipa", { type: "string", requiresArg: true, describe: "as this DVIPA [what the cluster file says]" }),
-  handler: async ({ run: directory, peer, dvipa }: ArgumentsCamelCase<InitiateArguments>) => {
-    await callControl(`${directory}/control.sock`, "initiate", { peer, ...(dvipa !== undefined && { dvipa }) });
+  handler: async ({ peer, dvipa, ...args }: ArgumentsCamelCase<InitiateArguments>) => {
+    await askDaemon(args, "initiate", { peer, ...(dvipa !== undefined && { dvipa }) });
     ordered();
   },
 };

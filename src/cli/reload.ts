@@ -1,23 +1,13 @@
 import type { ArgumentsCamelCase, CommandModule } from "yargs";
-import { callControl } from "../daemons/control.ts";
-
-interface ReloadArguments {
-  readonly run: string;
-}
+import { askDaemon, runOption, type RunArgument } from "./options.ts";
 
 /** `esplex reload`: a node reads its peers, keys, certificates and revocation lists anew. */
-export const reloadCommand: CommandModule<object, ReloadArguments> = {
+export const reloadCommand: CommandModule<object, RunArgument> = {
   command: "reload",
   describe: "Let a node read peers, keys, certificates and revocation lists anew; SAs stay",
-  builder: (args) =>
-    args.option("run", {
-      type: "string",
-      demandOption: true,
-      requiresArg: true,
-      describe: "the daemon's run directory (its --run)",
-    }),
-  handler: async ({ run }: ArgumentsCamelCase<ReloadArguments>) => {
-    const result = await callControl(`${run}/control.sock`, "reload");
+  builder: (args) => args.option("run", runOption("node")),
+  handler: async (args: ArgumentsCamelCase<RunArgument>) => {
+    const result = await askDaemon(args, "reload");
     process.stdout.write(`${JSON.stringify(result)}\n`);
   },
 };

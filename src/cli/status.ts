@@ -1,10 +1,9 @@
 import type { ArgumentsCamelCase, CommandModule } from "yargs";
-import { callControl } from "../daemons/control.ts";
 import type { FilterStatus, LeaseStatus, NodeStatus } from "../daemons/node/status.ts";
+import { askDaemon, jsonOption, runOption, type RunArgument } from "./options.ts";
 import { formatTable } from "./table.ts";
 
-interface StatusArguments {
-  readonly run: string;
+interface StatusArguments extends RunArgument {
   readonly json: boolean;
 }
 
@@ -12,18 +11,14 @@ interface StatusArguments {
 export const statusCommand: CommandModule<object, StatusArguments> = {
   command: "status",
   describe: "Show what a daemon on this machine holds and does",
-  builder: (args) =>
-    args
-      .option("run", {
-        type: "string",
-        demandOption: true,
-        requiresArg: true,
-        describe: "the daemon's run directory (its --run)",
-      })
-      .option("json", { type: "boolean", default: false, describe: "one line of JSON instead of tables" }),
-  handler: async ({ run, json }: ArgumentsCamelCase<StatusArguments>) => {
-    const status = await callControl(`${run}/control.sock`, "status");
-    const text = json ? `${JSON.stringify(status)}\n` : isNodeStatus(status) ? describeNode(status) : indented(status);
+  builder: (args) => args.option("run", runOption("daemon")).option("json", jsonOption("tables")),
+  handler: async (args: ArgumentsCamelCase<StatusArguments>) => {
+    const status = await askDaemon(args, "status");
+    const text = args.json
+      ? `${JSON.stringify(status)}\n`
+      : isNodeStatus(status)
+        ? describeNode(status)
+        : indented(status);
     process.stdout.write(text);
   },
 };

@@ -1,9 +1,7 @@
-import { be16, be32, struct, u8 } from "../core/struct.ts";
+import { be32, u8 } from "../core/struct.ts";
 import { AttributeCursor, MessageBuilder, numberBytes, type NetlinkMessage } from "./netlink-message.ts";
 import { NETLINK_NETFILTER, NetlinkSocket } from "./netlink-socket.ts";
-
-/** `struct nfgenmsg`, include/uapi/linux/netfilter/nfnetlink.h. */
-const nfgenmsg = struct("nfgenmsg", 4, { family: u8, version: u8, resourceId: be16 });
+import { nfgenmsg } from "./nfnetlink.ts";
 
 // include/uapi/linux/netfilter/nfnetlink_log.h
 const NFNL_SUBSYS_ULOG = 4 << 8;

@@ -9,9 +9,8 @@ import {
   type NetlinkMessage,
 } from "./netlink-message.ts";
 import { NETLINK_NETFILTER, NetlinkSocket } from "./netlink-socket.ts";
+import { nfgenmsg } from "./nfnetlink.ts";
 
-/** `struct nfgenmsg`, include/uapi/linux/netfilter/nfnetlink.h. */
-const nfgenmsg = struct("nfgenmsg", 4, { family: u8, version: u8, resourceId: be16 });
 /** `struct nfqnl_msg_config_cmd`, include/uapi/linux/netfilter/nfnetlink_queue.h. */
 const configCommand = struct("nfqnl_msg_config_cmd", 4, { command: u8, pad: u8, protocolFamily: be16 });
 /** `struct nfqnl_msg_verdict_hdr` */

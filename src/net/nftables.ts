@@ -2,6 +2,7 @@ import { execa } from "execa";
 import { EsplexError } from "../core/errors.ts";
 import { Attributes } from "./netlink-message.ts";
 import { NETLINK_NETFILTER, NetlinkSocket } from "./netlink-socket.ts";
+import { nfgenmsg } from "./nfnetlink.ts";
 
 export type NftFamily = "ip" | "ip6" | "inet" | "netdev";
 
@@ -9,8 +10,6 @@ export type NftFamily = "ip" | "ip6" | "inet" | "netdev";
 const NFNLGRP_NFTABLES = 7;
 const NFT_MSG_DELTABLE = (10 << 8) | 2;
 const NFTA_TABLE_NAME = 1;
-/** `struct nfgenmsg` */
-const NFGENMSG_BYTES = 4;
 
 const NFT_TIMEOUT_MS = 10_000;
 /** Our rulesets have tens of lines; this bounds what a listing may return. */
@@ -57,7 +56,7 @@ export function watchDeletedTables(
     groups: [NFNLGRP_NFTABLES],
     onMessage: ({ type, body }) => {
       if (type !== NFT_MSG_DELTABLE) return;
-      const name = new Attributes(body, NFGENMSG_BYTES).text(NFTA_TABLE_NAME);
+      const name = new Attributes(body, nfgenmsg.size).text(NFTA_TABLE_NAME);
       if (name?.startsWith(prefix) === true) onDeleted();
     },
     onOverrun: onDeleted,
