@@ -35,7 +35,7 @@ interface Waiting {
 export class TargetFeed {
   readonly #context: TargetFeedContext;
   readonly #backlog: Waiting[] = [];
-  #isTelling = false;
+  #state: "new" | "telling" | "synced" = "new";
   #isAgainDue = false;
   #isWaitedFor = true;
 
@@ -43,16 +43,16 @@ export class TargetFeed {
     this.#context = context;
   }
 
-  /** False while the target is being told everything. */
+  /** False until the target has been told everything, and while it is told once more. */
   get isSynced(): boolean {
-    return !this.#isTelling;
+    return this.#state === "synced";
   }
 
   /** Tells everything, once more after that when it is being told already. */
   tellAll(): void {
     this.#isAgainDue = true;
-    if (this.#isTelling) return;
-    this.#isTelling = true;
+    if (this.#state === "telling") return;
+    this.#state = "telling";
     this.#isWaitedFor = true;
     this.#tell().catch((error: unknown) => {
       this.#context.connection.close(`snapshot failed: ${messageOf(error)}`);
@@ -65,7 +65,7 @@ export class TargetFeed {
    * for: then it is not synced, and makes the change later. Rejects as `send` does.
    */
   deliver(send: () => Promise<unknown>): Promise<void> {
-    if (!this.#isTelling) return send().then(() => {});
+    if (this.isSynced) return send().then(() => {});
     if (this.#backlog.length >= MAX_BACKLOG) {
       this.#dropBacklog();
       this.#isAgainDue = true;
@@ -87,11 +87,10 @@ export class TargetFeed {
       while (!this.#isAgainDue) {
         const change = this.#backlog.shift();
         if (change === undefined) break;
-        await change.send();
-        change.done();
+        await change.send().finally(change.done);
       }
     }
-    this.#isTelling = false;
+    this.#state = "synced";
     onSynced();
   }
 

@@ -155,13 +155,25 @@ describe("a target that is told everything", () => {
     }
     await settle();
     unanswered.shift()?.fail(new EsplexError("bus.timeout", "no answer"));
-    await Promise.all(changes.slice(1));
+    await Promise.all(changes);
     expect(closed).toEqual(["snapshot failed: no answer"]);
     expect(synced).toBe(0);
   });
 });
 
+it("a change waits for a target that was told nothing yet", async () => {
+  const change = feed.deliver(() => ask("change"));
+  await settle();
+  expect([told, feed.isSynced]).toEqual([[], false]);
+  feed.tellAll();
+  await answerAll();
+  await change;
+  expect(told.at(-1)).toBe("change");
+});
+
 it("a change for a target that has everything is as good as its answer", async () => {
+  feed.tellAll();
+  await answerAll();
   const failing = feed.deliver(() => ask("change"));
   unanswered.shift()?.fail(new EsplexError("bus.timeout", "no answer"));
   await expect(failing).rejects.toMatchObject({ code: "bus.timeout" });
