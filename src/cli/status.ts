@@ -4,6 +4,7 @@ import { askDaemon, jsonOption, runOption, type RunArgument } from "./options.ts
 import { formatTable } from "./table.ts";
 
 interface StatusArguments extends RunArgument {
+  readonly brief: boolean;
   readonly json: boolean;
 }
 
@@ -11,13 +12,17 @@ interface StatusArguments extends RunArgument {
 export const statusCommand: CommandModule<object, StatusArguments> = {
   command: "status",
   describe: "Show what a daemon on this machine holds and does",
-  builder: (args) => args.option("run", runOption("daemon")).option("json", jsonOption("tables")),
+  builder: (args) =>
+    args
+      .option("run", runOption("daemon"))
+      .option("brief", { type: "boolean", default: false, describe: "of SAs and connections how many, not each" })
+      .option("json", jsonOption("tables")),
   handler: async (args: ArgumentsCamelCase<StatusArguments>) => {
-    const status = await askDaemon(args, "status");
+    const status = await askDaemon(args, "status", { brief: args.brief });
     const text = args.json
       ? `${JSON.stringify(status)}\n`
       : isNodeStatus(status)
-        ? describeNode(status)
+        ? describeNode(status, args.brief)
         : indented(status);
     process.stdout.write(text);
   },
@@ -44,7 +49,39 @@ function indented(status: unknown): string {
   return `${JSON.stringify(status, null, 2)}\n`;
 }
 
-function describeNode(status: NodeStatus): string {
+function describeTotals({ totals: { sas, leases, windowRuleBroken, connections } }: NodeStatus): string {
+  const states = Object.entries(leases).map(([state, count]) => `${state} ${count}`);
+  const rule = windowRuleBroken === 0 ? "" : `; the window rule is not kept on ${windowRuleBroken}`;
+  return `${sas} SAs (lease: ${states.join(", ") || "-"})${rule}; ${connections} connections\n`;
+}
+
+function describeSas({ sas }: NodeStatus): string {
+  return formatTable(
+    "SAs",
+    ["peer", "address", "mode", "suite", "SPI in", "SPI out", "lease", "numbers", "refill p50/p99"],
+    sas.map((sa) => [
+      sa.peerName,
+      sa.peer,
+      sa.mode,
+      sa.suite,
+      sa.spiIn,
+      sa.spiOut,
+      sa.lease.state,
+      sa.lease.first === null ? "-" : `[${sa.lease.first}, ${sa.lease.end ?? "?"}) next ${sa.lease.next ?? "?"}`,
+      describeRefill(sa.lease),
+    ]),
+  );
+}
+
+function describeConnections({ connections }: NodeStatus): string {
+  return formatTable(
+    "connections",
+    ["client", "DVIPA", "target", "state"],
+    connections.map((c) => [`${c.client}:${c.clientPort}`, `${c.dvipa}:${c.port}`, c.target, c.state]),
+  );
+}
+
+function describeNode(status: NodeStatus, isBrief: boolean): string {
   const state = status.ready ? "ready" : `waiting for ${status.waitingFor.join(", ")}`;
   return [
     `node ${status.node}: ${state}\n`,
@@ -64,21 +101,8 @@ function describeNode(status: NodeStatus): string {
         String(t.connections),
       ]),
     ),
-    formatTable(
-      "SAs",
-      ["peer", "address", "mode", "suite", "SPI in", "SPI out", "lease", "numbers", "refill p50/p99"],
-      status.sas.map((sa) => [
-        sa.peerName,
-        sa.peer,
-        sa.mode,
-        sa.suite,
-        sa.spiIn,
-        sa.spiOut,
-        sa.lease.state,
-        sa.lease.first === null ? "-" : `[${sa.lease.first}, ${sa.lease.end ?? "?"}) next ${sa.lease.next ?? "?"}`,
-        describeRefill(sa.lease),
-      ]),
-    ),
+    describeTotals(status),
+    ...(isBrief ? [] : [describeSas(status)]),
     ...status.sas
       .filter(({ lease }) => !lease.windowRule.kept)
       .map(
@@ -90,11 +114,7 @@ function describeNode(status: NodeStatus): string {
       ["DVIPA", "rule", "action", "logs", "packets", "bytes"],
       status.filters.flatMap(describeFilter),
     ),
-    formatTable(
-      "connections",
-      ["client", "DVIPA", "target", "state"],
-      status.connections.map((c) => [`${c.client}:${c.clientPort}`, `${c.dvipa}:${c.port}`, c.target, c.state]),
-    ),
+    ...(isBrief ? [] : [describeConnections(status)]),
     formatTable(
       "counters",
       ["name", "count"],

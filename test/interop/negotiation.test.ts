@@ -80,6 +80,11 @@ describe("refusals", () => {
   it("still serves a good client afterwards", async () => {
     await negotiate(lab(), client, "transport");
     expect(await requestName(lab())).toMatchObject({ ok: true });
+    expect(await lab().distributor.ask("status", { brief: true })).toMatchObject({
+      totals: { sas: 1, connections: 1 },
+      sas: [],
+      connections: [],
+    });
     await close(lab(), client);
   });
 });

@@ -16,7 +16,7 @@ import { NETLINK_ROUTE, NetlinkSocket } from "../../net/netlink-socket.ts";
 import type { SharedSa } from "../../sa/spec.ts";
 import type { ConnectionKey } from "../../steer/connection-table.ts";
 import { readXfrmStatistics } from "../../xfrm/statistics.ts";
-import { serveControl, type ControlHandlers, type ControlServer } from "../control.ts";
+import { serveControl, type ControlArguments, type ControlHandlers, type ControlServer } from "../control.ts";
 import { CouplingLink } from "./coupling-link.ts";
 import { Distributor, type OwnDvipa } from "./distributor.ts";
 import { drainControls } from "./drain-controls.ts";
@@ -338,19 +338,24 @@ class Node {
   #controls(): ControlHandlers {
     const distributor = this.#distributor;
     const peerNames = (): string[] => this.#ike.peers.map(({ name }) => name);
-    const always = { status: () => this.#status(), drops: () => this.#drops(), reload: () => this.#reload() };
+    const always = {
+      status: ({ brief }: ControlArguments) => this.#status(brief === true),
+      drops: () => this.#drops(),
+      reload: () => this.#reload(),
+    };
     return distributor === null
       ? always
       : { ...always, ...ikeControls(distributor, peerNames), ...drainControls(distributor) };
   }
 
-  async #status(): Promise<NodeStatus> {
+  async #status(isBrief: boolean): Promise<NodeStatus> {
     const waitingFor = [
       ...(this.#coupling.isOpen ? [] : ["the coupling service"]),
       ...(this.#distributor === null || this.#distributor.isServing ? [] : ["the ownership of its DVIPAs"]),
       ...[...this.#shadows].flatMap(([name, link]) => (link.isSynced ? [] : [`the distributor ${name}`])),
       ...(this.#distributor === null && this.#shadows.size === 0 ? ["a distributor"] : []),
     ];
+    const connections = this.#distributor?.connectionStatus() ?? [];
     return {
       daemon: "node",
       node: this.#context.options.name,
@@ -358,9 +363,10 @@ class Node {
       waitingFor,
       dvipas: [...this.#ownDvipaStatus(), ...this.#shadowDvipaStatus()],
       targets: this.#distributor?.targetStatus() ?? [],
-      sas: await this.#keeper.status(),
+      totals: { ...this.#keeper.totals(), connections: connections.length },
+      sas: isBrief ? [] : await this.#keeper.status(),
       filters: await this.#keeper.filterStatus(),
-      connections: this.#distributor?.connectionStatus() ?? [],
+      connections: isBrief ? [] : connections,
       steeringQueue: this.#distributor?.queueCounters() ?? null,
       counters: this.#context.bus.counters.snapshot(),
     };

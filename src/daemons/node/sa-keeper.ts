@@ -2,6 +2,7 @@ import type { Clock } from "../../core/clock.ts";
 import type { Counters } from "../../core/counters.ts";
 import { EsplexError, invariant, messageOf } from "../../core/errors.ts";
 import type { Log } from "../../core/log.ts";
+import { mapInParts } from "../../core/parts.ts";
 import { isErrno } from "../../net/kernel-error.ts";
 import type { NetlinkSocket } from "../../net/netlink-socket.ts";
 import type { StateReceived } from "../../sa/received-numbers.ts";
@@ -28,16 +29,16 @@ import { Convergence } from "./convergence.ts";
 import type { CouplingLink } from "./coupling-link.ts";
 import { LeaseRunner } from "./lease-runner.ts";
 import { SaFilter } from "./sa-filter.ts";
-import { statusOf } from "./sa-status.ts";
+import { statusOf, totalsOf } from "./sa-status.ts";
 import { OWN_IKE, SaTable, type Entry, type KeptSa, type SaSource } from "./sa-table.ts";
-import type { FilterStatus, SaStatus } from "./status.ts";
+import type { FilterStatus, SaStatus, SaTotals } from "./status.ts";
 import { Traps, type TrapsContext } from "./traps.ts";
 import { UseMeter, type UseMeterContext } from "./use-meter.ts";
 
 /** A rekeyed SA takes over from one that sends; its peer must not wait longer for the switch. Our choice. */
 const HAND_OVER_MS = 2_000;
-/** Runners that start beside each other; each has the kernel asked once. Our choice. */
-const STARTS_AT_ONCE = 64;
+/** SAs whose kernel states are read beside each other, of thousands. Our choice. */
+const READ_AT_ONCE = 64;
 /** Room for a burst of kernel events, in bytes; the kernel clamps it to net.core.rmem_max. */
 const EVENT_BUFFER_BYTES = 4 * 1024 * 1024;
 
@@ -192,9 +193,7 @@ export class SaKeeper {
     }
     await this.#convergence.apply();
     for (const { sa } of gone) wipeSaKeys(sa);
-    for (let at = 0; at < fresh.length; at += STARTS_AT_ONCE) {
-      await Promise.all(fresh.slice(at, at + STARTS_AT_ONCE).map((entry) => this.#startRunner(entry)));
-    }
+    await mapInParts(fresh, READ_AT_ONCE, (entry) => this.#startRunner(entry));
   }
 
   /** New packets use the SA from now on; resolves once they can, at the latest after `HAND_OVER_MS`. */
@@ -289,8 +288,15 @@ export class SaKeeper {
     return [...this.#table.values()].filter((entry) => entry.source === source);
   }
 
-  async status(): Promise<SaStatus[]> {
-    return Promise.all([...this.#table.values()].map(async (entry) => statusOf(entry, this.#meter.useOf(entry.sa.id))));
+  /** Each SA, with what the kernel says of it. */
+  status(): Promise<SaStatus[]> {
+    return mapInParts([...this.#table.values()], READ_AT_ONCE, (entry) =>
+      statusOf(entry, this.#meter.useOf(entry.sa.id)),
+    );
+  }
+
+  totals(): SaTotals {
+    return totalsOf(this.#table.values());
   }
 
   /** What this node's kernel has received on the inbound states of the source's SAs; null for one that is not there. */

@@ -2,7 +2,7 @@ import { suiteName } from "../../sa/suite.ts";
 import type { UseCounts } from "../../sa/use.ts";
 import { windowRule } from "../../sequence/size.ts";
 import type { Entry } from "./sa-table.ts";
-import type { LeaseStatus, SaStatus } from "./status.ts";
+import type { LeaseStatus, SaStatus, SaTotals } from "./status.ts";
 
 /** What `esplex status` says of an SA: reads the kernel's numbers, never a key. */
 export async function statusOf({ sa, runner, outbound, instances }: Entry, use: UseCounts | null): Promise<SaStatus> {
@@ -38,6 +38,19 @@ export async function statusOf({ sa, runner, outbound, instances }: Entry, use: 
       outPackets: use.outPackets.toString(),
     },
   };
+}
+
+/** How many there are, without a look at the kernel. */
+export function totalsOf(entries: Iterable<Pick<Entry, "runner">>): SaTotals {
+  const leases: Record<string, number> = {};
+  let [sas, windowRuleBroken] = [0, 0];
+  for (const { runner } of entries) {
+    const { state, windowRule: rule } = runner?.status() ?? { state: "none", windowRule: null };
+    sas += 1;
+    leases[state] = (leases[state] ?? 0) + 1;
+    if (rule?.kept === false) windowRuleBroken += 1;
+  }
+  return { sas, leases, windowRuleBroken };
 }
 
 function spiText(spi: number): string {

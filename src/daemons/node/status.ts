@@ -14,6 +14,8 @@ export interface NodeStatus {
   readonly dvipas: readonly DvipaStatus[];
   /** The targets of the DVIPAs that this node distributes. */
   readonly targets: readonly TargetStatus[];
+  readonly totals: SaTotals & { readonly connections: number };
+  /** Empty in the brief form, as are the connections. */
   readonly sas: readonly SaStatus[];
   readonly connections: readonly ConnectionStatus[];
   /** What the filters of this node's DVIPAs have decided; empty where there is none. */
@@ -39,6 +41,14 @@ export interface TargetStatus {
   readonly listening: readonly { readonly dvipa: string; readonly port: number }[];
   /** Entries of the connection table that point to it. */
   readonly connections: number;
+}
+
+export interface SaTotals {
+  readonly sas: number;
+  /** SAs by the state of this node's lease on them; `none`: this node may not send on it yet, or no more. */
+  readonly leases: Readonly<Record<string, number>>;
+  /** SAs whose peer's window does not carry the nodes that send on them. */
+  readonly windowRuleBroken: number;
 }
 
 export interface SaStatus {
