@@ -102,6 +102,7 @@ class Node {
   /** Those that every node was told of. */
   #appliedFilters: FilterRules;
   #networkTail: Promise<unknown> = Promise.resolve();
+  #networkQueued: Promise<void> | null = null;
   #server: BusServer | null = null;
   /** The start of the distributor's role, under way or done. */
   #serving: Promise<void> | null = null;
@@ -293,8 +294,10 @@ class Node {
     await this.#applyNetwork();
   }
 
+  /** Calls that wait for their turn share one run. */
   #applyNetwork(): Promise<void> {
-    return this.#serialNetwork(async () => {
+    this.#networkQueued ??= this.#serialNetwork(async () => {
+      this.#networkQueued = null;
       if (this.#stopping) return;
       const shadowed = [...this.#shadowDvipas.values()].flat();
       const targets = shadowed.map(({ address }): HostDvipa => ({ address, role: "target", interfaceName: null }));
@@ -304,6 +307,7 @@ class Node {
       const { dvipas, targets: steering } = this.#ownNetwork;
       await this.#network.apply({ dvipas: [...dvipas, ...targets], targets: steering, handedOver });
     });
+    return this.#networkQueued;
   }
 
   #serialNetwork<T>(work: () => Promise<T>): Promise<T> {

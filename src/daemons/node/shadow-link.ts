@@ -14,6 +14,8 @@ import type { Acquire } from "./traps.ts";
 const LEASE_MS = 1_000;
 /** The first segment of a connection is repeated after 1 s (RFC 6298 §2.1); this one is not worth more then. */
 const OPENING_MS = 1_000;
+/** The distributor makes routes for a new target before it answers; a dead one is noticed by its silence. Our choice. */
+const JOIN_MS = 30_000;
 
 /** A distributor as the coupling service announces it. */
 export interface ShadowedDistributor {
@@ -72,7 +74,7 @@ export class ShadowLink {
         this.#trapParts = [];
         const shadow = options.keeper.keptFrom(distributor.name).map(({ sa }) => sa.id);
         const otherAddress = await options.otherAddress();
-        await connection.request("join", { node: bus.self, shadow, otherAddress });
+        await connection.request("join", { node: bus.self, shadow, otherAddress }, JOIN_MS);
       },
       onClose: (_connection, reason) => {
         this.#synced = false;

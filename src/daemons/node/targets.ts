@@ -59,7 +59,7 @@ export interface TargetsContext {
   readonly received: (sa: SharedSa) => ReceivedNumbers | null;
   /** By DVIPA. */
   readonly filters: () => ReadonlyMap<string, DvipaFilter>;
-  /** A target has joined or left: routes and choices change. */
+  /** A target has joined, from addresses that are new: routes change. */
   readonly onChange: () => Promise<void>;
   /** A target joined without memory of the leases that the distributor knew of. */
   readonly onJoin: (name: string) => void;
@@ -102,6 +102,8 @@ export class Targets {
    * while its agent restarts.
    */
   readonly #addresses = new Map<string, readonly string[]>();
+  /** Those of them that routes are made for. */
+  readonly #routed = new Set<string>();
   #compare: Timer | null = null;
 
   constructor(context: TargetsContext) {
@@ -260,12 +262,17 @@ export class Targets {
     });
     const target = { name, connection, feed };
     this.#joined.set(name, target);
-    this.#addresses.set(name, otherAddress === null ? [address] : [address, otherAddress]);
+    const addresses = otherAddress === null ? [address] : [address, otherAddress];
+    if (this.#addresses.get(name)?.join() !== addresses.join()) this.#routed.delete(name);
+    this.#addresses.set(name, addresses);
     this.#context.sockets.joined(name);
     onJoin(name);
     log.info("target joined", { target: name, address, otherAddress, shadowSas: body.shadow.length });
     this.#warnOfUnreachable(name);
-    await onChange();
+    if (!this.#routed.has(name)) {
+      await onChange();
+      this.#routed.add(name);
+    }
     // Ahead of the snapshot: with that the target removes what nobody has spoken of.
     this.#sendTraps(target);
     this.#tellAll(target);
