@@ -1,19 +1,17 @@
 import netlink from "netlink";
 import type { RawNetlinkSocket } from "netlink";
 import { systemClock, type Clock, type Timer } from "../core/clock.ts";
-import { EsplexError, invariant, messageOf } from "../core/errors.ts";
+import { EsplexError, invariant } from "../core/errors.ts";
 import { DatagramReader, sendNow } from "./datagram-reader.ts";
 import { droppedMessages, prepareNetlinkSocket } from "./socket-options.ts";
 import { kernelRefusal } from "./kernel-error.ts";
-import { expectation, required, type Expectation, type Submission, type Waiting } from "./netlink-exchange.ts";
-import { asRefusal, errorOf, inDatagrams, lost } from "./netlink-answers.ts";
+import { asRefusal, inDatagrams, lost } from "./netlink-answers.ts";
+import { expectation, required, type Expectation } from "./netlink-exchange.ts";
+import { NetlinkFlight } from "./netlink-flight.ts";
 import {
-  finishFrame,
   NLM_F_ACK,
   NLM_F_DUMP,
   NLM_F_DUMP_INTR,
-  NLMSG_DONE,
-  NLMSG_ERROR,
   parseMessages,
   type NetlinkMessage,
   type NetlinkRequest,
@@ -25,8 +23,6 @@ export const NETLINK_NETFILTER = 12;
 
 /** Answers, and the parts of a dump, come in microseconds; this long without any means one was lost. Our choice. */
 const ANSWER_TIMEOUT_MS = 10_000;
-/** Requests that wait for their turn, over all callers. Our choice. */
-const BACKLOG_MAX = 8192;
 /**
  * What one answer may take of the receive buffer, bookkeeping included: an error repeats the request. Requests are held
  * back so that answers fit one half of the buffer (dumps stop at the other half), and none is lost.
@@ -75,12 +71,9 @@ export class NetlinkSocket {
   readonly #port: number;
   readonly #options: NetlinkSocketOptions;
   readonly #clock: Clock;
-  readonly #waiting = new Map<number, Waiting>();
-  readonly #inFlightMax: number;
+  readonly #flight: NetlinkFlight;
   readonly #fd: number;
   readonly #reader: DatagramReader | null;
-  #backlog: Submission[] = [];
-  #seq = 0;
   #dumps: Promise<unknown> = Promise.resolve();
   #closed = false;
   #drops = 0;
@@ -102,7 +95,13 @@ export class NetlinkSocket {
     this.#fd = prepareNetlinkSocket(protocol, this.#port, receiveBufferBytes);
     this.#reader = datagramBytes === undefined ? null : new DatagramReader(this.#fd, datagramBytes);
     if (options.onOverrun !== undefined) this.#watchDrops();
-    this.#inFlightMax = Math.floor(this.#socket.getRecvBufferSize() / 2 / ANSWER_BYTES);
+    this.#flight = new NetlinkFlight({
+      port: this.#port,
+      maxInFlight: Math.floor(this.#socket.getRecvBufferSize() / 2 / ANSWER_BYTES),
+      timeoutMs: options.timeoutMs ?? ANSWER_TIMEOUT_MS,
+      clock,
+      send: (frames, onError) => this.#send(frames, onError),
+    });
     this.#socket.on("message", (datagram, { port }) => this.#woken(datagram, port));
     this.#socket.on("truncatedMessage", () => this.#guard(() => this.#overrun("a datagram was cut")));
     this.#socket.on("error", (error) => this.#guard(() => this.#failed(error)));
@@ -210,7 +209,7 @@ export class NetlinkSocket {
     if (this.#closed) return;
     this.#closed = true;
     this.#dropsTimer?.cancel();
-    this.#failAll(new EsplexError("kernel.refused", "netlink socket closed", { operation: "close" }));
+    this.#flight.close(new EsplexError("kernel.refused", "netlink socket closed", { operation: "close" }));
     // Not inside a native callback: the library would go on with a closed handle.
     setImmediate(() => this.#socket.close());
   }
@@ -253,6 +252,11 @@ export class NetlinkSocket {
     );
   }
 
+  #submit(expectations: readonly Expectation[]): readonly number[] {
+    invariant((this.#options.groups ?? []).length === 0, "a socket with groups carries no requests");
+    return this.#flight.submit(expectations);
+  }
+
   /** `lastFlags`: how the last of them is made to answer. */
   async #sendDatagram(
     requests: readonly NetlinkRequest[],
@@ -278,67 +282,9 @@ export class NetlinkSocket {
     try {
       await done.promise;
     } finally {
-      for (const seq of seqs) this.#forget(seq);
+      for (const seq of seqs) this.#flight.forget(seq);
     }
     return results;
-  }
-
-  /** Sends as soon as the answers have room; at the latest when nothing else is in flight. */
-  #submit(expectations: readonly Expectation[]): readonly number[] {
-    invariant((this.#options.groups ?? []).length === 0, "a socket with groups carries no requests");
-    if (this.#closed) throw new EsplexError("kernel.refused", "netlink socket closed", { operation: "submit" });
-    if (this.#backlog.length >= BACKLOG_MAX) {
-      throw new EsplexError("kernel.overrun", `more than ${BACKLOG_MAX} netlink requests wait`);
-    }
-    const submission: Submission = { expectations, seqs: [], timer: null, waiting: 0, heardMs: 0 };
-    this.#backlog.push(submission);
-    this.#sendBacklog();
-    return submission.seqs;
-  }
-
-  #sendBacklog(): void {
-    for (let next = this.#backlog[0]; next !== undefined; next = this.#backlog[0]) {
-      const inFlight = this.#waiting.size;
-      if (inFlight > 0 && inFlight + next.expectations.length > this.#inFlightMax) return;
-      this.#backlog.shift();
-      this.#sendNow(next);
-    }
-  }
-
-  #sendNow(submission: Submission): void {
-    const { expectations, seqs } = submission;
-    const frames = expectations.map(({ request, flags, operation, onAnswer, settle }) => {
-      const seq = this.#nextSeq();
-      this.#waiting.set(seq, { operation, onAnswer, settle, submission });
-      seqs.push(seq);
-      const { buffer, byteOffset, length } = finishFrame(request, flags, seq, this.#port);
-      return Buffer.from(buffer, byteOffset, length);
-    });
-    submission.waiting = seqs.length;
-    submission.heardMs = this.#clock.nowMs();
-    this.#limit(submission, this.#timeoutMs);
-    this.#send(frames, (error) => {
-      for (const seq of seqs) this.#settle(seq, asRefusal("sendmsg", error), 0);
-    });
-  }
-
-  get #timeoutMs(): number {
-    return this.#options.timeoutMs ?? ANSWER_TIMEOUT_MS;
-  }
-
-  /** Gives up when nothing is heard for the time limit: a large dump may take longer. */
-  #limit(submission: Submission, delayMs: number): void {
-    submission.timer = this.#clock.after(delayMs, () => {
-      const leftMs = submission.heardMs + this.#timeoutMs - this.#clock.nowMs();
-      if (leftMs > 0) {
-        this.#limit(submission, leftMs);
-        return;
-      }
-      const { seqs, expectations } = submission;
-      seqs.forEach((seq, at) => {
-        this.#settle(seq, lost(expectations[at]?.operation ?? "request", "no answer in time"), 0);
-      });
-    });
   }
 
   #send(frames: readonly Buffer[], onError: (error: Error) => void): void {
@@ -376,64 +322,19 @@ export class NetlinkSocket {
   #receive(datagram: Uint8Array, senderPort: number): void {
     try {
       if (senderPort !== 0) return; // only the kernel is believed
-      for (const message of parseMessages(datagram)) this.#dispatch(message);
+      for (const message of parseMessages(datagram)) {
+        if (!this.#flight.take(message)) this.#options.onMessage?.(message);
+      }
     } finally {
       if (this.#options.wipe === true) datagram.fill(0);
     }
-  }
-
-  #dispatch(message: NetlinkMessage): void {
-    const waiting = message.port === this.#port ? this.#waiting.get(message.seq) : undefined;
-    if (waiting === undefined) {
-      this.#options.onMessage?.(message);
-    } else if (message.type === NLMSG_ERROR || message.type === NLMSG_DONE) {
-      this.#settle(message.seq, errorOf(message, waiting.operation), message.flags);
-    } else {
-      this.#answered(waiting, message);
-    }
-  }
-
-  #answered(waiting: Waiting, message: NetlinkMessage): void {
-    waiting.submission.heardMs = this.#clock.nowMs();
-    try {
-      waiting.onAnswer(message);
-    } catch (error) {
-      const what = `${waiting.operation}: answer not understood: ${messageOf(error)}`;
-      this.#settle(message.seq, error instanceof EsplexError ? error : new EsplexError("wire.malformed", what), 0);
-      return;
-    }
-    // A single answer ends its request; the parts of a dump carry NLM_F_MULTI and end with NLMSG_DONE.
-    if ((message.flags & 0x2) === 0) this.#settle(message.seq, null, message.flags);
-  }
-
-  #settle(seq: number, error: EsplexError | null, lastFlags: number): void {
-    const waiting = this.#waiting.get(seq);
-    if (waiting === undefined) return;
-    this.#forget(seq);
-    waiting.settle(error, lastFlags);
-  }
-
-  #forget(seq: number): void {
-    const submission = this.#waiting.get(seq)?.submission;
-    if (submission === undefined) return;
-    this.#waiting.delete(seq);
-    submission.waiting -= 1;
-    if (submission.waiting === 0) submission.timer?.cancel();
-    if (this.#backlog.length > 0) this.#sendBacklog();
-  }
-
-  #failAll(error: EsplexError): void {
-    const waiting = [...this.#waiting.keys()];
-    const backlog = this.#closed ? this.#backlog.splice(0) : [];
-    for (const { expectations } of backlog) for (const { settle } of expectations) settle(error, 0);
-    for (const seq of waiting) this.#settle(seq, error, 0);
   }
 
   #failed(error: Error): void {
     if ("code" in error && error.code === "ENOBUFS") {
       this.#overrun("ENOBUFS");
     } else {
-      this.#failAll(asRefusal("recvmsg", error));
+      this.#flight.fail(asRefusal("recvmsg", error));
       this.#fault(error);
     }
   }
@@ -451,7 +352,7 @@ export class NetlinkSocket {
   }
 
   #overrun(why: string): void {
-    this.#failAll(lost("netlink", why));
+    this.#flight.fail(lost("netlink", why));
     this.#options.onOverrun?.();
   }
 
@@ -470,12 +371,5 @@ export class NetlinkSocket {
       if (onFault === undefined) throw error;
       onFault(error);
     });
-  }
-
-  #nextSeq(): number {
-    do {
-      this.#seq = (this.#seq + 1) >>> 0;
-    } while (this.#seq === 0 || this.#waiting.has(this.#seq));
-    return this.#seq;
   }
 }

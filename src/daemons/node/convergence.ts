@@ -102,8 +102,8 @@ export class Convergence {
   async clear(): Promise<void> {
     this.#timer?.cancel();
     this.#isCleared = true;
-    await this.#auditing;
     this.#auditSocket.close();
+    await this.#auditing;
     this.#keepUnknown = false;
     await this.serial(() => this.#reconciler.apply(NOTHING));
   }
@@ -150,7 +150,10 @@ export class Convergence {
     this.#timer = clock.after(pauseMs, () => {
       const startMs = clock.nowMs();
       this.#auditing = this.#audit()
-        .catch((error: unknown) => this.#failed(error))
+        .catch((error: unknown) => {
+          // Its socket is closed under it, for nobody is to wait until thousands of states are read.
+          if (!this.#isCleared) this.#failed(error);
+        })
         .finally(() => {
           if (!this.#isCleared) this.#schedule(Math.max(AUDIT_MS, AUDIT_PAUSE_TIMES * (clock.nowMs() - startMs)));
         });
