@@ -4,8 +4,8 @@
  */
 import { readFileSync } from "node:fs";
 import koffi from "koffi";
-import { forge, type Forgery } from "./forged-frames.ts";
-import type { Order, Pace, Recorded, Reply } from "./replayer.ts";
+import { forge } from "./forged-frames.ts";
+import type { Forging, Order, Recorded, Reply } from "./replayer.ts";
 
 const AF_PACKET = 17;
 const SOCK_RAW = 3;
@@ -53,8 +53,7 @@ let destination = "";
 let follow: { readonly port: string; readonly delaysMs: readonly number[] } | null = null;
 let followed = 0;
 /** What is forged now, and since when. */
-let forging: { readonly port: string; readonly kind: Forgery; readonly pace: Pace; readonly sinceMs: number } | null =
-  null;
+let forging: (Forging & { readonly port: string; readonly sinceMs: number }) | null = null;
 /** Packets of it so far; of all so far. */
 let forgedNow = 0;
 let forged = 0;
@@ -92,8 +91,7 @@ function obey(order: Order): Omit<Reply, "id"> {
       return { sent: chosen.length };
     }
     case "forge": {
-      const { port, kind, pace } = order;
-      forging = kind === null ? null : { port, kind, pace, sinceMs: performance.now() };
+      forging = order.forging && { ...order.forging, port: order.port, sinceMs: performance.now() };
       forgedNow = 0;
       return { sent: forged };
     }

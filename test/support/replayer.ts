@@ -18,14 +18,17 @@ export interface Way {
   readonly mac: string | null;
 }
 
-/** How many packets are forged: so many a second, or for each real one, which loads a slow machine as much as a fast one. */
-export type Pace = { readonly perSecond: number } | { readonly perPacket: number };
+/** What is forged, and how many packets: so many a second, or for each real one, which loads a slow machine as much as a fast one. */
+export interface Forging {
+  readonly kind: Forgery;
+  readonly pace: { readonly perSecond: number } | { readonly perPacket: number };
+}
 
 type Command =
   | { readonly do: "record"; readonly port: string; readonly destination: string }
   | { readonly do: "list" }
   | (Way & { readonly do: "replay"; readonly first: number; readonly end: number; readonly spi: number | null })
-  | { readonly do: "forge"; readonly port: string; readonly kind: Forgery | null; readonly pace: Pace }
+  | { readonly do: "forge"; readonly port: string; readonly forging: Forging | null }
   | { readonly do: "follow"; readonly port: string; readonly delaysMs: readonly number[] | null };
 export type Order = Command & { readonly id: number };
 export interface Reply {
@@ -99,15 +102,17 @@ export class Replayer implements AsyncDisposable {
   }
 
   /** From now on sends the distributor forged packets, made from the newest real ones. Returns how many were so far. */
-  async forge(kind: Forgery, pace: Pace): Promise<number> {
-    return (await this.#order({ do: "forge", port: this.toDistributor.port, kind, pace })).sent ?? 0;
+  forge(kind: Forgery, pace: Forging["pace"]): Promise<number> {
+    return this.#forge({ kind, pace });
   }
 
   /** Forges no more. Returns how many were so far. */
-  async endForging(): Promise<number> {
-    return (
-      (await this.#order({ do: "forge", port: this.toDistributor.port, kind: null, pace: { perSecond: 0 } })).sent ?? 0
-    );
+  endForging(): Promise<number> {
+    return this.#forge(null);
+  }
+
+  async #forge(forging: Forging | null): Promise<number> {
+    return (await this.#order({ do: "forge", port: this.toDistributor.port, forging })).sent ?? 0;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

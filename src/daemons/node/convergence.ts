@@ -9,7 +9,7 @@ import type { WantedParts } from "../../xfrm/wanted-parts.ts";
 
 /** The whole kernel is compared with what it should be so long after the last time; at a change only what it names. Our choice. */
 const AUDIT_MS = 10_000;
-/** And not before so many times what that took: a node with thousands of SAs has other work. */
+/** And not before so many times what that took: a node with thousands of SAs has other work. Our choice. */
 const AUDIT_PAUSE_TIMES = 10;
 /** A change of at most so many names is made by asking for each; else where they are a small part of all. Our choice. */
 const ASKED_NAMES_MAX = 64;

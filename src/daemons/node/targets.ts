@@ -54,6 +54,7 @@ export function isTargetOf({ targets }: Pick<DistributedDvipa, "targets">, node:
 export interface TargetsContext {
   readonly dvipas: () => readonly DistributedDvipa[];
   readonly sas: () => Iterable<DistributedSa>;
+  /** One of them; undefined when it is gone. */
   readonly sa: (saId: string) => DistributedSa | undefined;
   /** What all nodes have authenticated of the SA; null for nothing. */
   readonly received: (sa: SharedSa) => ReceivedNumbers | null;
@@ -102,7 +103,7 @@ export class Targets {
    * while its agent restarts.
    */
   readonly #addresses = new Map<string, readonly string[]>();
-  /** Those of them that routes are made for. */
+  /** Targets whose addresses have routes. */
   readonly #routed = new Set<string>();
   #compare: Timer | null = null;
 
