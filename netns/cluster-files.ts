@@ -23,6 +23,8 @@ export interface ClusterSettings {
   readonly distribution?: Readonly<Record<string, unknown>>;
   /** The DVIPAs' filter as the cluster file has it; absent for none. */
   readonly filter?: Readonly<Record<string, unknown>>;
+  /** True: SAs for the DVIPA may end at d1's own address on the client network. */
+  readonly gateway?: boolean;
   /** Sections of the peer as the cluster file has them; absent for the defaults. */
   readonly peer?: Readonly<Record<string, unknown>>;
   /** A peer for each of these instead of the one client; null: the client. Needs `authentication: "certificate"`. */
@@ -55,8 +57,10 @@ export async function writeClusterFiles(
     distributor: "d1",
     targets: network.nodes.filter(({ role }) => role === "target").map(({ name }) => name),
     ports: [APPLICATION_PORT],
-    ...(settings.distribution === undefined ? {} : { distribution: settings.distribution }),
-    ...(settings.filter === undefined ? {} : { filter: settings.filter }),
+    // Copies: the cluster file has no aliases.
+    ...(settings.distribution === undefined ? {} : { distribution: structuredClone(settings.distribution) }),
+    ...(settings.filter === undefined ? {} : { filter: structuredClone(settings.filter) }),
+    ...(settings.gateway === true && address === network.dvipa ? { gateways: [network.gatewayAddress] } : {}),
     ...(withCertificates
       ? {
           certificates: Object.keys(DVIPA_CERTIFICATES).map((name) => ({

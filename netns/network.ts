@@ -67,6 +67,12 @@ export class LabNetwork {
     return SERVICE_ADDRESSES[this.ipVersion].dvipa;
   }
 
+  /** d1's own address on the client network, of the same version. */
+  get gatewayAddress(): string {
+    const { address, address6 } = this.interfaceOf("d1", "client");
+    return this.ipVersion === 4 ? address : address6;
+  }
+
   /** What a NAT is known by on the client network; null in a lab without one. */
   get natAddress(): string | null {
     return this.#router === "nat" ? this.interfaceOf("nat", "client").address : null;

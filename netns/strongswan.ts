@@ -27,6 +27,8 @@ export interface ClientSettings {
   readonly replayWindowPackets: number;
   /** Dead peer detection after this much silence, s; 0: none. */
   readonly dpdDelaySeconds: number;
+  /** The address that it negotiates with; null: the DVIPA. */
+  readonly remoteAddress: string | null;
   /** The pre-shared key: these characters themselves. */
   readonly psk: string;
   readonly localIdentity: string;
@@ -57,6 +59,7 @@ export const DEFAULT_CLIENT: Omit<ClientSettings, "psk"> = {
   ahProposals: null,
   replayWindowPackets: 1024,
   dpdDelaySeconds: 0,
+  remoteAddress: null,
   localIdentity: CLIENT_IDENTITY,
   remoteIdentity: DVIPA_IDENTITY,
   localSelectors: "dynamic",
@@ -223,7 +226,7 @@ function connectionConfiguration(network: LabNetwork, node: string, settings: Cl
   dvipa {
     version = 2
     local_addrs = ${network.addressOfClient(node)}
-    remote_addrs = ${network.dvipa}
+    remote_addrs = ${settings.remoteAddress ?? network.dvipa}
     proposals = ${settings.proposals}
     rekey_time = 0
     dpd_delay = ${settings.dpdDelaySeconds}s

@@ -4,11 +4,12 @@
  */
 import { describe, expect, it } from "vitest";
 import { APPLICATION_PORT, CLIENT_ADDRESS, CLIENT_IDENTITY, DVIPA } from "../../netns/layout.ts";
+import type { StrongSwan } from "../../netns/strongswan.ts";
 import { requestName, upload } from "../../netns/traffic.ts";
 import { until } from "../../netns/until.ts";
 import type { Drop } from "../../src/daemons/node/drops.ts";
 import { GRE_KEY } from "../../src/net/ids.ts";
-import { negotiate, statesOnEveryNode } from "../support/cluster-probes.ts";
+import { close, negotiate, statesOnEveryNode } from "../support/cluster-probes.ts";
 import { connects, countOnTargets, filterCounts, pings, sendThroughTunnel } from "../support/filter-probes.ts";
 import { useLab } from "../support/lab-fixture.ts";
 
@@ -19,9 +20,11 @@ const WEB = { name: "web", identity: CLIENT_IDENTITY, protocol: "tcp", ports: [A
 const PINGS = { name: "pings", protocol: "icmp", action: "accept" };
 
 const filter = { at: "distributor", rules: [WEB, PINGS] };
-const lab = useLab({ targets: 2, cluster: { filter, peer: { modes: ["tunnel"] } } }, async (up) => {
+const peer = { modes: ["tunnel"], espProposals: ["aes256gcm16"], ahProposals: ["sha256"] };
+let client: StrongSwan;
+const lab = useLab({ targets: 2, cluster: { filter, peer } }, async (up) => {
   await up.startCluster();
-  const client = await up.startClient();
+  client = await up.startClient();
   await negotiate(up, client, "tunnel");
   await statesOnEveryNode(up, 2);
 });
@@ -31,6 +34,11 @@ async function decrypted(node: string): Promise<number> {
   const states = await lab().network.run(node, ["ip", "-s", "xfrm", "state", "list", "nokeys", "dst", DVIPA]);
   const [, packets] = /lifetime current:\s+\d+\(bytes\), (\d+)\(packets\)/.exec(states) ?? [];
   return Number(packets);
+}
+
+/** Of a policy for what comes from there. */
+function ends(source: string): string[] {
+  return ["src", `${source}/32`, "dst", `${DVIPA}/32`];
 }
 
 async function counter(node: string, name: string, table = "esplex-gre"): Promise<number> {
@@ -47,7 +55,7 @@ describe("a connection", () => {
     const { counters } = await lab().distributor.status();
     expect(counters).toMatchObject({ "steer.opened": expect.any(Number) as number });
     expect(counters["steer.forwarded"]).toBeUndefined();
-    expect((await filterCounts(lab().distributor))["web"]).toBeGreaterThan(3);
+    expect((await filterCounts(lab(), lab().distributor))["web"]).toBeGreaterThan(3);
   });
 
   it("carries full-sized packets, which leave no room for GRE", async () => {
@@ -56,7 +64,7 @@ describe("a connection", () => {
 
   it("does not hinder what d1 serves itself", async () => {
     expect(await pings(lab())).toBe(true);
-    expect((await filterCounts(lab().distributor))["pings"]).toBe(2);
+    expect((await filterCounts(lab(), lab().distributor))["pings"]).toBe(2);
   });
 });
 
@@ -124,8 +132,25 @@ describe("a packet through the wrong tunnel", () => {
   it("does not get past d1", async () => {
     await sendThroughTunnel(lab(), SPOOFED);
     expect(await connects(lab(), SPOOFED)).toBe(false);
-    expect((await filterCounts(lab().distributor))["wrongTunnel"]).toBeGreaterThan(0);
+    expect((await filterCounts(lab(), lab().distributor))["wrongTunnel"]).toBeGreaterThan(0);
     expect(await connects(lab(), CLIENT_ADDRESS)).toBe(true);
+  });
+});
+
+describe("AH", () => {
+  it("is taken off and filtered by d1 as ESP is, and the wrong tunnel's packets are dropped", async () => {
+    await lab().network.run("client", ["ip", "xfrm", "policy", "delete", ...ends(SPOOFED), "dir", "out"]);
+    await lab().network.run("client", ["ip", "address", "delete", `${SPOOFED}/32`, "dev", "cli0"]);
+    await close(lab(), client);
+    await negotiate(lab(), client, "tunnel", { ahProposals: "sha256" });
+    await statesOnEveryNode(lab(), 2);
+    const before = await filterCounts(lab(), lab().distributor);
+    expect(await upload(lab(), UPLOAD_BYTES)).toMatchObject({ ok: true });
+    for (const { node } of lab().targets) expect(await decrypted(node)).toBe(0);
+    await sendThroughTunnel(lab(), SPOOFED, "ah");
+    expect(await connects(lab(), SPOOFED)).toBe(false);
+    const after = await filterCounts(lab(), lab().distributor);
+    for (const place of ["web", "wrongTunnel"]) expect(after[place]).toBeGreaterThan(before[place] ?? 0);
   });
 });
 

@@ -62,9 +62,9 @@ describe("a connection", () => {
     const { node } = await requestName(lab());
     expect(["t1", "t2"]).toContain(node);
     const target = lab().target(node ?? "");
-    expect(await filterCounts(target)).toMatchObject({ strangers: 0, unmatched: 0, wrongTunnel: 0 });
-    expect((await filterCounts(target))["web"]).toBeGreaterThan(2);
-    expect(await filterCounts(lab().distributor)).toMatchObject({ web: 0, unmatched: 0, wrongTunnel: 0 });
+    expect(await filterCounts(lab(), target)).toMatchObject({ strangers: 0, unmatched: 0, wrongTunnel: 0 });
+    expect((await filterCounts(lab(), target))["web"]).toBeGreaterThan(2);
+    expect(await filterCounts(lab(), lab().distributor)).toMatchObject({ web: 0, unmatched: 0, wrongTunnel: 0 });
     expect(await logged(target.node, "web")).toMatchObject({
       ...{ action: "accept", dvipa: DVIPA, peer: "client", identity: CLIENT_IDENTITY },
       ...{ source: CLIENT_ADDRESS, destination: DVIPA, destinationPort: APPLICATION_PORT, protocol: 6 },
@@ -100,7 +100,7 @@ describe("a table that another program removes", () => {
 describe("what d1 decrypts itself", () => {
   it("is filtered there by the same rules", async () => {
     expect(await pings(lab())).toBe(false);
-    expect((await filterCounts(lab().distributor))["no pings"]).toBe(2);
+    expect((await filterCounts(lab(), lab().distributor))["no pings"]).toBe(2);
     expect(await countOnTargets(lab(), "no pings")).toBe(0);
     expect(await logged("d1", "no pings")).toMatchObject({
       ...{ action: "drop", peer: "client", identity: CLIENT_IDENTITY, source: CLIENT_ADDRESS, protocol: 1 },
@@ -119,7 +119,7 @@ describe("a packet through the wrong tunnel", () => {
     expect(await connects(lab(), SPOOFED)).toBe(false);
     expect(await countOnTargets(lab(), "wrongTunnel")).toBeGreaterThan(0);
     expect(await pings(lab(), SPOOFED)).toBe(false);
-    expect((await filterCounts(lab().distributor))["wrongTunnel"]).toBe(2);
+    expect((await filterCounts(lab(), lab().distributor))["wrongTunnel"]).toBe(2);
     expect(await logged("d1", "tunnel check")).toMatchObject({ action: "drop", source: SPOOFED, destination: DVIPA });
     expect(await logged("d1", "tunnel check")).not.toHaveProperty("identity");
 
