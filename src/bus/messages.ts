@@ -60,6 +60,8 @@ const dvipa = z.strictObject({
   epoch: u64,
   /** TCP ports that are distributed. */
   ports: z.union([z.literal("ALL"), z.array(u16.min(1)).max(MAX_PORTS)]),
+  /** The distributor decrypts what goes to the targets, or some of it, and hands it over in GRE. */
+  handsOver: z.boolean(),
 });
 
 /** A TCP connection to a DVIPA, seen from the client. */

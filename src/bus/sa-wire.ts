@@ -37,11 +37,15 @@ const half = z.strictObject({
   integrityKey: secretBytes.nullable(),
 });
 
-/** A `SharedSa` as it travels: checked, with its keys decoded into `Secret`. Key lengths must be those of the suite. */
+/**
+ * A `SharedSa` as it travels: checked, with its keys decoded into `Secret`. Key lengths must be those of the suite; one that ends
+ * at the distributor comes without keys.
+ */
 export const sharedSa: z.ZodType<SharedSa> = z
   .strictObject({
     id: saId,
     dvipa: ipAddress,
+    gateway: ipAddress.optional(),
     peer: ipAddress,
     peerName: z.string().min(1).max(64),
     peerIdentity: z.string().min(1).max(MAX_IDENTITY_LENGTH).optional(),
@@ -71,6 +75,7 @@ export const sharedSa: z.ZodType<SharedSa> = z
   .refine((sa: SharedSa) => keysFit(sa, sa.inbound) && keysFit(sa, sa.outbound), { error: "key lengths" });
 
 function keysFit(sa: SharedSa, { encryptionKey, integrityKey }: SaHalf): boolean {
+  if (sa.gateway !== undefined) return encryptionKey.lengthBytes === 0 && integrityKey === null;
   const { encryptionKeyBytes, integrityKeyBytes } = suiteLengths(sa.suite);
   return (
     encryptionKey.lengthBytes === encryptionKeyBytes &&
@@ -84,8 +89,8 @@ export function sharedSaToWire(sa: SharedSa): unknown {
   return {
     ...sa,
     ...(peerIdentity === undefined ? {} : { peerIdentity: peerIdentity.slice(0, MAX_IDENTITY_LENGTH) }),
-    inbound: halfToWire(sa.inbound),
-    outbound: halfToWire(sa.outbound),
+    inbound: sa.gateway === undefined ? halfToWire(sa.inbound) : keyless(sa.inbound),
+    outbound: sa.gateway === undefined ? halfToWire(sa.outbound) : keyless(sa.outbound),
   };
 }
 
@@ -96,6 +101,11 @@ function halfToWire({ spi, encryptionKey, integrityKey }: SaHalf): unknown {
     encryptionKey: base64(encryptionKey.expose()),
     integrityKey: integrityKey === null ? null : base64(integrityKey.expose()),
   };
+}
+
+/** Of an SA whose cryptography stays where it is. */
+function keyless({ spi }: SaHalf): unknown {
+  return { spi, encryptionKey: "", integrityKey: null };
 }
 
 /** What the digest covers of one SA. Its keys are not in it: an id never stands for two sets of keys. */

@@ -178,6 +178,9 @@ const distributionSection = section({
   affinitySeconds: z.number(AFFINITY).int(AFFINITY).min(0, AFFINITY).max(MAX_AFFINITY_SECONDS, AFFINITY).default(0),
 });
 
+const MAX_GATEWAYS = 8;
+const GATEWAYS = `a list of at most ${MAX_GATEWAYS} addresses of the distributor's host`;
+
 export const dvipaSection = section({
   address: hostAddress(HOST_ADDRESS),
   interface: z
@@ -190,6 +193,7 @@ export const dvipaSection = section({
   ports: listOrAll(port, 1024, PORTS),
   distribution: distributionSection.prefault({}),
   filter: filterSection,
+  gateways: z.array(hostAddress(HOST_ADDRESS), GATEWAYS).max(MAX_GATEWAYS, GATEWAYS).default([]),
   certificates: z.array(credentialSection, CREDENTIALS).max(MAX_CREDENTIALS, CREDENTIALS).default([]),
 });
 

@@ -42,6 +42,7 @@ export function inconsistencies(raw: unknown): Problem[] {
       ...repeated(["dvipas", index, "ports"], value.ports),
       ...weightProblems(index, value),
       ...filterProblems(index, value),
+      ...gatewayProblems(index, value, dvipas),
       ...(bus.success ? sameAsCoupling(index, value, bus.data.coupling.host) : []),
     ]),
     ...(items <= MAX_FILTER_ITEMS ? [] : [tooManyFilterItems(items)]),
@@ -130,6 +131,27 @@ function filterProblems(index: number, { address, filter }: DvipaConfig): Proble
   });
 }
 
+/** Of another IP version than the DVIPA, a DVIPA itself, or one that another DVIPA has: the address says which DVIPA is meant. */
+function gatewayProblems(
+  index: number,
+  { address, gateways }: DvipaConfig,
+  dvipas: readonly Placed<DvipaConfig>[],
+): Problem[] {
+  const { version } = rangeOf(address);
+  return gateways.flatMap((gateway, i): Problem[] => {
+    const problem = (found: string, allowed: string): Problem[] => [
+      { path: ["dvipas", index, "gateways", i], found, allowed },
+    ];
+    if (rangeOf(gateway).version !== version) return problem(gateway, `IPv${version} addresses, as the DVIPA's own`);
+    if (dvipas.some(({ value }) => value.address === gateway)) {
+      return problem(`${gateway}, which is a DVIPA`, "addresses of the distributor's host");
+    }
+    const first = dvipas.flatMap(({ index: at, value }) => value.gateways.map((other, j) => ({ at, other, j })));
+    const before = first.find(({ at, other, j }) => other === gateway && (at < index || (at === index && j < i)));
+    return before === undefined ? [] : problem(`${gateway}, as in dvipas[${before.at}]`, "each only once");
+  });
+}
+
 function sameAsCoupling(index: number, { address }: DvipaConfig, host: string): Problem[] {
   if (address !== ipFromBytes(ipToBytes(host))) return [];
   const found = `${address}, the address of bus.coupling`;
@@ -194,6 +216,8 @@ function peerProblems(
     const range = rangeOf(peer.address);
     if (addresses.some((address) => overlaps(address, range))) {
       at("address", `${peer.address}, which is a DVIPA`, "an address of the peer's own, or ANY");
+    } else if (dvipas.some(({ value }) => value.gateways.includes(peer.address))) {
+      at("address", `${peer.address}, which is a gateway of a DVIPA`, "an address of the peer's own, or ANY");
     } else if (
       dvipas.length === dvipaCount &&
       dvipaCount > 0 &&

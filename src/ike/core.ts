@@ -11,6 +11,7 @@ import type { Endpoint, IkeEffect, IkeEvent, IkeSaSummary, Path } from "./events
 import { Initiations } from "./initiations.ts";
 import { onDemand, type OnDemand } from "./on-demand.ts";
 import { releaseHeard, reportInstall } from "./installation.ts";
+import { dvipaAt } from "./local-end.ts";
 import { hintUnknownEsp } from "./hints.ts";
 import { receive } from "./receiving.ts";
 import { SessionTable } from "./session-table.ts";
@@ -148,7 +149,7 @@ export class IkeCore {
       return;
     }
     const path = { local: canonical(event.local), remote: canonical(event.remote) };
-    if (!step.environment.dvipas().some((dvipa) => canonicalAddress(dvipa) === path.local.address)) {
+    if (dvipaAt(step.environment, path.local.address) === null) {
       step.count("notForDvipa");
       return;
     }

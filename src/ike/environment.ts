@@ -79,9 +79,11 @@ export interface IkeEnvironment {
   newReqid(): number;
   /** Addresses that this node answers for now. */
   dvipas(): readonly string[];
+  /** Addresses of this node's own at which it answers as a security gateway, with the DVIPA that it protects there; absent: none. */
+  gateways?(): ReadonlyMap<string, string>;
   peers(): readonly IkePeerConfig[];
-  /** What we can show as this DVIPA, the preferred one first. */
-  credentials(dvipa: string): readonly IkeCredential[];
+  /** What we can show at this address, the preferred one first. */
+  credentials(local: string): readonly IkeCredential[];
   /** Time of day in milliseconds since 1970: certificates and CRLs have dates. */
   wallClockMs(): number;
 }

@@ -1,5 +1,6 @@
 import { EsplexError } from "../core/errors.ts";
 import type { SharedSa, TrafficSelector } from "../sa/spec.ts";
+import { dvipaAt } from "./local-end.ts";
 import { isNatted } from "./nat.ts";
 import { intersect } from "./selectors.ts";
 import type { EstablishedSession, SessionTable } from "./session-table.ts";
@@ -17,11 +18,12 @@ export function refuseOverlap(
   session: EstablishedSession,
   wanted: { readonly local: readonly TrafficSelector[]; readonly remote: readonly TrafficSelector[] },
 ): void {
+  const dvipa = dvipaAt(step.environment, session.path.local.address);
   for (const other of table.up(isNatted(session.nat) ? "all" : "natted")) {
     if (isSamePeer(session, other)) continue;
     const { children, pending, ownPending } = other.state;
     const made = [...children.values(), pending, ownPending].flatMap((child) => child?.sa ?? []);
-    const taken = made.find((sa) => mayClash(session, sa) && clashes(sa, wanted));
+    const taken = made.find((sa) => sa.dvipa === dvipa && mayClash(session, sa) && clashes(sa, wanted));
     if (taken === undefined) continue;
     step.count("selectorsTaken");
     throw new EsplexError(
@@ -44,7 +46,7 @@ function isSamePeer(a: EstablishedSession, b: EstablishedSession): boolean {
 }
 
 function mayClash(session: EstablishedSession, sa: SharedSa): boolean {
-  return sa.dvipa === session.path.local.address && (isNatted(session.nat) || sa.peerUdpPort !== null);
+  return isNatted(session.nat) || sa.peerUdpPort !== null;
 }
 
 function clashes(sa: SharedSa, { local, remote }: Parameters<typeof refuseOverlap>[3]): boolean {

@@ -1,6 +1,6 @@
 import { toHex } from "../core/bytes.ts";
 import { Deadlines } from "../core/deadlines.ts";
-import type { SharedSa } from "../sa/spec.ts";
+import { localEndOf, type SharedSa } from "../sa/spec.ts";
 import type { Path } from "./events.ts";
 import { isNatted } from "./nat.ts";
 import type { Established, IkeSession } from "./session.ts";
@@ -104,8 +104,8 @@ export class SessionTable {
   }
 
   /** A Child SA is being installed. */
-  installs({ id, dvipa, peer }: SharedSa): void {
-    this.#endsOfSa.set(id, `${dvipa} ${peer}`);
+  installs(sa: SharedSa): void {
+    this.#endsOfSa.set(sa.id, `${localEndOf(sa)} ${sa.peer}`);
   }
 
   /** A Child SA is being removed. */

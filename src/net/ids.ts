@@ -53,8 +53,12 @@ export const PENDING_MASK = 0xfffc0000;
 export const PENDING_VALUE = 0x455c0000;
 /** On a target: what came in GRE from a distributor, which has decrypted and filtered it. */
 export const HANDED_OVER_MARK = 0x4553ffff;
+/** On a distributor: what came back in GRE from a target, to be protected here. */
+export const RETURNED_MARK = 0x4553fffd;
 /** An ICMP error about a packet that this node has sent, as its distributor knows. */
 export const ICMP_ERROR_MARK = 0x4553fffe;
+/** Apart from targets' tables, which have small numbers, and from marks. */
+const RETURN_TABLES = 0x20000;
 /** Key (RFC 2890) of the GRE between nodes: other tunnels of their hosts stay apart. */
 export const GRE_KEY = 0x45500001;
 /** What the names of our GRE interfaces begin with. */
@@ -69,6 +73,11 @@ function handOverIndex(index: number): number {
 /** The routing table of target number `index`. */
 export function steeringTable(index: number): number {
   return withPrefix(index);
+}
+
+/** On a target: the routing table of the way back to the distributor, for DVIPA number `index` of those that have one. */
+export function returnTable(index: number): number {
+  return withPrefix(RETURN_TABLES + index);
 }
 
 /** The reqid of tunnel number `index` (1…0xfffff): joins our XFRM policies and states. */

@@ -33,18 +33,27 @@ const RTM_GETROUTE = 26;
 const RTA_DST = 1;
 const RTA_OIF = 4;
 const RTA_GATEWAY = 5;
+const RTA_PRIORITY = 6;
+const RTA_METRICS = 8;
 const RTA_TABLE = 15;
+const RTAX_MTU = 2;
 const RTN_UNICAST = 1;
+const RTN_BLACKHOLE = 6;
+/** Behind every route that somebody means. */
+const LAST_METRIC = 0xffffffff;
 const RT_SCOPE_UNIVERSE = 0;
 /** The gateway is a neighbour on that interface, whatever its addresses say. */
 const RTNH_F_ONLINK = 4;
 
-/** A route `DESTINATION via GATEWAY dev … onlink table N`. */
+/** A route `DESTINATION via GATEWAY dev … onlink [mtu M] table N`, or `blackhole DESTINATION metric 4294967295 table N`. */
 export interface Route {
   readonly table: number;
   readonly destination: { readonly address: string; readonly prefixBits: number };
   readonly gateway: string | null;
-  readonly interfaceIndex: number;
+  /** Null for a blackhole, where packets end that no other route takes. */
+  readonly interfaceIndex: number | null;
+  /** Of the packets that a host sends this way; absent: the interface's. */
+  readonly mtuBytes?: number | undefined;
   readonly protocol: number;
 }
 
@@ -58,6 +67,17 @@ export function targetRoute(table: number, gateway: string, interfaceIndex: numb
 export function tunnelRoute(family: AddressFamily, table: number, interfaceIndex: number): Route {
   const destination = { address: anyAddress(family), prefixBits: 0 };
   return { table, destination, gateway: null, interfaceIndex, protocol: ROUTE_PROTOCOL };
+}
+
+/** A route into a tunnel, and what stands for it while that is not there (null): the table is not left for another way. */
+export function returnRoutes(
+  table: number,
+  destination: Route["destination"],
+  interfaceIndex: number | null,
+  mtuBytes: number,
+): readonly Route[] {
+  const blackhole = { table, destination, gateway: null, interfaceIndex: null, protocol: ROUTE_PROTOCOL };
+  return interfaceIndex === null ? [blackhole] : [blackhole, { ...blackhole, interfaceIndex, mtuBytes }];
 }
 
 /** EEXIST when the table has a route for that destination. */
@@ -75,7 +95,7 @@ export async function deleteRoute(route: NetlinkSocket, entry: Route): Promise<v
   await route.request(routeRequest(RTM_DELROUTE, 0, entry));
 }
 
-/** Unicast routes of every table that carry our protocol. Equivalent to `ip route show table all proto 155`. */
+/** Unicast and blackhole routes of every table that carry our protocol. Equivalent to `ip route show table all proto 155`. */
 export async function listOurRoutes(route: NetlinkSocket, family: AddressFamily): Promise<Route[]> {
   const build = (): NetlinkRequest =>
     new MessageBuilder().head(rtmsg.encode({ family })).request(RTM_GETROUTE, 0, "list routes");
@@ -86,7 +106,7 @@ export async function listOurRoutes(route: NetlinkSocket, family: AddressFamily)
 }
 
 function routeRequest(type: number, flags: number, entry: Route): NetlinkRequest {
-  const { table, destination, gateway, interfaceIndex, protocol } = entry;
+  const { table, destination, gateway, interfaceIndex, mtuBytes, protocol } = entry;
   const { address, prefixBits } = destination;
   const head = {
     family: familyOf(address),
@@ -94,13 +114,15 @@ function routeRequest(type: number, flags: number, entry: Route): NetlinkRequest
     table: table < 256 ? table : 0,
     protocol,
     scope: RT_SCOPE_UNIVERSE,
-    type: RTN_UNICAST,
+    type: interfaceIndex === null ? RTN_BLACKHOLE : RTN_UNICAST,
     flags: gateway === null ? 0 : RTNH_F_ONLINK,
   };
-  const builder = new MessageBuilder()
-    .head(rtmsg.encode(head))
-    .attribute(RTA_TABLE, numberBytes(u32, table))
-    .attribute(RTA_OIF, numberBytes(u32, interfaceIndex));
+  const builder = new MessageBuilder().head(rtmsg.encode(head)).attribute(RTA_TABLE, numberBytes(u32, table));
+  if (interfaceIndex === null) builder.attribute(RTA_PRIORITY, numberBytes(u32, LAST_METRIC));
+  else builder.attribute(RTA_OIF, numberBytes(u32, interfaceIndex));
+  if (mtuBytes !== undefined) {
+    builder.nested(RTA_METRICS, (metrics) => metrics.attribute(RTAX_MTU, numberBytes(u32, mtuBytes)));
+  }
   if (prefixBits > 0) builder.attribute(RTA_DST, ipToBytes(address));
   if (gateway !== null) builder.attribute(RTA_GATEWAY, ipToBytes(gateway));
   const verb = type === RTM_NEWROUTE ? "add" : "delete";
@@ -109,10 +131,11 @@ function routeRequest(type: number, flags: number, entry: Route): NetlinkRequest
 
 function decodeRoute(message: NetlinkMessage): Route | null {
   const { family, dstLen, table, protocol, type } = rtmsg.decode(message.body);
-  if (type !== RTN_UNICAST) return null;
+  if (type !== RTN_UNICAST && type !== RTN_BLACKHOLE) return null;
   const attributes = new Attributes(message.body, rtmsg.size);
-  const interfaceIndex = attributes.number(RTA_OIF, u32);
-  if (interfaceIndex === null) return null; // multipath: never ours
+  // A blackhole of IPv6 has the loopback interface.
+  const interfaceIndex = type === RTN_BLACKHOLE ? null : attributes.number(RTA_OIF, u32);
+  if (type === RTN_UNICAST && interfaceIndex === null) return null; // multipath: never ours
   const destination = attributes.bytes(RTA_DST);
   const gateway = attributes.bytes(RTA_GATEWAY);
   return {

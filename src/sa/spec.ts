@@ -33,6 +33,11 @@ export interface SaHalf {
   readonly integrityKey: Secret | null;
 }
 
+/** The address to which the peer sends the SA's packets, and from which ours come. */
+export function localEndOf({ gateway, dvipa }: Pick<SharedSa, "gateway" | "dvipa">): string {
+  return gateway ?? dvipa;
+}
+
 /** Overwrites the keys of an SA that nobody uses any more. */
 export function wipeSaKeys({ inbound, outbound }: Pick<SharedSa, "inbound" | "outbound">): void {
   for (const { encryptionKey, integrityKey } of [inbound, outbound]) {
@@ -48,8 +53,13 @@ export function wipeSaKeys({ inbound, outbound }: Pick<SharedSa, "inbound" | "ou
 export interface SharedSa {
   /** Names the pair over the cluster and for all time (128 random bits, hex): a reused SPI is another SA. */
   readonly id: string;
-  /** The virtual address: local end of the SA. */
+  /** The virtual address that it protects, and its local end unless there is a `gateway`. */
   readonly dvipa: string;
+  /**
+   * Local end of an SA that ends at an address of the distributor's own (RFC 4301: a security gateway), in tunnel mode; absent: the
+   * DVIPA. Nobody but the distributor has its keys: on other nodes they are empty.
+   */
+  readonly gateway?: string | undefined;
   /** The IKE peer's address: remote end of the SA. */
   readonly peer: string;
   /** The peer's name in the cluster file. */

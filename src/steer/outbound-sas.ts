@@ -1,5 +1,5 @@
 import type { IcmpError } from "../sa/icmp-error.ts";
-import type { SharedSa } from "../sa/spec.ts";
+import { localEndOf, type SharedSa } from "../sa/spec.ts";
 import { protocolOf } from "../sa/suite.ts";
 
 /** SAs by what a packet of ours shows of them on its way to the peer. */
@@ -18,9 +18,9 @@ export class OutboundSas {
   }
 
   /** The SA of the packet that an ICMP error is about. */
-  find({ dvipa, peer, protocol, isInUdp, spi }: IcmpError): SharedSa | null {
+  find({ dvipa: source, peer, protocol, isInUdp, spi }: IcmpError): SharedSa | null {
     for (const sa of this.#bySpi.get(spi) ?? []) {
-      const isSame = sa.dvipa === dvipa && sa.peer === peer && protocolOf(sa.suite) === protocol;
+      const isSame = localEndOf(sa) === source && sa.peer === peer && protocolOf(sa.suite) === protocol;
       if (isSame && (sa.peerUdpPort !== null) === isInUdp) return sa;
     }
     return null;

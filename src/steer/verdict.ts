@@ -2,7 +2,7 @@ import { icvMark, isAuthentic } from "../sa/authenticity.ts";
 import { distributionOf } from "../sa/combinations.ts";
 import { IP_PROTOCOL, parseEsp, type EspPacket, type EspParseFailure } from "../sa/packet.ts";
 import { createPeeker, type Peeker } from "../sa/peek.ts";
-import type { SharedSa } from "../sa/spec.ts";
+import { localEndOf, type SharedSa } from "../sa/spec.ts";
 import { protocolOf, type IpsecProtocol } from "../sa/suite.ts";
 import { stripUdp, type StripFailure } from "../sa/udp-encapsulation.ts";
 import { isFirstSyn, type ConnectionKey, type ConnectionTable } from "./connection-table.ts";
@@ -57,9 +57,9 @@ interface InboundSa {
   readonly replay: InboundReplay;
 }
 
-/** The inbound look-up: SAs by protocol, SPI and DVIPA (RFC 4301 §4.1), each with its keyed peeker. */
+/** The inbound look-up: SAs by protocol, SPI and local end (RFC 4301 §4.1), each with its keyed peeker. */
 export class InboundSas {
-  /** Every packet looks here, so no key is put together for it: an SPI has one SA, or one for each protocol and DVIPA. */
+  /** Every packet looks here, so no key is put together for it: an SPI has one SA, or one for each protocol and local end. */
   readonly #bySpi = new Map<number, readonly InboundSa[]>();
 
   add(sa: SharedSa): void {
@@ -78,7 +78,7 @@ export class InboundSas {
     const found = this.#bySpi.get(spi);
     if (found === undefined) return null;
     for (const inbound of found) {
-      if (inbound.protocol === protocol && inbound.sa.dvipa === outer.destination) return inbound;
+      if (inbound.protocol === protocol && localEndOf(inbound.sa) === outer.destination) return inbound;
     }
     return null;
   }
@@ -97,9 +97,10 @@ export class InboundSas {
     for (const found of this.#bySpi.values()) yield* found;
   }
 
-  #others({ inbound: { spi }, dvipa, suite }: SharedSa): readonly InboundSa[] {
-    const isThis = ({ sa, protocol }: InboundSa): boolean => sa.dvipa === dvipa && protocol === protocolOf(suite);
-    return (this.#bySpi.get(spi) ?? []).filter((inbound) => !isThis(inbound));
+  #others(own: SharedSa): readonly InboundSa[] {
+    const isThis = ({ sa, protocol }: InboundSa): boolean =>
+      localEndOf(sa) === localEndOf(own) && protocol === protocolOf(own.suite);
+    return (this.#bySpi.get(own.inbound.spi) ?? []).filter((inbound) => !isThis(inbound));
   }
 }
 
@@ -116,7 +117,8 @@ export interface SteeringTables {
 }
 
 /**
- * Decides about one whole IP packet with ESP (bare or in UDP) or AH to a DVIPA: forward it to a target, leave it to the
+ * Decides about one whole IP packet with ESP (bare or in UDP) or AH to a DVIPA, or to an address of this node's at which SAs for
+ * one end: forward it to a target, leave it to the
  * distributor's own kernel, or drop it (seeds, figure 8; R12–R14). Only the connection table changes. Fail closed: what belongs
  * to no SA of a DVIPA is dropped, and what is in UDP for an SA that is not, or the other way round.
  */
@@ -173,12 +175,12 @@ function steer(
   if (peeked.kind === "other") return { kind: "local", reason: "notTcp" };
 
   const { tcp } = peeked;
-  const { crypto } = distributionOf({
-    ...{ protocols: esp.protocol, mode: sa.mode, payload: "tcp", isOuterDvipa: true },
+  const { connection, crypto } = distributionOf({
+    ...{ protocols: esp.protocol, mode: sa.mode, payload: "tcp", isOuterDvipa: sa.gateway === undefined },
     isInnerDvipa: sa.mode === "tunnel" ? peeked.destination === sa.dvipa : null,
     isNullEncrypted: sa.suite.kind === "null",
   });
-  if (!crypto) return { kind: "local", reason: "notDistributed" };
+  if (!connection) return { kind: "local", reason: "notDistributed" };
   const key: ConnectionKey = {
     client: peeked.source,
     clientPort: tcp.sourcePort,
@@ -186,7 +188,7 @@ function steer(
     port: tcp.destinationPort,
   };
   const known = tables.connections.follow(key, tcp, nowMs);
-  const opened = tables.isOpenedHere?.(sa.dvipa) ?? false;
+  const opened = !crypto || (tables.isOpenedHere?.(sa.dvipa) ?? false);
   if (known !== null) return { kind: "forward", target: known.target, isNew: false, opened };
   // Behind the table: a target may have opened a connection itself, from any port.
   if (!tables.isDistributed(sa.dvipa, tcp.destinationPort)) return { kind: "local", reason: "notDistributed" };

@@ -6,13 +6,15 @@
  * | inbound state | every node | its own replay window; the distributor decrypts what it does not forward (ESN: see below) |
  * | outbound state | when told | born parked or with a lease: it never sends without one |
  * | policies in, out | every node | what is not protected by this SA does not pass |
- * | policy fwd | tunnel mode: local selectors beyond the DVIPA, or the distributor filters | inner packets that are routed on |
+ * | policy fwd | tunnel mode: local selectors beyond the DVIPA, or the distributor hands over | inner packets that are routed on |
+ * | allow out TCP | target, for an SA that ends at its distributor | what goes back to that in GRE (`host-network.ts` has the route) |
  * | trap out | `initiate.start: onDemand` | a packet that needs an SA is dropped, and the kernel asks for one |
  * | block in, out, fwd of the DVIPA | every node | nothing in clear when a policy or an SA is missing |
  * | allow fwd ESP, AH to and from the DVIPA | distributor | still-encrypted packets on their way to a target (measured: without it XfrmInTmplMismatch), and back where it is the target's router |
  * | allow fwd UDP 4500 from the DVIPA | distributor | the same in UDP; a target's own block keeps its programs from sending there |
  * | allow UDP 500, 4500 in, out | distributor | IKE |
- * | allow in with a mark | target, when the distributor filters | TCP that came in GRE from it (nftables sets the mark) |
+ * | allow in with a mark | target | TCP that came in GRE from a distributor that hands over (nftables sets the mark) |
+ * | allow fwd with a mark | distributor | TCP that came back in GRE from a target (likewise); the SA's policy out is next |
  * | allow in ICMP with a mark | every node | errors about its ESP or AH: the distributor knows that it has sent the packet |
  * | allow fwd ICMP to the DVIPA | distributor | such errors on their way to a target |
  * | allow neighbour discovery in, out | distributor, IPv6 | RFC 4861 messages from and to the DVIPA |
@@ -26,9 +28,9 @@
  * other nodes authenticated could; nobody moves the window of a state that is there.
  */
 import { ipFromBytes, ipToBytes } from "../core/ip.ts";
-import { HANDED_OVER_MARK, ICMP_ERROR_MARK, TRAP_REQID } from "../net/ids.ts";
+import { HANDED_OVER_MARK, ICMP_ERROR_MARK, RETURNED_MARK, TRAP_REQID } from "../net/ids.ts";
 import { addressBits, AF_INET6, anyAddress, familyOf } from "../net/inet-address.ts";
-import { NAT_T_PORT, type SharedSa, type TrafficSelector } from "../sa/spec.ts";
+import { localEndOf, NAT_T_PORT, type SharedSa, type TrafficSelector } from "../sa/spec.ts";
 import { protocolOf, type ChildSuite } from "../sa/suite.ts";
 import { IPPROTO_AH, IPPROTO_ESP, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP } from "./constants.ts";
 import { POLICY_PRIORITY, type PolicySpec, type PolicyTemplate } from "./policies.ts";
@@ -64,8 +66,8 @@ const IKE_PORTS = [500, NAT_T_PORT] as const;
 const NEIGHBOUR_DISCOVERY_TYPES = [135, 136] as const;
 const EXACT_PORT = 0xffff;
 
-export function inboundId({ dvipa, suite, inbound }: SharedSa): StateId {
-  return { destination: canonical(dvipa), spi: inbound.spi, protocol: ipProtocolOf(suite) };
+export function inboundId(sa: SharedSa): StateId {
+  return { destination: canonical(localEndOf(sa)), spi: sa.inbound.spi, protocol: ipProtocolOf(sa.suite) };
 }
 
 export function outboundId({ peer, suite, outbound }: SharedSa): StateId {
@@ -85,10 +87,22 @@ export function shadowOf(sa: SharedSa, { outbound, received, routesOn = false }:
 }
 
 /**
- * Policies that keep a DVIPA out of the clear, whatever SAs there are. `handedOver`: its distributor decrypts what goes to
- * its targets, and a target takes it by its mark.
+ * What a target needs of an SA that ends at its distributor: TCP goes back there in clear, over the trusted link. Throws
+ * `wire.unsupported` when its selectors cannot be expressed, or have nothing to do with its DVIPA.
  */
-export function dvipaGuard(dvipa: string, role: NodeRole, handedOver = false): readonly PolicySpec[] {
+export function returnPathOf({ dvipa, localSelectors, remoteSelectors }: SharedSa): Wanted {
+  // Of this address alone: another distributor may own the others.
+  const own = localSelectors.filter((selector) => isOnly(selector, dvipa));
+  const policies = policySelectors(own, remoteSelectors).flatMap((selector) =>
+    selector.protocol === 0 || selector.protocol === IPPROTO_TCP
+      ? [rule("out", "allow", { ...selector, protocol: IPPROTO_TCP })]
+      : [],
+  );
+  return { states: [], policies };
+}
+
+/** Policies that keep a DVIPA out of the clear, whatever SAs there are. */
+export function dvipaGuard(dvipa: string, role: NodeRole): readonly PolicySpec[] {
   const own = host(dvipa);
   const any: Prefix = { address: anyAddress(familyOf(dvipa)), prefixBits: 0 };
   const outgoing: PolicySelector = plain(own, any);
@@ -102,8 +116,9 @@ export function dvipaGuard(dvipa: string, role: NodeRole, handedOver = false): r
     { ...rule("in", "allow", icmpErrors), mark: ICMP_ERROR_MARK },
   ];
   const inGre = { ...rule("in", "allow", { ...incoming, protocol: IPPROTO_TCP }), mark: HANDED_OVER_MARK };
-  if (role === "target") return handedOver ? [...always, inGre] : always;
-  return [...always, rule("fwd", "allow", icmpErrors), ...exemptions(dvipa, outgoing)];
+  if (role === "target") return [...always, inGre];
+  const backInGre = { ...rule("fwd", "allow", { ...outgoing, protocol: IPPROTO_TCP }), mark: RETURNED_MARK };
+  return [...always, backInGre, rule("fwd", "allow", icmpErrors), ...exemptions(dvipa, outgoing)];
 }
 
 /** Joins wants; when several want the same policy key, the highest precedence (lowest number) wins. */
@@ -175,7 +190,7 @@ function outboundState(sa: SharedSa, allowance: Allowance, eventThresholdPackets
   const { encryptionKey, integrityKey } = sa.outbound;
   return {
     id: outboundId(sa),
-    source: canonical(sa.dvipa),
+    source: canonical(localEndOf(sa)),
     ...common(sa),
     encryptionKey,
     integrityKey,
@@ -191,14 +206,15 @@ function common({ mode, reqid, suite, esn }: SharedSa): Pick<StateSpec, "mode" |
 }
 
 function saPolicies(sa: SharedSa, handsOn: boolean): PolicySpec[] {
-  const { dvipa, peer, mode, reqid, localSelectors, remoteSelectors } = sa;
+  const { dvipa, gateway, peer, mode, reqid, localSelectors, remoteSelectors } = sa;
   const template = { protocol: ipProtocolOf(sa.suite), mode, reqid };
   const isTunnel = mode === "tunnel";
-  const outer = { source: canonical(dvipa), destination: canonical(peer) };
+  const outer = { source: canonical(localEndOf(sa)), destination: canonical(peer) };
   const out: PolicyTemplate = { ...template, endpoints: isTunnel ? outer : null };
   const back = { source: outer.destination, destination: outer.source };
   const inward: PolicyTemplate = { ...template, endpoints: isTunnel ? back : null };
-  const routesOn = isTunnel && (handsOn || localSelectors.some((selector) => !isOnly(selector, dvipa)));
+  const isHandedOver = handsOn || gateway !== undefined;
+  const routesOn = isTunnel && (isHandedOver || localSelectors.some((selector) => !isOnly(selector, dvipa)));
   return policySelectors(localSelectors, remoteSelectors).flatMap((selector) => {
     const base = { action: "allow", priority: saPriority(selector) } as const;
     const incoming = { ...base, selector: reversed(selector), template: inward };

@@ -61,6 +61,8 @@ interface LabOptions {
   readonly wallClockMs?: number;
   /** Reports installations by itself: `ok` by default; `silent` reports nothing. */
   readonly install?: "ok" | "fail" | "silent";
+  /** Addresses at which SAs for the DVIPA end, with that. */
+  readonly gateways?: ReadonlyMap<string, string>;
 }
 
 /** A responder with everything around it in memory: its clock is `nowMs`, its kernel says yes at once. */
@@ -81,6 +83,7 @@ export class Lab {
       newSpi: () => this.#nextSpi++,
       newReqid: () => this.#nextReqid++,
       dvipas: () => [DVIPA],
+      ...(options.gateways === undefined ? {} : { gateways: () => options.gateways ?? new Map() }),
       peers: () => peers,
       credentials: () => options.credentials ?? [],
       wallClockMs: () => options.wallClockMs ?? Date.now(),

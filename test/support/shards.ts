@@ -8,6 +8,7 @@ const LONG_FILES: Readonly<Record<string, number>> = {
   "interop/on-demand.test.ts": 180,
   "interop/pmtu.test.ts": 175,
   "interop/limits.test.ts": 160,
+  "interop/gateway.test.ts": 150,
   "interop/ah.test.ts": 155,
   "interop/lifecycle.test.ts": 145,
   "netns/xfrm/shadow.test.ts": 135,

@@ -9,7 +9,7 @@ import type { Log } from "../../core/log.ts";
 import type { IkeSaSummary } from "../../ike/events.ts";
 import { IkeCore } from "../../ike/core.ts";
 import { tunnelReqid } from "../../net/ids.ts";
-import type { Distribution } from "../../steer/choose.ts";
+import type { SharedSa } from "../../sa/spec.ts";
 import { ConnectionTable } from "../../steer/connection-table.ts";
 import { LeaseGate } from "../../steer/lease-gate.ts";
 import { OutboundSas } from "../../steer/outbound-sas.ts";
@@ -17,11 +17,12 @@ import { InboundSas } from "../../steer/verdict.ts";
 import type { CouplingLink } from "./coupling-link.ts";
 import { Demands } from "./demands.ts";
 import type { FilterRules } from "./filter-rules.ts";
-import type { HostDvipa, HostNetworkState } from "./host-network.ts";
+import type { HostNetworkState } from "./host-network.ts";
 import type { IkeConfiguration } from "./ike-configuration.ts";
 import { IcmpErrors } from "./icmp-errors.ts";
 import { IkeRunner } from "./ike-runner.ts";
 import { OpenedConnections, type OpenedConnectionsContext } from "./opened-connections.ts";
+import { gatewaysOf, networkOf, TargetNumbers, type OwnDvipa } from "./own-dvipas.ts";
 import type { SaKeeper } from "./sa-keeper.ts";
 import { ReplayWatch } from "./replay-watch.ts";
 import { SaRollout } from "./sa-rollout.ts";
@@ -37,15 +38,6 @@ import type { Acquire } from "./traps.ts";
 /** A node keeps its lease when packets came through for it within this time; our choice. */
 const QUIET_BEFORE_PARK_MS = 250;
 const EXPIRE_CONNECTIONS_MS = 1_000;
-
-/** A DVIPA of the cluster file that names this node as its distributor. */
-export interface OwnDvipa {
-  readonly address: string;
-  readonly interfaceName: string | null;
-  readonly targets: "ALL" | readonly string[];
-  readonly ports: "ALL" | readonly number[];
-  readonly distribution: Distribution;
-}
 
 export interface DistributorContext {
   readonly nodeName: string;
@@ -87,14 +79,16 @@ export class Distributor {
   readonly #opened: OpenedConnections;
   readonly #choice: TargetChoice;
   readonly #epochs = new Map<string, bigint>();
-  /** Names of targets in the order of their first join: the place makes mark and table. */
-  readonly #places: string[] = [];
+  /** The DVIPA of each. */
+  readonly #gateways: ReadonlyMap<string, string>;
+  readonly #numbers = new TargetNumbers();
   #expire: Timer | null = null;
   #evicted = 0;
 
   constructor(context: DistributorContext) {
     this.#context = context;
     const { clock, counters, log, nodeName, ike, dvipas } = context;
+    this.#gateways = gatewaysOf(dvipas);
     this.#use = new UseBook({
       serves: (node, { dvipa }) => node === nodeName || this.#targets.serves(node, dvipa),
       onUse: (saId, carried) => this.#ike.childUsed(saId, carried),
@@ -124,6 +118,7 @@ export class Distributor {
       serves: (name, dvipa) => this.#targets.serves(name, dvipa),
       sas: () => this.#rollout.all(),
       ownSockets: context.ownSockets,
+      self: nodeName,
       lease: (name, tunnel) =>
         new Promise((resolve) => this.#gate.enter(name, tunnel, clock.nowMs(), (pass) => resolve(pass === "forward"))),
       clock,
@@ -182,8 +177,9 @@ export class Distributor {
       // Every SA gets the reqid of its tunnel when it is installed.
       newReqid: () => tunnelReqid(1),
       dvipas: () => dvipas.map(({ address }) => address),
+      gateways: () => this.#gateways,
       peers: () => ike().peers,
-      credentials: (dvipa) => ike().credentials.get(dvipa) ?? [],
+      credentials: (local) => ike().credentials.get(this.#gateways.get(local) ?? local) ?? [],
       wallClockMs: () => Date.now(),
     });
     this.#ike = new IkeRunner(core, this.#rollout, clock, counters, log);
@@ -198,7 +194,7 @@ export class Distributor {
     });
     // Without a next hop the mark would lead nowhere, and the packet into this node's own kernel.
     const targetIndex = (target: string, dvipa: string): number | null =>
-      this.#targets.reaches(target, dvipa) ? this.#indexOf(target) : null;
+      this.#targets.reaches(target, dvipa) ? this.#numbers.of(target) : null;
     this.#icmpErrors = new IcmpErrors({
       ...{ nodeName, sas: this.#outbound, targetIndex },
       holderOf: async ({ id: sa, dvipa }, sequence) =>
@@ -251,7 +247,7 @@ export class Distributor {
     await this.#steering.start();
     await this.#icmpErrors.start();
     await this.#applyNetwork();
-    await this.#ike.start(addresses);
+    await this.#ike.start([...addresses, ...this.#gateways.keys()]);
     this.initiateAll();
     this.#sockets.start();
     this.#replay.start();
@@ -336,10 +332,11 @@ export class Distributor {
     this.#demands.acquire(this.#context.nodeName, acquire);
   }
 
-  /** May this node park its own lease on the tunnel? */
-  mayParkOwn(tunnel: number): boolean {
+  /** May this node park its own lease on the SA? Targets may have something to send on one that ends here at any time. */
+  mayParkOwn({ reqid, gateway }: SharedSa): boolean {
     const { nodeName, clock } = this.#context;
-    return this.#gate.close(nodeName, tunnel, clock.nowMs(), QUIET_BEFORE_PARK_MS);
+    if (gateway !== undefined && this.#connections.size > 0) return false;
+    return this.#gate.close(nodeName, reqid, clock.nowMs(), QUIET_BEFORE_PARK_MS);
   }
 
   /** What a node, this one or a target, has carried on the SAs; the answer is when to report again. */
@@ -354,7 +351,7 @@ export class Distributor {
   }
 
   targetStatus(): TargetStatus[] {
-    const names = new Set(this.#places);
+    const names = new Set(this.#numbers.names());
     for (const { targets } of this.#context.dvipas) if (targets !== "ALL") for (const name of targets) names.add(name);
     return [...names].map((name) => ({
       name,
@@ -387,10 +384,10 @@ export class Distributor {
    */
   #resume(name: string): void {
     if (this.#connections.openOn(name) === 0) return;
+    const { nodeName, clock } = this.#context;
     const served = [...this.#rollout.all()].filter(({ sa }) => this.#targets.serves(name, sa.dvipa));
-    for (const tunnel of new Set(served.map(({ sa }) => sa.reqid))) {
-      this.#gate.enter(name, tunnel, this.#context.clock.nowMs(), () => {});
-    }
+    const senders = new Map(served.map(({ sa }) => [sa.reqid, sa.gateway === undefined ? name : nodeName]));
+    for (const [tunnel, sender] of senders) this.#gate.enter(sender, tunnel, clock.nowMs(), () => {});
   }
 
   async #wantLease(node: string, tunnel: number): Promise<void> {
@@ -418,14 +415,9 @@ export class Distributor {
     if (own === undefined) return [];
     const isAvailable = (name: string): boolean =>
       isTargetOf(own, name) && this.#targets.isConnected(name) && this.#targets.reaches(name, dvipa);
-    const available = this.#places.filter(isAvailable).sort();
+    const available = this.#numbers.names().filter(isAvailable).sort();
     const synced = available.filter((name) => this.#targets.isSynced(name));
     return synced.length > 0 ? synced : available;
-  }
-
-  #indexOf(target: string): number | null {
-    const place = this.#places.indexOf(target);
-    return place < 0 ? null : place + 1;
   }
 
   #distributed(): DistributedDvipa[] {
@@ -433,26 +425,15 @@ export class Distributor {
       address,
       ports,
       targets,
+      handsOver: this.#context.filters().handsOver(address),
       epoch: this.#epochs.get(address) ?? 0n,
     }));
   }
 
   async #applyNetwork(): Promise<void> {
-    const seen = this.#targets.addresses();
-    for (const { name } of seen) if (!this.#places.includes(name)) this.#places.push(name);
-    const dvipas = this.#context.dvipas.map(({ address, interfaceName }): HostDvipa => ({
-      address,
-      role: "distributor",
-      interfaceName,
-    }));
-    const { filters } = this.#context;
-    const hasTunnels = dvipas.some(({ address }) => filters().isAtDistributor(address));
-    const targets = seen.flatMap(({ name, addresses }) => {
-      const index = this.#indexOf(name);
-      const [busAddress = null] = addresses;
-      return index === null ? [] : [{ index, gateways: addresses, tunnel: hasTunnels ? busAddress : null }];
-    });
-    await this.#context.setNetwork({ dvipas, targets, handedOver: [] });
+    const { dvipas, filters, setNetwork } = this.#context;
+    const handsOver = (dvipa: string): boolean => filters().handsOver(dvipa);
+    await setNetwork(networkOf(dvipas, this.#targets.addresses(), this.#numbers, handsOver));
   }
 
   #scheduleExpiry(): void {

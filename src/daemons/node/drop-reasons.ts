@@ -157,12 +157,18 @@ export const RULESET_DROPS: Readonly<Record<string, Explanation>> = {
       "it passed no distributor: somebody on the client network takes this host for the DVIPA's owner (`ip neighbour` there), or sends recorded packets",
   },
   "esplex-gre.spoofed": {
-    why: "on a target: GRE with our key that no distributor of its DVIPAs has sent",
-    advice: "somebody forges what a distributor hands over decrypted: find the host with tcpdump on the trusted link",
+    why: "GRE with our key from none of this node's distributors or targets, or not over the trusted link",
+    advice: "somebody forges what these hand over in clear: find the host with tcpdump on the trusted link",
   },
   "esplex-gre.unasked": {
-    why: "on a target: out of a distributor's GRE, but no TCP to a DVIPA that it hands over",
-    advice: "the two nodes' cluster files differ in `dvipas[].filter`: reload both",
+    why: "out of another node's GRE: neither TCP to a DVIPA that it hands over, nor TCP from one that it has protected here",
+    advice:
+      "the nodes do not agree on who protects a DVIPA (`dvipas[].filter`, `gateways`), or a target sends more than TCP",
+  },
+  "esplex-gre.stray_clear": {
+    why: "on a target: TCP from a DVIPA whose distributor protects it, on another way than the one back to that",
+    advice:
+      "another program has changed this host's `ip rule` or routes of `proto 155`: `ip rule`, `ip route show table all`",
   },
 };
 

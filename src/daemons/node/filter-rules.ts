@@ -10,16 +10,30 @@ interface Compiled {
   readonly isAbout: readonly ((identity: string | undefined) => boolean)[];
 }
 
+/** What of a DVIPA of the cluster file this is about. */
+export interface FilteredDvipa {
+  readonly address: string;
+  readonly filter: FilterConfig | null;
+  readonly gateways: readonly string[];
+}
+
+/** The tunnel check alone: what is handed over is looked at by nobody else. */
+const PASS_ALL: Compiled = { filter: { at: "target", rules: [], policy: "accept", log: false }, isAbout: [] };
+
 /** The filters of the cluster file, ready for use: which rules are about a peer is decided here, where IKE knows it. */
 export class FilterRules {
+  readonly #gateways: ReadonlySet<string>;
   readonly #byDvipa = new Map<string, Compiled>();
   /** All that the cluster file says of it. */
   readonly #text: string;
 
   /** Throws `config.invalid` for an identity that is no pattern. */
-  constructor(dvipas: readonly { readonly address: string; readonly filter: FilterConfig | null }[]) {
-    for (const { address, filter } of dvipas)
+  constructor(dvipas: readonly FilteredDvipa[]) {
+    this.#gateways = new Set(dvipas.flatMap(({ address, gateways }) => (gateways.length === 0 ? [] : [address])));
+    for (const { address, filter } of dvipas) {
       if (filter !== null) this.#byDvipa.set(address, compiled(address, filter));
+      else if (this.#gateways.has(address)) this.#byDvipa.set(address, PASS_ALL);
+    }
     this.#text = JSON.stringify(dvipas.map(({ address, filter }) => [address, filter]));
   }
 
@@ -28,9 +42,14 @@ export class FilterRules {
     return this.#text === other.#text;
   }
 
-  /** Whether this node decrypts what goes to the DVIPA's targets. */
+  /** Whether this node decrypts all that goes to the DVIPA's targets. */
   isAtDistributor(dvipa: string): boolean {
     return this.#byDvipa.get(dvipa)?.filter.at === "distributor";
+  }
+
+  /** Whether it decrypts some of it. */
+  handsOver(dvipa: string): boolean {
+    return this.#gateways.has(dvipa) || this.isAtDistributor(dvipa);
   }
 
   /** By DVIPA, as the kernels of all its nodes get them. */

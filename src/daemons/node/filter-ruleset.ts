@@ -37,7 +37,7 @@ export function filterTable(dvipa: string): string {
  * some, are left to the kernel's policies. What is not in the map is dropped: a packet of a wrong tunnel, and every packet
  * of an SA whose rules are not here. The map leads to the rules that are about the SA's peer.
  */
-export function filterSkeleton(dvipa: string, { at, rules, log, policy }: DvipaFilter): string {
+export function filterSkeleton(dvipa: string, { rules, log, policy }: DvipaFilter): string {
   const table = filterTable(dvipa);
   const ip = family(dvipa);
   const places: FilterPlace[] = [...rules.map((_rule, i): FilterPlace => `r${i}`), "unmatched", "wrong_tunnel"];
@@ -57,9 +57,9 @@ export function filterSkeleton(dvipa: string, { at, rules, log, policy }: DvipaF
     ...(log
       ? [policy === "accept" ? firstsOnly(null, logging(dvipa, "unmatched")) : [logging(dvipa, "unmatched")]].flat()
       : []),
-    `counter name "unmatched" ${verdictOf(policy, at)}`,
+    `counter name "unmatched" ${verdictOf(policy)}`,
     "}",
-    ...(at === "distributor" ? handOver(dvipa) : []),
+    ...handOver(dvipa),
     "chain input {",
     "type filter hook input priority filter - 10; policy accept;",
     `meta ipsec exists ${ip} daddr ${dvipa} goto enter`,
@@ -74,7 +74,7 @@ export function filterProgram(dvipa: string, filter: DvipaFilter, numbers: reado
   const name = programName(numbers);
   const rules = numbers.flatMap((number) => {
     const rule = filter.rules[number];
-    return rule === undefined ? [] : ruleLines(dvipa, filter.at, rule, `r${number}`);
+    return rule === undefined ? [] : ruleLines(dvipa, rule, `r${number}`);
   });
   return lines(
     `add chain inet ${table} ${name}`,
@@ -97,7 +97,8 @@ export function filterKeys(sa: FilteredSa): string[] {
 
 /**
  * What goes on to a target in GRE is filtered before it is routed: its mark, which it has from when it was protected, says that it
- * is to go on, and only what passes gets the one that has a route. Anything else ends at the local input.
+ * is to go on, and only what passes gets the one that has a route. Anything else ends at the local input. Where nothing is handed
+ * over no packet has such a mark.
  */
 function handOver(dvipa: string): string[] {
   const isPending = `meta mark & ${hex(PENDING_MASK)} == ${hex(PENDING_VALUE)}`;
@@ -113,17 +114,17 @@ function handOver(dvipa: string): string[] {
   ];
 }
 
-function verdictOf(action: "accept" | "drop", at: DvipaFilter["at"]): string {
-  return action === "accept" && at === "distributor" ? "goto pass" : action;
+function verdictOf(action: "accept" | "drop"): string {
+  return action === "accept" ? "goto pass" : action;
 }
 
 function hex(value: number): string {
   return `0x${value.toString(16)}`;
 }
 
-function ruleLines(dvipa: string, at: DvipaFilter["at"], rule: FilterRule, place: FilterPlace): string[] {
+function ruleLines(dvipa: string, rule: FilterRule, place: FilterPlace): string[] {
   const match = matches(dvipa, rule);
-  const decide = [...match, `counter name "${place}"`, verdictOf(rule.action, at)].join(" ");
+  const decide = [...match, `counter name "${place}"`, verdictOf(rule.action)].join(" ");
   if (!rule.log) return [decide];
   const log = logging(dvipa, place);
   const logs = rule.action === "drop" ? [log] : firstsOnly(rule.protocol, log);

@@ -20,7 +20,7 @@ import { deleteRoute, listOurRoutes, replaceRoute, targetRoute, tunnelRoute, typ
 import {
   addRule,
   deleteRule,
-  listSteeringRules,
+  listOurRules,
   moveLocalRuleBack,
   moveLocalRuleBehindSteering,
   steeringRule,
@@ -29,9 +29,10 @@ import {
 import { readSysctl, SysctlJournal, type SysctlName } from "../../net/sysctl.ts";
 import { EncapsulationSockets } from "./encapsulation-sockets.ts";
 import { addGreLinks, greName, removeOtherGreLinks } from "./gre-links.ts";
-import { greRuleset, type HandedOver } from "./gre-ruleset.ts";
+import { greRuleset, type GreTraffic, type HandedOver } from "./gre-ruleset.ts";
 import { ICMP_QUEUE } from "./icmp-errors.ts";
 import { OPENINGS_QUEUE } from "./openings.ts";
+import { NO_WAYS, placeOf, returnWays, wayOf, type ReturnPath, type ReturnWays } from "./return-ways.ts";
 import { steeringRuleset, targetRuleset } from "./steering-ruleset.ts";
 
 /** The nftables tables of a distributor and of a target; one node per network namespace. */
@@ -44,7 +45,6 @@ const DUMMY_ADDRESS = "192.0.0.8";
 /** Number of the packet queue between the kernel and the steering; our choice. */
 export const STEERING_QUEUE = 4550;
 const LOOPBACK = "lo";
-
 /** A virtual address on this host. */
 export interface HostDvipa {
   readonly address: string;
@@ -65,12 +65,19 @@ export interface SteeringTarget {
 /** What this host's network should look like, apart from IPsec. */
 export interface HostNetworkState {
   readonly dvipas: readonly HostDvipa[];
+  /** Addresses of this host, besides its DVIPAs, at which SAs for these end. */
+  readonly gateways: readonly string[];
+  /** The DVIPAs that have such SAs: their targets send in clear what this node protects. */
+  readonly returned: readonly string[];
   readonly targets: readonly SteeringTarget[];
-  /** DVIPAs that this node is a target of and that their distributor decrypts for it. */
   readonly handedOver: readonly HandedOver[];
+  readonly returnPaths: readonly ReturnPath[];
 }
 
-export const NO_NETWORK_STATE: HostNetworkState = { dvipas: [], targets: [], handedOver: [] };
+export const NO_NETWORK_STATE: HostNetworkState = {
+  ...{ dvipas: [], gateways: [], returned: [], targets: [] },
+  ...{ handedOver: [], returnPaths: [] },
+};
 
 /**
  * Addresses, sysctls, ip rules, routes and the nftables table of a node, as a reconciler: `apply` makes the kernel what
@@ -105,13 +112,15 @@ export class HostNetwork {
     const tunnels = await this.#applyTunnels(wanted);
     for (const family of families()) {
       const isServed = distributes.some(({ address }) => familyOf(address) === family);
-      await this.#applyRoutes(family, isServed ? wanted.targets : [], tunnels);
+      const ways = returnWays(wanted.returnPaths, family, tunnels);
+      await this.#applyRoutes(family, isServed ? wanted.targets : [], tunnels, ways);
     }
     await removeOtherGreLinks(this.#route, this.#trustedAddress, new Set(tunnels.keys()));
-    await this.#applyQueue(distributes);
+    await this.#applyQueue(distributes, wanted.gateways);
     const targetOf = wanted.dvipas.filter(({ role }) => role === "target");
     await this.#applyTargetRules(targetOf);
-    await this.#applyAddresses(wanted.dvipas, wanted.handedOver.length === 0 ? [] : [...tunnels.values()]);
+    const isInClear = wanted.handedOver.length > 0 || wanted.returned.length > 0;
+    await this.#applyAddresses(wanted.dvipas, isInClear ? [...tunnels.values()] : []);
     await this.#encapsulation.apply(targetOf.map(({ address }) => address));
   }
 
@@ -129,9 +138,9 @@ export class HostNetwork {
   async clear(): Promise<void> {
     await this.#encapsulation.apply([]);
     await this.#applyAddresses([], []);
-    await this.#applyQueue([]);
+    await this.#applyQueue([], []);
     await this.#applyTargetRules([]);
-    for (const family of families()) await this.#applyRoutes(family, [], new Map());
+    for (const family of families()) await this.#applyRoutes(family, [], new Map(), NO_WAYS);
     await this.#applyTunnels(NO_NETWORK_STATE);
     await removeOtherGreLinks(this.#route, this.#trustedAddress, new Set());
     this.#sysctls.restore();
@@ -186,30 +195,31 @@ export class HostNetwork {
     this.#set(all, "1");
   }
 
-  /** GRE to targets and from distributors, and what is taken out of it. Returns the interfaces by the other end's address. */
-  async #applyTunnels({ targets, handedOver }: HostNetworkState): Promise<ReadonlyMap<string, number>> {
-    const remotes = [...targets.map(({ tunnel }) => tunnel), ...handedOver.map(({ distributor }) => distributor)];
-    if (handedOver.length > 0) {
-      const named = handedOver.map((one) => ({
-        ...one,
-        interfaceName: greName(this.#trustedAddress, one.distributor),
-      }));
+  /** GRE to and from targets and distributors, and what is taken out of it. Returns the interfaces by the other end's address. */
+  async #applyTunnels({ targets, handedOver, returned }: HostNetworkState): Promise<ReadonlyMap<string, number>> {
+    const toTargets = targets.flatMap(({ tunnel }) => tunnel ?? []);
+    const remotes = new Set([...toTargets, ...handedOver.map(({ distributor }) => distributor)]);
+    const nameOf = (remote: string): string => greName(this.#trustedAddress, remote);
+    if (remotes.size > 0) {
       const { name } = await this.#trustedLink();
-      await applyRuleset(greRuleset(GRE_TABLE, { name, address: this.#trustedAddress }, named));
+      const traffic: GreTraffic = {
+        peers: [...remotes],
+        handedOver: handedOver.map(({ dvipa, distributor }) => ({ dvipa, interfaceName: nameOf(distributor) })),
+        returned: returned.flatMap((dvipa) => toTargets.map((target) => ({ dvipa, interfaceName: nameOf(target) }))),
+      };
+      await applyRuleset(greRuleset(GRE_TABLE, { name, address: this.#trustedAddress }, traffic));
     }
-    const links = await addGreLinks(
-      this.#route,
-      this.#trustedAddress,
-      new Set(remotes.filter((remote) => remote !== null)),
-    );
-    for (const { distributor } of handedOver) {
-      // Loose, as on the trusted link itself.
-      this.#set(["net", "ipv4", "conf", greName(this.#trustedAddress, distributor), "rp_filter"], "2");
+    const links = await addGreLinks(this.#route, this.#trustedAddress, remotes);
+    // Loose, as on the trusted link itself.
+    for (const remote of remotes) this.#set(["net", "ipv4", "conf", nameOf(remote), "rp_filter"], "2");
+    // What comes back has an address of this host.
+    for (const remote of returned.some((dvipa) => familyOf(dvipa) === AF_INET) ? toTargets : []) {
+      this.#set(["net", "ipv4", "conf", nameOf(remote), "accept_local"], "1");
     }
-    if (handedOver.length === 0 && this.#hasGreTable !== false) {
+    if (remotes.size === 0 && this.#hasGreTable !== false) {
       if (await this.#isTableThere(GRE_TABLE)) await deleteTable("inet", GRE_TABLE);
     }
-    this.#hasGreTable = handedOver.length > 0;
+    this.#hasGreTable = remotes.size > 0;
     return links;
   }
 
@@ -224,8 +234,9 @@ export class HostNetwork {
   }
 
   #set(name: SysctlName, value: string): void {
+    const { length } = this.#sysctls.before;
     this.#sysctls.set(name, value);
-    saveRecord(this.#recordPath, this.#sysctls.before);
+    if (this.#sysctls.before.length > length) saveRecord(this.#recordPath, this.#sysctls.before);
   }
 
   async #clientLink(dvipa: HostDvipa): Promise<{ readonly index: number; readonly name: string }> {
@@ -264,6 +275,7 @@ export class HostNetwork {
     family: AddressFamily,
     targets: readonly SteeringTarget[],
     tunnels: ReadonlyMap<string, number>,
+    ways: ReturnWays,
   ): Promise<void> {
     const opened = targets.flatMap(({ index, tunnel }) => {
       const interfaceIndex = tunnel === null ? undefined : tunnels.get(tunnel);
@@ -272,18 +284,21 @@ export class HostNetwork {
     const routes = [
       ...(await this.#wantedRoutes(family, targets)),
       ...opened.map(({ mark, interfaceIndex }) => tunnelRoute(family, mark, interfaceIndex)),
+      ...ways.routes,
     ];
-    const rules = [
+    const steeringRules = [
       ...targets.map(({ index }) => steeringRule(family, steeringMark(index), steeringTable(index))),
       ...opened.map(({ mark }) => steeringRule(family, mark, mark)),
     ];
-    const oldRules = await listSteeringRules(this.#route, family);
+    const rules = [...steeringRules, ...ways.rules];
+    const oldRules = await listOurRules(this.#route, family);
     for (const rule of oldRules) if (!rules.some((other) => sameRule(rule, other))) await deleteRule(this.#route, rule);
-    for (const entry of await listOurRoutes(this.#route, family)) {
-      if (!routes.some((other) => other.table === entry.table)) await deleteRoute(this.#route, entry);
-    }
-    for (const entry of routes) await replaceRoute(this.#route, entry);
-    if (rules.length === 0) await moveLocalRuleBack(this.#route, family);
+    const oldRoutes = await listOurRoutes(this.#route, family);
+    const places = new Set(routes.map(placeOf));
+    for (const entry of oldRoutes) if (!places.has(placeOf(entry))) await deleteRoute(this.#route, entry);
+    const there = new Set(oldRoutes.map(wayOf));
+    for (const entry of routes) if (!there.has(wayOf(entry))) await replaceRoute(this.#route, entry);
+    if (steeringRules.length === 0) await moveLocalRuleBack(this.#route, family);
     else await moveLocalRuleBehindSteering(this.#route, family);
     for (const rule of rules) if (!oldRules.some((other) => sameRule(rule, other))) await addRule(this.#route, rule);
   }
@@ -298,15 +313,15 @@ export class HostNetwork {
   }
 
   /** ESP to a DVIPA waits for the steering. */
-  async #applyQueue(distributes: readonly HostDvipa[]): Promise<void> {
+  async #applyQueue(distributes: readonly HostDvipa[], gateways: readonly string[]): Promise<void> {
     if (distributes.length === 0) {
       if ((await listTable("inet", NFT_TABLE)) !== null) await deleteTable("inet", NFT_TABLE);
       return;
     }
-    const addresses = distributes.map((dvipa) => dvipa.address);
+    const ends = { dvipas: distributes.map((dvipa) => dvipa.address), gateways };
     const verdicts = { ipsec: `queue num ${STEERING_QUEUE}`, icmpErrors: `queue num ${ICMP_QUEUE}` };
-    await applyRuleset(steeringRuleset(NFT_TABLE, addresses, verdicts));
-    this.#log.debug("ESP to the DVIPAs goes through the steering queue", { addresses, queue: STEERING_QUEUE });
+    await applyRuleset(steeringRuleset(NFT_TABLE, ends, verdicts));
+    this.#log.debug("ESP to the DVIPAs goes through the steering queue", { ...ends, queue: STEERING_QUEUE });
   }
 
   /** ESP comes from the trusted link alone; the first segments of connections that are opened here wait for their distributor. */
@@ -346,7 +361,8 @@ function sameAddress(a: NewAddress, b: NewAddress): boolean {
 }
 
 function sameRule(a: RoutingRule, b: RoutingRule): boolean {
-  return a.mark?.value === b.mark?.value && a.table === b.table && a.priority === b.priority;
+  const isFrom = a.from?.address === b.from?.address && a.from?.ipProtocol === b.from?.ipProtocol;
+  return isFrom && a.mark?.value === b.mark?.value && a.table === b.table && a.priority === b.priority;
 }
 
 function inSubnet(address: string, { address: own, prefixBits }: InterfaceAddress): boolean {

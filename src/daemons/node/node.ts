@@ -18,15 +18,17 @@ import type { ConnectionKey } from "../../steer/connection-table.ts";
 import { readXfrmStatistics } from "../../xfrm/statistics.ts";
 import { serveControl, type ControlArguments, type ControlHandlers, type ControlServer } from "../control.ts";
 import { CouplingLink } from "./coupling-link.ts";
-import { Distributor, type OwnDvipa } from "./distributor.ts";
+import { Distributor } from "./distributor.ts";
 import { drainControls } from "./drain-controls.ts";
 import { explainDrops, type Drop } from "./drops.ts";
 import { ikeControls } from "./ike-controls.ts";
-import { FilterRules } from "./filter-rules.ts";
+import type { FilterRules } from "./filter-rules.ts";
 import { HostNetwork, NO_NETWORK_STATE, type HostDvipa, type HostNetworkState } from "./host-network.ts";
 import { loadIkeConfiguration, type IkeConfiguration } from "./ike-configuration.ts";
 import { probeKernel, withoutSuites } from "./kernel-suites.ts";
 import { Openings } from "./openings.ts";
+import { ownDvipas, ownFilters, type OwnDvipa } from "./own-dvipas.ts";
+import type { ReturnPath } from "./return-ways.ts";
 import { SaKeeper } from "./sa-keeper.ts";
 import { OWN_IKE, type SaSource } from "./sa-table.ts";
 import { endsOf, SocketReporter } from "./socket-reporter.ts";
@@ -55,7 +57,7 @@ export async function runNode(options: NodeOptions): Promise<void> {
   const config = await readClusterFile(options.clusterFile);
   const own = ownDvipas(config, options.name);
   const ike = await loadIke(options, config, log);
-  const filters = new FilterRules(ownFiltered(config, options.name));
+  const filters = ownFilters(config, options.name);
   const credentials = await loadCredentials(options);
   const bus: BusOptions = {
     cluster: config.cluster,
@@ -211,7 +213,7 @@ class Node {
     const { options } = this.#context;
     try {
       const config = await readClusterFile(options.clusterFile);
-      const filters = new FilterRules(ownFiltered(config, options.name));
+      const filters = ownFilters(config, options.name);
       requireSamePlaces(this.#context.own, this.#filters, filters);
       this.#ike = await loadIke(options, config, this.#log);
       this.#filters = filters;
@@ -270,6 +272,7 @@ class Node {
         reporter: new SocketReporter({ ...bus, watch: this.#sockets }),
         otherAddress: async () => otherAddressOnLink(await listAddresses(this.#route), this.#context.trustedAddress),
         onSnapshot: (dvipas) => this.#shadowed(name, dvipas),
+        onReturnPath: () => this.#applyNetwork(),
       });
       this.#shadows.set(name, link);
     }
@@ -304,10 +307,21 @@ class Node {
       const handedOver = shadowed.flatMap(({ address, handedOverBy }) =>
         handedOverBy === null ? [] : [{ dvipa: address, distributor: handedOverBy }],
       );
-      const { dvipas, targets: steering } = this.#ownNetwork;
-      await this.#network.apply({ dvipas: [...dvipas, ...targets], targets: steering, handedOver });
+      const { dvipas } = this.#ownNetwork;
+      const returnPaths = this.#returnPaths();
+      await this.#network.apply({ ...this.#ownNetwork, dvipas: [...dvipas, ...targets], handedOver, returnPaths });
     });
     return this.#networkQueued;
+  }
+
+  /** Where the SAs lead that distributors keep for themselves. */
+  #returnPaths(): ReturnPath[] {
+    return [...this.#shadowDvipas].flatMap(([name, dvipas]) =>
+      [...this.#keeper.returnPathsTo(name)].flatMap((path) => {
+        const distributor = dvipas.find(({ address }) => address === path.dvipa)?.handedOverBy ?? null;
+        return distributor === null ? [] : [{ ...path, distributor }];
+      }),
+    );
   }
 
   #serialNetwork<T>(work: () => Promise<T>): Promise<T> {
@@ -317,7 +331,7 @@ class Node {
   }
 
   async #mayPark(source: SaSource, sa: SharedSa): Promise<boolean> {
-    if (source === OWN_IKE) return this.#distributor?.mayParkOwn(sa.reqid) ?? true;
+    if (source === OWN_IKE) return this.#distributor?.mayParkOwn(sa) ?? true;
     return (await this.#shadows.get(source)?.mayPark(sa.id)) ?? false;
   }
 
@@ -421,23 +435,12 @@ function synchronous(work: () => void): () => Promise<void> {
 
 /** Who decrypts is a matter of routes and policies on every node. Throws `config.invalid` when a reload would change it. */
 function requireSamePlaces(own: readonly OwnDvipa[], before: FilterRules, now: FilterRules): void {
-  const moved = own.find(({ address }) => before.isAtDistributor(address) !== now.isAtDistributor(address));
+  const moved = own.find(
+    ({ address }) =>
+      before.isAtDistributor(address) !== now.isAtDistributor(address) ||
+      before.handsOver(address) !== now.handsOver(address),
+  );
   if (moved === undefined) return;
-  throw new EsplexError("config.invalid", `dvipas: filter.at of ${moved.address} has changed: restart this node`);
-}
-
-/** The DVIPAs of the cluster file that name this node as their distributor, with their filters. */
-function ownFiltered(config: ClusterConfig, name: string): ConstructorParameters<typeof FilterRules>[0] {
-  return config.dvipas.filter(({ distributor }) => distributor === name);
-}
-
-function ownDvipas(config: ClusterConfig, name: string): OwnDvipa[] {
-  const own = config.dvipas.filter(({ distributor }) => distributor === name);
-  return own.map(({ address, interface: interfaceName, targets, ports, distribution }) => ({
-    address,
-    interfaceName,
-    targets,
-    ports,
-    distribution,
-  }));
+  const what = `filter.at or gateways of ${moved.address}`;
+  throw new EsplexError("config.invalid", `dvipas: ${what} has changed: restart this node`);
 }

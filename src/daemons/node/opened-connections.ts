@@ -14,6 +14,8 @@ export interface OpenedConnectionsContext {
   readonly sas: () => Iterable<{ readonly sa: SharedSa }>;
   /** Which of these connections this node's own programs have. */
   readonly ownSockets: (connections: readonly ConnectionKey[]) => Promise<readonly Presence[]>;
+  /** The name of this node. */
+  readonly self: string;
   /** True once the node's kernel holds a lease on the tunnel. */
   readonly lease: (node: string, tunnel: number) => Promise<boolean>;
   readonly clock: Clock;
@@ -41,7 +43,7 @@ export class OpenedConnections {
 
   /** The target's first segment waits for this: true once its answers will reach it, and it can send. */
   async open(target: string, connection: ConnectionKey): Promise<boolean> {
-    const { serves, lease, clock, counters } = this.#context;
+    const { serves, lease, self, clock, counters } = this.#context;
     const rate = this.#rates.get(target) ?? new RateLimit(OPENINGS_PER_SECOND);
     this.#rates.set(target, rate);
     if (!rate.take(clock.nowMs())) return this.#refused("tooMany");
@@ -53,7 +55,7 @@ export class OpenedConnections {
     if (tunnels.size === 0) return this.#refused("noSa");
     const [isEntered] = await this.enter(target, [connection]);
     if (isEntered !== true) return false;
-    const leased = await Promise.all([...tunnels].map((tunnel) => lease(target, tunnel)));
+    const leased = await Promise.all([...tunnels].map(([tunnel, isOurs]) => lease(isOurs ? self : target, tunnel)));
     if (!leased.includes(true)) return this.#refused("noLease");
     counters.add(`steer.opened.${target}`);
     return true;
@@ -77,14 +79,17 @@ export class OpenedConnections {
     return false;
   }
 
-  /** The tunnels that lead from the DVIPA to there: which one the target's kernel takes, its policies say. */
-  #tunnelsOf({ dvipa, client }: ConnectionKey): ReadonlySet<number> {
-    const tunnels = new Set<number>();
+  /**
+   * The tunnels that lead from the DVIPA to there: which one the target's kernel takes, its policies say. True for those that end at
+   * this node, which sends on them for its targets.
+   */
+  #tunnelsOf({ dvipa, client }: ConnectionKey): ReadonlyMap<number, boolean> {
+    const tunnels = new Map<number, boolean>();
     const destination = ipToBytes(client);
     for (const { sa } of this.#context.sas()) {
       if (sa.dvipa !== dvipa) continue;
       const isThere = sa.mode === "transport" ? sa.peer === client : this.#leadsTo(sa, destination);
-      if (isThere) tunnels.add(sa.reqid);
+      if (isThere) tunnels.set(sa.reqid, sa.gateway !== undefined);
     }
     return tunnels;
   }

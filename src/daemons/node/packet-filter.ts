@@ -90,11 +90,6 @@ export class PacketFilter {
     return this.#applied.get(dvipa)?.filter;
   }
 
-  /** Whether the source, a distributor, filters what it hands over to this target. */
-  isHandedOver(source: string, dvipa: string): boolean {
-    return source !== OWN_IKE && this.#wanted.get(source)?.get(dvipa)?.at === "distributor";
-  }
-
   /** Whether this node filters what it hands over to the DVIPA's targets. */
   handsOver(dvipa: string): boolean {
     return this.#wanted.get(OWN_IKE)?.get(dvipa)?.at === "distributor";

@@ -19,18 +19,20 @@ import {
   dvipaGuard,
   inboundId,
   outboundId,
+  returnPathOf,
   shadowOf,
   trapPolicies,
   type NodeRole,
   type Trap,
 } from "../../xfrm/shadow.ts";
+import type { Prefix } from "../../xfrm/selectors.ts";
 import { addState, deleteState, stateKey, type SequenceRange, type StateSpec } from "../../xfrm/states.ts";
 import { Convergence } from "./convergence.ts";
 import type { CouplingLink } from "./coupling-link.ts";
 import { LeaseRunner } from "./lease-runner.ts";
 import { SaFilter } from "./sa-filter.ts";
 import { statusOf, totalsOf } from "./sa-status.ts";
-import { OWN_IKE, SaTable, type Entry, type KeptSa, type SaSource } from "./sa-table.ts";
+import { endsAtDistributor, OWN_IKE, SaTable, type Entry, type KeptSa, type SaSource } from "./sa-table.ts";
 import type { FilterStatus, SaStatus, SaTotals } from "./status.ts";
 import { Traps, type TrapsContext } from "./traps.ts";
 import { UseMeter, type UseMeterContext } from "./use-meter.ts";
@@ -101,7 +103,7 @@ export class SaKeeper {
     });
     this.#traps = new Traps(context);
     this.#meter = new UseMeter({
-      sas: () => this.#table.values(),
+      sas: () => this.#ended(),
       readInbound: (entries) =>
         readCarried(
           this.#xfrm,
@@ -123,9 +125,7 @@ export class SaKeeper {
 
   /** The DVIPAs that a source speaks for, and what this node is to them: their guards stand when it resolves. */
   async setDvipas(source: SaSource, addresses: readonly string[], role: NodeRole): Promise<void> {
-    const policies = addresses.flatMap((address) =>
-      dvipaGuard(address, role, this.#filter.rules.isHandedOver(source, address)),
-    );
+    const policies = addresses.flatMap((address) => dvipaGuard(address, role));
     this.#table.wanted.set(`guards of ${source}`, { states: [], policies });
     await this.#convergence.apply();
   }
@@ -199,7 +199,7 @@ export class SaKeeper {
   /** New packets use the SA from now on; resolves once they can, at the latest after `HAND_OVER_MS`. */
   async useOutbound(saId: string): Promise<void> {
     const entry = this.#table.get(saId);
-    if (entry === undefined || entry.outbound === "now") return;
+    if (entry === undefined || entry.outbound === "now" || endsAtDistributor(entry)) return;
     entry.outbound = "now";
     if (!this.#older(entry).some(({ runner }) => runner?.isNeeded === true)) {
       this.#table.setAlive(entry, true);
@@ -286,6 +286,32 @@ export class SaKeeper {
   /** SAs of one source, for digests. */
   keptFrom(source: SaSource): KeptSa[] {
     return [...this.#table.values()].filter((entry) => entry.source === source);
+  }
+
+  /** True for an SA that a distributor keeps for itself. */
+  isReturnPath(saId: string): boolean {
+    const entry = this.#table.get(saId);
+    return entry !== undefined && endsAtDistributor(entry);
+  }
+
+  /**
+   * Lets what these SAs lead to out in clear, to the source, a distributor: not before this host has the routes for that
+   * (`returnPathsTo`), and what keeps it off all others. Resolves once the kernel does.
+   */
+  async openReturnPaths(source: SaSource): Promise<void> {
+    for (const entry of this.#table.values()) {
+      if (entry.source === source && endsAtDistributor(entry)) this.#table.openReturnPath(entry);
+    }
+    await this.#convergence.apply();
+  }
+
+  /** Where the SAs of a source, a distributor, lead that end at that: what goes there goes back to it. */
+  *returnPathsTo(source: SaSource): Generator<{ readonly dvipa: string; readonly destination: Prefix }> {
+    for (const entry of this.#table.values()) {
+      if (entry.source !== source || !endsAtDistributor(entry)) continue;
+      const { dvipa } = entry.sa;
+      for (const { selector } of returnPathOf(entry.sa).policies) yield { dvipa, destination: selector.destination };
+    }
   }
 
   /** Each SA, with what the kernel says of it. */
@@ -386,8 +412,13 @@ export class SaKeeper {
     });
   }
 
+  /** Those that this node's kernel has. */
+  *#ended(): Generator<Entry> {
+    for (const entry of this.#table.values()) if (!endsAtDistributor(entry)) yield entry;
+  }
+
   *#sas(): Generator<SharedSa> {
-    for (const { sa } of this.#table.values()) yield sa;
+    for (const { sa } of this.#ended()) yield sa;
   }
 
   #onEvent(event: XfrmEvent): void {

@@ -136,7 +136,9 @@ export class SaRollout {
     for (const older of this.#sas.values()) if (older.sa.reqid === entry.sa.reqid) older.outbound = "hold";
     entry.outbound = "now";
     const { keeper, targets } = this.#context;
-    const switched = Promise.all([keeper.useOutbound(saId), targets.useOutbound(entry.sa)]).then(() => {});
+    const { sa } = entry;
+    const elsewhere = sa.gateway === undefined ? targets.useOutbound(sa) : null;
+    const switched = Promise.all([keeper.useOutbound(saId), elsewhere]).then(() => {});
     if (this.#unsent.has(saId)) this.#unsent.set(saId, switched);
     try {
       await switched;

@@ -18,10 +18,11 @@ export async function statusOf({ sa, runner, outbound, instances }: Entry, use: 
     windowRule: held.windowRule,
     refill: held.refill,
   };
-  const { id, dvipa, peer, peerName, mode, reqid } = sa;
+  const { id, dvipa, gateway = null, peer, peerName, mode, reqid } = sa;
   return {
     id,
     dvipa,
+    gateway,
     peer,
     peerName,
     mode,

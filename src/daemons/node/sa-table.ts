@@ -1,7 +1,7 @@
 import { EsplexError } from "../../core/errors.ts";
 import type { ReceivedNumbers } from "../../sa/received-numbers.ts";
 import type { SharedSa } from "../../sa/spec.ts";
-import { inboundId, outboundId, shadowOf } from "../../xfrm/shadow.ts";
+import { inboundId, outboundId, returnPathOf, shadowOf } from "../../xfrm/shadow.ts";
 import { stateKey, type KernelState } from "../../xfrm/states.ts";
 import { WantedParts } from "../../xfrm/wanted-parts.ts";
 import type { LeaseRunner } from "./lease-runner.ts";
@@ -13,6 +13,11 @@ const PARKED_THRESHOLD_PACKETS = 1;
 export type SaSource = string;
 /** The source of what this node negotiated itself: no node can have this name. */
 export const OWN_IKE: SaSource = "(own IKE)";
+
+/** True for an SA that its distributor keeps for itself: a target only has its way back to that. */
+export function endsAtDistributor({ source, sa }: Pick<Entry, "source" | "sa">): boolean {
+  return source !== OWN_IKE && sa.gateway !== undefined;
+}
 
 /** What a source says of an SA. */
 export interface KeptSa {
@@ -70,11 +75,13 @@ export class SaTable {
   }
 
   /** Throws when the SA cannot be expressed: then it was never here. */
-  enter(source: SaSource, { sa, epoch, outbound, received = null }: KeptSa): Entry {
+  enter(source: SaSource, { sa, epoch, outbound: wish, received = null }: KeptSa): Entry {
+    const outbound = endsAtDistributor({ source, sa }) ? "hold" : wish;
     const isNow = outbound === "now";
     const start = { windowStart: { numbers: received }, runner: null, outboundAlive: isNow, instances: 0 };
     const entry: Entry = { source, sa, epoch, outbound, ...start };
-    this.setAlive(entry, isNow);
+    if (endsAtDistributor(entry)) returnPathOf(sa);
+    else this.setAlive(entry, isNow);
     this.#entries.set(sa.id, entry);
     for (const key of stateKeys(sa)) this.#byState.set(key, entry);
     return entry;
@@ -95,11 +102,16 @@ export class SaTable {
     this.wanted.set(entry.sa.id, shadowOf(entry.sa, { outbound, received: entry.windowStart, routesOn }));
   }
 
+  /** What the SA leads to may be sent to its distributor in clear: there is a way back to that, and no other. */
+  openReturnPath({ sa }: Entry): void {
+    this.wanted.set(sa.id, returnPathOf(sa));
+  }
+
   /** Another port of its peer. Whether there is a UDP header at all never changes. */
   movePeer(entry: Entry, peerUdpPort: number | null): void {
     if (entry.sa.peerUdpPort === peerUdpPort || entry.sa.peerUdpPort === null || peerUdpPort === null) return;
     entry.sa = { ...entry.sa, peerUdpPort };
-    this.setAlive(entry, entry.outboundAlive);
+    if (!endsAtDistributor(entry)) this.setAlive(entry, entry.outboundAlive);
   }
 
   /** The kernel names states by address and SPI: an SA that would take another's name is refused. */

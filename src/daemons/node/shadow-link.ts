@@ -36,13 +36,15 @@ export interface ShadowLinkOptions {
   readonly reporter: SocketReporter;
   /** A whole snapshot has been applied: the DVIPAs for which this node is a target of that distributor. */
   readonly onSnapshot: (dvipas: readonly ShadowDvipa[]) => Promise<void>;
+  /** An SA that ends at the distributor has come or gone: resolves once there is a way back to that, or no longer. */
+  readonly onReturnPath: () => Promise<void>;
 }
 
 /** A DVIPA as its distributor announces it. */
 export interface ShadowDvipa {
   readonly address: string;
   readonly epoch: bigint;
-  /** The distributor's address on the trusted link, when it decrypts what goes to this target; else null. */
+  /** The distributor's address on the trusted link, when it decrypts what goes to this target, or some of it; else null. */
   readonly handedOverBy: string | null;
 }
 
@@ -125,7 +127,7 @@ export class ShadowLink {
   }
 
   #handlers(connection: BusConnection): BusHandlers {
-    const { keeper, distributor } = this.#options;
+    const { keeper, distributor, onReturnPath } = this.#options;
     return {
       requests: {
         snapshot: (part) => this.#snapshotPart(connection, part),
@@ -134,6 +136,10 @@ export class ShadowLink {
         saInstall: async ({ sa, epoch, outbound }) => {
           this.#checkEpoch(sa.dvipa, epoch);
           await keeper.install(distributor.name, { sa, epoch, outbound });
+          if (sa.gateway !== undefined) {
+            await onReturnPath();
+            await keeper.openReturnPaths(distributor.name);
+          }
           return {};
         },
         saUseOutbound: async ({ id }) => {
@@ -145,7 +151,9 @@ export class ShadowLink {
           return {};
         },
         saRemove: async ({ id }) => {
+          const isReturnPath = keeper.isReturnPath(id);
           await keeper.remove(distributor.name, id);
+          if (isReturnPath) await onReturnPath();
           return {};
         },
         traps: (part) => this.#trapsPart(part),
@@ -175,19 +183,18 @@ export class ShadowLink {
     this.#epochs = new Map(part.dvipas.map(({ address, epoch }) => [address, epoch]));
     // The guard of a DVIPA stands before its address comes, and until after it went.
     await keeper.setDvipas(distributor.name, [...new Set([...before.keys(), ...this.#epochs.keys()])], "target");
-    const filters = this.#filtersOf(parts);
-    keeper.wantFilters(distributor.name, filters);
+    keeper.wantFilters(distributor.name, this.#filtersOf(parts));
     await keeper.replaceAll(
       distributor.name,
       sas.map(({ sa, outbound, received }) => ({ sa, outbound, received, epoch: this.#epochs.get(sa.dvipa) ?? 0n })),
     );
-    const isHandedOver = (dvipa: string): boolean => filters.get(dvipa)?.at === "distributor";
     await onSnapshot(
-      part.dvipas.map(({ address, epoch }) => ({
+      part.dvipas.map(({ address, epoch, handsOver }) => ({
         ...{ address, epoch },
-        handedOverBy: isHandedOver(address) ? distributor.address : null,
+        handedOverBy: handsOver ? distributor.address : null,
       })),
     );
+    await keeper.openReturnPaths(distributor.name);
     await keeper.setDvipas(distributor.name, [...this.#epochs.keys()], "target");
     this.#synced = true;
     if (connection.isOpen) reporter.begin(connection, part.dvipas);

@@ -54,6 +54,8 @@ export interface SaTotals {
 export interface SaStatus {
   readonly id: string;
   readonly dvipa: string;
+  /** Where it ends, if that is an address of the distributor; null: at the DVIPA. */
+  readonly gateway: string | null;
   readonly peer: string;
   readonly peerName: string;
   readonly mode: "transport" | "tunnel";

@@ -3,7 +3,7 @@ import { ICMP_ERROR_MARK } from "../../net/ids.ts";
 import { NAT_T_PORT } from "../../sa/spec.ts";
 
 const NFT = {
-  set: { 2: "dvipas", 10: "dvipas6" },
+  set: { dvipas: { 2: "dvipas", 10: "dvipas6" }, gateways: { 2: "gateways", 10: "gateways6" } },
   type: { 2: "ipv4_addr", 10: "ipv6_addr" },
   header: { 2: "ip", 10: "ip6" },
   icmpErrors: {
@@ -18,6 +18,13 @@ const NFT = {
  */
 const ESP_IN_UDP = `udp dport ${NAT_T_PORT} @th,64,32 != 0`;
 
+/** Where IPsec of a distributor ends. */
+export interface IpsecEnds {
+  readonly dvipas: readonly string[];
+  /** Addresses of its own, of versions that the DVIPAs have. */
+  readonly gateways: readonly string[];
+}
+
 /** What is done with packets: `queue num N`. Without `bypass` in it the kernel drops when nobody listens (fail closed). */
 export interface SteeringVerdicts {
   readonly ipsec: string;
@@ -25,8 +32,8 @@ export interface SteeringVerdicts {
 }
 
 /**
- * The nftables ruleset that gives ESP (bare and in UDP) and AH to the DVIPAs a verdict at prerouting, and the ICMP errors that come
- * in clear one of their own.
+ * The nftables ruleset that gives ESP (bare and in UDP) and AH to the DVIPAs, and to the addresses of this host at which SAs for
+ * them end, a verdict at prerouting, and the ICMP errors that come to the DVIPAs in clear one of their own.
  *
  * Of a fragmented packet only the first fragment has an SPI. The `tproxy` expressions, on a port that nobody uses, are there
  * because they make the kernel reassemble fragments (priority -400, ahead of everything here) without tracking connections.
@@ -35,8 +42,8 @@ export interface SteeringVerdicts {
  * else tracks connections, the DVIPAs' own packets, ESP, AH and IKE, are left out: neither a full table (a flood of IKE from
  * spoofed addresses would fill it) nor another ruleset's `ct state invalid` touches them.
  */
-export function steeringRuleset(table: string, dvipas: readonly string[], verdicts: SteeringVerdicts): string {
-  const { families, sets, rules, icmpErrors } = matching(dvipas);
+export function steeringRuleset(table: string, { dvipas, gateways }: IpsecEnds, verdicts: SteeringVerdicts): string {
+  const { families, sets, rules, icmpErrors } = matching({ dvipas, gateways });
   return `
     add table inet ${table}
     delete table inet ${table}
@@ -70,7 +77,7 @@ export function steeringRuleset(table: string, dvipas: readonly string[], verdic
  * IPsec; those that find no SA have no way out but `lo`, where the kernel drops them (xfrm_lookup_route: a blackhole).
  */
 export function targetRuleset(table: string, dvipas: readonly string[], trustedLink: string, verdict: string): string {
-  const { sets, rules, icmpErrors } = matching(dvipas);
+  const { sets, rules, icmpErrors } = matching({ dvipas, gateways: [] });
   const known = icmpErrors(`iifname "${trustedLink}" meta mark set 0x${ICMP_ERROR_MARK.toString(16)}`);
   return `
     add table inet ${table}
@@ -92,24 +99,32 @@ export function targetRuleset(table: string, dvipas: readonly string[], trustedL
   `;
 }
 
-/** Sets with the addresses of each IP version, and rules that match them; `icmpErrors`: those that come to them in clear. */
-function matching(dvipas: readonly string[]): {
+/**
+ * Sets with the addresses of each IP version, and rules that match them; `icmpErrors`: those that come in clear to the DVIPAs. Those
+ * to a gateway are the host's own kernel's: all that it sends from there it sends itself.
+ */
+function matching({ dvipas, gateways }: IpsecEnds): {
   readonly families: readonly AddressFamily[];
   readonly sets: readonly string[];
   readonly rules: (to: "daddr" | "saddr", match: string) => string[];
   readonly icmpErrors: (match: string) => string[];
 } {
   const families = FAMILIES.filter((family) => dvipas.some((dvipa) => familyOf(dvipa) === family));
-  const sets = families.map((family) => {
-    const elements = dvipas.filter((dvipa) => familyOf(dvipa) === family).join(", ");
-    return `set ${NFT.set[family]} { type ${NFT.type[family]}; elements = { ${elements} } }`;
-  });
+  const named = Object.entries({ dvipas, gateways }).flatMap(([name, addresses]) =>
+    families.flatMap((family) => {
+      const elements = addresses.filter((address) => familyOf(address) === family).join(", ");
+      return elements === "" ? [] : [{ family, name: NFT.set[name as keyof IpsecEnds][family], elements }];
+    }),
+  );
+  const sets = named.map(
+    ({ family, name, elements }) => `set ${name} { type ${NFT.type[family]}; elements = { ${elements} } }`,
+  );
   const rules = (to: "daddr" | "saddr", match: string): string[] =>
-    families.map((family) => `${NFT.header[family]} ${to} @${NFT.set[family]} ${match}`);
+    named.map(({ family, name }) => `${NFT.header[family]} ${to} @${name} ${match}`);
   const icmpErrors = (match: string): string[] =>
     families.map(
       (family) =>
-        `${NFT.header[family]} daddr @${NFT.set[family]} meta ipsec missing ${NFT.icmpErrors[family]} ${match}`,
+        `${NFT.header[family]} daddr @${NFT.set.dvipas[family]} meta ipsec missing ${NFT.icmpErrors[family]} ${match}`,
     );
   return { families, sets, rules, icmpErrors };
 }

@@ -149,12 +149,13 @@ export class Steering {
     const { sequence } = verdict.esp;
     const mark = icvMark(verdict.esp);
     const node = verdict.kind === "local" ? nodeName : verdict.target;
+    const sender = sa.gateway === undefined ? node : nodeName;
     if (stripped !== null) counters.add("steer.udpStripped");
     if (verdict.kind === "local") counters.add(`steer.local.${verdict.reason}`);
     else if (verdict.isNew) counters.add(`steer.connections.${node}`);
     let hasPassed = false;
     let waiting: Uint8Array | null = null;
-    gate.enter(node, sa.reqid, nowMs, (decision) => {
+    gate.enter(sender, sa.reqid, nowMs, (decision) => {
       hasPassed = true;
       const refusal = waiting === null ? null : lateRefusal(sa, replay, waiting);
       if (refusal !== null) counters.add(`steer.drop.${refusal}`);

@@ -44,6 +44,8 @@ export interface DistributedDvipa {
   readonly ports: "ALL" | readonly number[];
   /** Names of nodes; `ALL`: every node but the distributor. */
   readonly targets: "ALL" | readonly string[];
+  /** This node decrypts what goes to the targets, or some of it. */
+  readonly handsOver: boolean;
 }
 
 /** True when `node` may be a target of `dvipa`. */
@@ -327,7 +329,9 @@ export class Targets {
     const dvipas = this.#context
       .dvipas()
       .filter((entry) => isTargetOf(entry, name))
-      .map(({ address, epoch, ports }) => ({ address, epoch, ports: ports === "ALL" ? ports : [...ports] }));
+      .map(({ address, epoch, ports, handsOver }) => {
+        return { address, epoch, ports: ports === "ALL" ? ports : [...ports], handsOver };
+      });
     const filters = this.#filtersOf(name);
     const parts = Math.max(1, Math.ceil(ids.length / SNAPSHOT_PART_SAS));
     for (let part = 0; part < parts; part++) {

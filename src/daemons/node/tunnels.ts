@@ -1,9 +1,9 @@
 import { tunnelReqid } from "../../net/ids.ts";
-import type { SharedSa } from "../../sa/spec.ts";
+import { localEndOf, type SharedSa } from "../../sa/spec.ts";
 import { protocolOf } from "../../sa/suite.ts";
 
 /**
- * The reqids of tunnels. A tunnel is what its SAs have in common: DVIPA, peer, mode, protocol (ESP or AH) and selectors. All its SAs have one
+ * The reqids of tunnels. A tunnel is what its SAs have in common: both ends, mode, protocol (ESP or AH) and selectors. All its SAs have one
  * reqid, so that a rekeyed or doubled SA serves the same policies.
  */
 export class Tunnels {
@@ -39,6 +39,7 @@ export class Tunnels {
   }
 }
 
-function tunnelKey({ dvipa, peer, mode, suite, localSelectors, remoteSelectors }: SharedSa): string {
-  return JSON.stringify([dvipa, peer, mode, protocolOf(suite), localSelectors, remoteSelectors]);
+function tunnelKey(sa: SharedSa): string {
+  const { peer, mode, suite, localSelectors, remoteSelectors } = sa;
+  return JSON.stringify([localEndOf(sa), peer, mode, protocolOf(suite), localSelectors, remoteSelectors]);
 }

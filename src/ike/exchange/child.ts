@@ -2,11 +2,12 @@ import { dhGroup } from "../../crypto/dh.ts";
 import { toHex, u32be } from "../../core/bytes.ts";
 import { EsplexError, invariant } from "../../core/errors.ts";
 import type { Secret } from "../../core/secret.ts";
-import { NAT_T_PORT, type SharedSa, type TrafficSelector } from "../../sa/spec.ts";
+import { localEndOf, NAT_T_PORT, type SharedSa, type TrafficSelector } from "../../sa/spec.ts";
 import { DEFAULT_ESP_SUITES, protocolOf, type ChildSuite } from "../../sa/suite.ts";
 import type { ChildMode, IkePeerConfig } from "../environment.ts";
 import { deriveChildKeys } from "../keys.ts";
 import { lifesizeOf } from "../lifetime.ts";
+import { endsOf, isGateway } from "../local-end.ts";
 import { isNatted } from "../nat.ts";
 import { refuseOverlap } from "../overlap.ts";
 import { chooseEsp, type ChosenEsp } from "../proposal.ts";
@@ -68,16 +69,17 @@ export function negotiateChild(
     espSuites: suitesFor(peer, isNatted(session.nat), request.replaces),
     esn: peer.esn,
   });
-  const { local, remote } = chooseSelectors(session, peer, mode, payloads);
+  const ends = endsOf(step.environment, session.path);
+  const { local, remote } = chooseSelectors(ends, peer, mode, payloads);
   refuseOverlap(step, table, session, { local, remote });
-  const tunnel = { ...endsOf(session), mode, suite: chosen.suite, local, remote };
+  const tunnel = { ...ends, mode, suite: chosen.suite, local, remote };
   const reqid = reqidFor(step, table, request.replaces, tunnel);
   const spi = step.environment.newSpi();
   const { shared, publicValue } = agree(chosen, ke?.value);
   const keys = deriveChildKeys({ suite: session.suite, d: session.keys.d }, chosen.suite, shared, request);
   const sa: SharedSa = {
     id: toHex(step.environment.randomBytes(SA_ID_BYTES)),
-    ...endsOf(session),
+    ...ends,
     peerName: peer.name,
     peerIdentity: session.state.remoteIdentity,
     mode,
@@ -141,13 +143,9 @@ export function childBehindNat(step: Step, { nat, path }: IkeSession, mode: Chil
   throw new EsplexError("peer.noProposalChosen", `a NAT is on the way: ${problem}`);
 }
 
-function endsOf(session: IkeSession): Pick<SharedSa, "dvipa" | "peer"> {
-  return { dvipa: session.path.local.address, peer: session.path.remote.address };
-}
-
 /**
- * Tunnel mode unless the peer asks for transport mode and may have it (RFC 7296 §1.3.1), which it may not behind a NAT. A
- * rekey keeps the mode.
+ * Tunnel mode unless the peer asks for transport mode and may have it (RFC 7296 §1.3.1), which it may not behind a NAT, nor with a
+ * security gateway (RFC 4301 §4.1). A rekey keeps the mode.
  */
 function chooseMode(
   step: Step,
@@ -157,8 +155,9 @@ function chooseMode(
 ): ChildMode {
   const { peer } = session.state;
   const asked = findNotify(payloads, NOTIFY.USE_TRANSPORT_MODE) !== undefined;
-  const isDeclined = asked && isNatted(session.nat);
-  if (isDeclined) step.count("natTransportDeclined");
+  const hasGateway = isGateway(step.environment, session.path.local.address);
+  const isDeclined = asked && (isNatted(session.nat) || hasGateway);
+  if (isDeclined) step.count(hasGateway ? "gatewayTransportDeclined" : "natTransportDeclined");
   const mode = asked && !isDeclined && peer.modes.includes("transport") ? "transport" : "tunnel";
   if (!peer.modes.includes(mode)) {
     throw new EsplexError("peer.noProposalChosen", "tunnel mode is not allowed for this peer");
@@ -170,15 +169,15 @@ function chooseMode(
 }
 
 function chooseSelectors(
-  session: IkeSession,
+  ends: Pick<SharedSa, "dvipa" | "peer">,
   peer: IkePeerConfig,
   mode: ChildMode,
   payloads: readonly Payload[],
 ): { local: TrafficSelector[]; remote: TrafficSelector[] } {
   const subnets = mode === "tunnel" ? peer.remoteSubnets.map(subnetSelector) : [];
-  const remotePolicy = [hostSelector(session.path.remote.address), ...subnets];
+  const remotePolicy = [hostSelector(ends.peer), ...subnets];
   const remote = narrow(requirePayload(payloads, "tsi"), remotePolicy);
-  const local = narrow(requirePayload(payloads, "tsr"), [hostSelector(session.path.local.address)]);
+  const local = narrow(requirePayload(payloads, "tsr"), [hostSelector(ends.dvipa)]);
   if (remote.length === 0 || local.length === 0) {
     throw new EsplexError("peer.tsUnacceptable", "no traffic selector is allowed");
   }
@@ -193,13 +192,13 @@ export function reqidFor(
   step: Step,
   table: SessionTable,
   replaces: Child | null,
-  wanted: Pick<SharedSa, "dvipa" | "peer" | "mode" | "suite"> & {
+  wanted: Pick<SharedSa, "dvipa" | "gateway" | "peer" | "mode" | "suite"> & {
     readonly local: readonly TrafficSelector[];
     readonly remote: readonly TrafficSelector[];
   },
 ): number {
   if (replaces !== null) return replaces.sa.reqid;
-  for (const { state } of table.at(wanted.dvipa, wanted.peer)) {
+  for (const { state } of table.at(localEndOf(wanted), wanted.peer)) {
     for (const { sa } of state.children.values()) {
       if (sa.mode !== wanted.mode || protocolOf(sa.suite) !== protocolOf(wanted.suite)) continue;
       if (!sameSelectors(sa.localSelectors, wanted.local)) continue;

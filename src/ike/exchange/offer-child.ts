@@ -7,6 +7,7 @@ import { suiteName } from "../../sa/suite.ts";
 import type { ChildOffer, ChildWish } from "../child-offer.ts";
 import { deriveChildKeys } from "../keys.ts";
 import { lifesizeOf } from "../lifetime.ts";
+import { endsOf } from "../local-end.ts";
 import { chooseEsp, espTransforms, type ChosenEsp } from "../proposal.ts";
 import { refuseOverlap } from "../overlap.ts";
 import { narrow, sameSelectors, selectorPayload } from "../selectors.ts";
@@ -106,7 +107,7 @@ export function readChildAnswer(
   const remote = readSelectors(requirePayload(payloads, "tsr"), wish.remote);
   const peerUdpPort = childBehindNat(step, session, wish.mode);
   refuseOverlap(step, table, session, { local, remote });
-  const ends = { dvipa: session.path.local.address, peer: session.path.remote.address };
+  const ends = endsOf(step.environment, session.path);
   const replaced = wish.replaces === null ? null : (session.state.children.get(wish.replaces) ?? null);
   const reqid = reqidFor(step, table, replaced, { ...ends, mode: wish.mode, suite: chosen.suite, local, remote });
   const nonces = { nonceI: offer.nonce, nonceR };

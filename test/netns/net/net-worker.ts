@@ -9,8 +9,8 @@ import { addRoute, deleteRoute, listOurRoutes, replaceRoute, type Route } from "
 import {
   addRule,
   deleteRule,
+  listOurRules,
   listRules,
-  listSteeringRules,
   moveLocalRuleBack,
   moveLocalRuleBehindSteering,
   type RoutingRule,
@@ -48,7 +48,7 @@ const handlers = {
   addAddress: (entry: NewAddress) => addAddress(route, entry),
   deleteAddress: (entry: NewAddress) => deleteAddress(route, entry),
   rules: (family: AddressFamily) => listRules(route, family),
-  steeringRules: (family: AddressFamily) => listSteeringRules(route, family),
+  ourRules: (family: AddressFamily) => listOurRules(route, family),
   addRule: (rule: RoutingRule) => addRule(route, rule),
   deleteRule: (rule: RoutingRule) => deleteRule(route, rule),
   moveLocalRule: (family: AddressFamily) => moveLocalRuleBehindSteering(route, family),

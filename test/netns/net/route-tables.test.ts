@@ -1,8 +1,9 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { LOCAL_RULE_PRIORITY, steeringMark, steeringTable } from "../../../src/net/ids.ts";
+import { wayOf } from "../../../src/daemons/node/return-ways.ts";
+import { LOCAL_RULE_PRIORITY, returnTable, steeringMark, steeringTable } from "../../../src/net/ids.ts";
 import { AF_INET, AF_INET6 } from "../../../src/net/inet-address.ts";
-import { targetRoute } from "../../../src/net/routes.ts";
-import { steeringRule } from "../../../src/net/rules.ts";
+import { returnRoutes, targetRoute } from "../../../src/net/routes.ts";
+import { returnRule, steeringRule } from "../../../src/net/rules.ts";
 import { Namespace, veth } from "../support/namespace.ts";
 import type { Worker } from "../support/worker.ts";
 import type { NetHandlers } from "./net-worker.ts";
@@ -61,7 +62,7 @@ describe.each([
   it("steering rule and target route", async () => {
     const rule = steeringRule(family, steeringMark(7), steeringTable(7));
     await net.call("addRule", rule);
-    expect(await net.call("steeringRules", family)).toEqual([rule]);
+    expect(await net.call("ourRules", family)).toEqual([rule]);
     expect(await n.ip(`${flag} rule show`)).toMatch(/^90:\s+from all fwmark 0x45500007 lookup 1162870791 proto 155/m);
     await expect(net.call("addRule", rule)).rejects.toMatchObject({ details: { code: "EEXIST" } });
 
@@ -76,9 +77,36 @@ describe.each([
     await net.call("deleteRoute", entry);
     await net.call("deleteRule", rule);
     expect(await net.call("ourRoutes", family)).toEqual([]);
-    expect(await net.call("steeringRules", family)).toEqual([]);
+    expect(await net.call("ourRules", family)).toEqual([]);
     await expect(net.call("deleteRule", rule)).rejects.toMatchObject({ details: { code: "ENOENT" } });
     await expect(net.call("deleteRoute", entry)).rejects.toMatchObject({ details: { code: "ESRCH" } });
+  });
+
+  it("the way back to a distributor: a rule for TCP from the DVIPA, a route, and a blackhole behind it", async () => {
+    const [dvipa, destination] =
+      family === AF_INET
+        ? ["192.0.2.100", { address: "10.1.0.0", prefixBits: 16 }]
+        : ["2001:db8::100", { address: "2001:db8:1::", prefixBits: 64 }];
+    const rule = returnRule(dvipa, returnTable(1));
+    await net.call("addRule", rule);
+    expect(await net.call("ourRules", family)).toEqual([rule]);
+    const text = new RegExp(`^90:\\s+from ${dvipa} ipproto tcp lookup ${returnTable(1)} proto 155`, "m");
+    expect(await n.ip(`${flag} rule show`)).toMatch(text);
+
+    const { index } = await net.call("linkByName", "veth0");
+    const entries = returnRoutes(returnTable(1), destination, index, 1_360);
+    for (const entry of entries) await net.call("replaceRoute", entry);
+    const found = await net.call("ourRoutes", family);
+    expect(found.map(wayOf).sort()).toEqual(entries.map(wayOf).sort());
+    const shown = await n.ip(`${flag} route show table ${returnTable(1)}`);
+    expect(shown).toMatch(/^10\.1\.0\.0\/16 dev veth0|^2001:db8:1::\/64 dev veth0/m);
+    expect(shown).toMatch(/mtu 1360/);
+    expect(shown).toMatch(/^blackhole .*metric 4294967295/m);
+
+    for (const entry of found) await net.call("deleteRoute", entry);
+    await net.call("deleteRule", rule);
+    expect(await net.call("ourRoutes", family)).toEqual([]);
+    expect(await net.call("ourRules", family)).toEqual([]);
   });
 
   it("moves the rule for the local table behind the steering rules and back, as often as asked", async () => {

@@ -29,7 +29,10 @@ beforeAll(async () => {
   const net = await n.worker<NetHandlers>("test/netns/net/net-worker.ts");
   const udp = "test/netns/support/udp-worker.ts";
   [cUdp, nUdp] = await Promise.all([c.worker<UdpHandlers>(udp), n.worker<UdpHandlers>(udp)]);
-  await net.call("applyRuleset", steeringRuleset("s", [V4, V6], { ipsec: "accept", icmpErrors: "accept" }));
+  await net.call(
+    "applyRuleset",
+    steeringRuleset("s", { dvipas: [V4, V6], gateways: [] }, { ipsec: "accept", icmpErrors: "accept" }),
+  );
   parts = [net, cUdp, nUdp, c, n];
 });
 

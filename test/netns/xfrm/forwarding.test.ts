@@ -139,7 +139,10 @@ class Lab implements AsyncDisposable {
   async steer(suite: ChildSuite): Promise<void> {
     const spiAt = suite.kind === "ah" ? 32 : 0;
     const mark = `@th,${spiAt},32 ${INBOUND_SPI} meta mark set ${steeringMark(1)}`;
-    await this.#net.call("applyRuleset", steeringRuleset("s", [this.v], { ipsec: mark, icmpErrors: "accept" }));
+    await this.#net.call(
+      "applyRuleset",
+      steeringRuleset("s", { dvipas: [this.v], gateways: [] }, { ipsec: mark, icmpErrors: "accept" }),
+    );
   }
 
   /** The guard of an owner lets neighbour discovery through, which c needs as well. Both hosts send on the one outbound SA, each from its own lease. */

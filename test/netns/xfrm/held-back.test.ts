@@ -32,7 +32,10 @@ describeWithEsp("packets that have waited for their verdict", () => {
       ...{ number: QUEUE, copyRangeBytes: 65_535, maxLength: 1000, mark: null },
       ...{ verdict: "accept", holdBack: PINGS, busyMs: 0 },
     });
-    await net.call("applyRuleset", steeringRuleset("s", [v], { ipsec: `queue num ${QUEUE}`, icmpErrors: "accept" }));
+    await net.call(
+      "applyRuleset",
+      steeringRuleset("s", { dvipas: [v], gateways: [] }, { ipsec: `queue num ${QUEUE}`, icmpErrors: "accept" }),
+    );
     const worker = "test/netns/xfrm/xfrm-worker.ts";
     await using cXfrm = await c.worker<XfrmHandlers>(worker);
     await using dXfrm = await d.worker<XfrmHandlers>(worker);

@@ -54,6 +54,18 @@ test("an SA arrives as it was sent, its keys in Secret", () => {
   expect(inspect(decoded, { depth: 9 })).not.toContain("BwcH");
 });
 
+test("an SA that ends at its distributor arrives without its keys, and never with some", () => {
+  const sa: SharedSa = { ...sharedSa(), gateway: "192.0.2.1" };
+  const text = encodeRequest("saInstall", { sa, epoch: 3n, outbound: "now" });
+  expect(text).not.toContain("BwcH");
+  const decoded = decodeRequest("saInstall", overTheWire(text));
+  expect(decoded?.sa).toMatchObject({ id: ID, gateway: "192.0.2.1", inbound: { spi: 0x1000, integrityKey: null } });
+  expect(decoded?.sa.inbound.encryptionKey.lengthBytes).toBe(0);
+  const keyed = encodeRequest("saInstall", { sa: sharedSa(), epoch: 3n, outbound: "now" });
+  const withKeys = JSON.parse(keyed) as { sa: object };
+  expect(decodeRequest("saInstall", { ...withKeys, sa: { ...withKeys.sa, gateway: "192.0.2.1" } })).toBeNull();
+});
+
 test("a filter and the rules of an SA arrive as they were sent, and nothing that is no rule", () => {
   const rule = {
     ...{ name: "web", sources: ["10.0.0.0/8"], protocol: 6, sourcePorts: [], ports: [{ first: 80, last: 80 }] },
@@ -148,7 +160,7 @@ test("a snapshot arrives as it was sent", () => {
   const body: RequestBody<"snapshot"> = {
     part: 0,
     last: true,
-    dvipas: [{ address: "2001:db8::1", epoch: (1n << 64n) - 1n, ports: [80, 443] }],
+    dvipas: [{ address: "2001:db8::1", epoch: (1n << 64n) - 1n, ports: [80, 443], handsOver: true }],
     sas: [
       { sa: sharedSa(), outbound: "now", received: { highest: 1n << 33n, bits: new Uint8Array([255, 1]) } },
       { sa: sharedSa("b".repeat(32)), outbound: "hold", received: null },

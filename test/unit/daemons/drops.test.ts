@@ -68,7 +68,7 @@ describe("the explanation of drops", () => {
   it("knows every counter of the rulesets", () => {
     const rulesets = [
       targetRuleset("esplex-target", ["192.0.2.100"], "trust0", "queue num 1"),
-      greRuleset("esplex-gre", { name: "trust0", address: "203.0.113.2" }, []),
+      greRuleset("esplex-gre", { name: "trust0", address: "203.0.113.2" }, { peers: [], handedOver: [], returned: [] }),
     ];
     const counters = rulesets.flatMap((text) => {
       const [, table = ""] = /table inet (\S+) \{/.exec(text) ?? [];

@@ -4,7 +4,8 @@ import { FilterRules } from "../../../src/daemons/node/filter-rules.ts";
 
 const rulesOf = (filter: string): FilterRules => {
   const dvipas = `[{ address: 192.0.2.100, distributor: d1, targets: ALL, ports: ALL, filter: ${filter} },
-    { address: 192.0.2.101, distributor: d1, targets: ALL, ports: ALL }]`;
+    { address: 192.0.2.101, distributor: d1, targets: ALL, ports: ALL },
+    { address: 192.0.2.102, distributor: d1, targets: ALL, ports: ALL, gateways: [192.0.2.1] }]`;
   const text = `{ cluster: lab, bus: { coupling: "198.51.100.9:7700" }, dvipas: ${dvipas} }`;
   return new FilterRules(parseCluster(text, "lab.yaml").dvipas);
 };
@@ -36,6 +37,15 @@ describe("FilterRules", () => {
     expect(dvipa).toBe("192.0.2.100");
     expect(filter?.rules.map(({ name }) => name)).toEqual(["named", "rule 2", "rule 3", "rule 4"]);
     expect(filter).toMatchObject({ policy: "drop", log: true, rules: [{}, {}, { log: true }, { protocol: 17 }] });
+  });
+
+  it("looks at the tunnel of what a gateway hands over, also without a filter, and lets it pass", () => {
+    const rules = rulesOf(RULES);
+    expect(["100", "101", "102"].map((last) => rules.handsOver(`192.0.2.${last}`))).toEqual([false, false, true]);
+    expect(rules.isAtDistributor("192.0.2.102")).toBe(false);
+    expect(rules.filters().get("192.0.2.102")).toEqual({ at: "target", rules: [], policy: "accept", log: false });
+    const sa = { dvipa: "192.0.2.102", peerIdentity: undefined };
+    expect(rules.applied(sa)).toEqual({ ...sa, filterRules: [] });
   });
 
   it("refuses a pattern that is none, and says which", () => {

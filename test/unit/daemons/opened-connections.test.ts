@@ -38,6 +38,7 @@ beforeEach(() => {
     serves: (target) => target !== "t3",
     sas: () => sas.map((sa) => ({ sa })),
     ownSockets: (connections) => Promise.resolve(connections.map(() => own)),
+    self: "d1",
     lease: (node, tunnelId) => {
       leased.push(`${node} ${tunnelId}`);
       return Promise.resolve(hasLease);
@@ -70,6 +71,13 @@ describe("a connection that a target opens", () => {
     expect(await opened.open("t1", key({ client: "10.1.255.254" }))).toBe(false);
     expect(counters.get("steer.openRefused.noSa")).toBe(4);
     expect(table.size).toBe(1);
+  });
+
+  it("waits for the distributor's own lease where the SA ends there", async () => {
+    sas = [{ ...tunnel, gateway: "192.0.2.1" }];
+    expect(await opened.open("t1", key({ client: "10.1.0.1" }))).toBe(true);
+    expect(leased).toEqual(["d1 2"]);
+    expect(owners()).toEqual(["t1 40000 10.1.0.1"]);
   });
 
   it.each<[string, string, Partial<ConnectionKey>]>([

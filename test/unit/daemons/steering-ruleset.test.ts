@@ -2,8 +2,9 @@ import { describe, expect, it } from "vitest";
 import { steeringRuleset, targetRuleset } from "../../../src/daemons/node/steering-ruleset.ts";
 
 describe("steeringRuleset", () => {
+  let gateways: string[] = [];
   const text = (...dvipas: string[]): string =>
-    steeringRuleset("esplex", dvipas, { ipsec: "queue num 7", icmpErrors: "queue num 9" });
+    steeringRuleset("esplex", { dvipas, gateways }, { ipsec: "queue num 7", icmpErrors: "queue num 9" });
 
   it("queues ESP and AH to the DVIPAs of each IP version", () => {
     const both = text("192.0.2.100", "192.0.2.101", "2001:db8::100");
@@ -39,6 +40,18 @@ describe("steeringRuleset", () => {
         expect(both).toContain(`${header} ${end} @${set} udp ${port} { 500, 4500 } notrack`);
       }
     }
+  });
+
+  it("does the same for gateways, but for ICMP errors: those are the host's own", () => {
+    gateways = ["192.0.2.1", "2001:db8::1"];
+    const both = text("192.0.2.100", "2001:db8::100");
+    gateways = [];
+    expect(both).toContain("set gateways { type ipv4_addr; elements = { 192.0.2.1 } }");
+    expect(both).toContain("set gateways6 { type ipv6_addr; elements = { 2001:db8::1 } }");
+    expect(both).toMatch(/^ *ip daddr @gateways meta l4proto \{ esp, ah \} queue num 7$/m);
+    expect(both).toMatch(/^ *ip6 daddr @gateways6 udp dport 4500 @th,64,32 != 0 queue num 7$/m);
+    expect(both).toContain("ip saddr @gateways udp sport { 500, 4500 } notrack");
+    expect(both).not.toMatch(/gateways6? .*icmp/);
   });
 
   it("has nothing of a version that no DVIPA has: nft takes no empty set", () => {

@@ -35,7 +35,7 @@ beforeEach(() => {
     parts: function* () {
       const snapshot = snapshots++;
       for (let part = 0; part < PARTS; part++) {
-        const dvipas = [{ address: `192.0.2.${snapshot}`, epoch: 1n, ports: "ALL" as const }];
+        const dvipas = [{ address: `192.0.2.${snapshot}`, epoch: 1n, ports: "ALL" as const, handsOver: false }];
         yield { part, last: part === PARTS - 1, dvipas, sas: [] } satisfies RequestBody<"snapshot">;
       }
     },

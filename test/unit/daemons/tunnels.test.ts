@@ -14,6 +14,7 @@ describe("Tunnels", () => {
     const reqid = tunnels.take(first);
     expect(tunnels.take(rekeyed)).toBe(reqid);
     expect(tunnels.take(other)).not.toBe(reqid);
+    expect(tunnels.take({ ...sampleSa(suite, "tunnel"), gateway: "192.0.2.1" })).not.toBe(tunnels.take(other));
     // A policy names one protocol.
     expect(tunnels.take(ah)).not.toBe(reqid);
   });

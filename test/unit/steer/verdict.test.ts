@@ -101,6 +101,22 @@ describe("decide", () => {
     expect(decide(segment(1000, { ack: true }), tables, 1)).toMatchObject({ target: "t1", opened: false });
   });
 
+  it("has what ends at this host's own address decrypted here, and the connection inside handed over", () => {
+    const gateway: SharedSa = { ...sampleSa({ kind: "aes-gcm-16", keyBits: 128 }, "tunnel"), gateway: "192.0.2.1" };
+    tables.sas.add(gateway);
+    const packet = (flags: TcpFlags, inner = gateway.dvipa): Uint8Array => {
+      const carried = ipv4Packet(gateway.peer, inner, 6, tcpSegment(1000, 80, flags));
+      return ipv4Packet(gateway.peer, "192.0.2.1", 50, espPayload(gateway, carried, 4, 1));
+    };
+    expect(decide(packet({ syn: true }), tables, 0)).toMatchObject({ target: "t1", isNew: true, opened: true });
+    expect(decide(packet({ ack: true }), tables, 1)).toMatchObject({ target: "t1", isNew: false, opened: true });
+    expect(decide(packet({ syn: true }, "192.0.2.1"), tables, 2)).toMatchObject({ reason: "notDistributed" });
+    // To the DVIPA itself the same SPI names another SA, in transport mode.
+    tables.sas.remove(gateway);
+    expect(decide(packet({ ack: true }), tables, 3)).toMatchObject({ kind: "drop", reason: "unknownSpi" });
+    expect(decide(segment(1000, { syn: true }), tables, 3)).toMatchObject({ opened: false });
+  });
+
   it("keeps connections of a target that is gone from the choice", () => {
     decide(segment(1000, { syn: true }), tables, 0);
     targets = ["t2", "t3"];

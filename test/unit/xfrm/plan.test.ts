@@ -5,7 +5,7 @@ import type { SharedSa } from "../../../src/sa/spec.ts";
 import { NOTHING, plan, type Current, type Step } from "../../../src/xfrm/plan.ts";
 import { isOurPolicy, POLICY_PRIORITY, policyKey, type KernelPolicy } from "../../../src/xfrm/policies.ts";
 import { hosts, perform, sa, shadow, V } from "./model-kernel.ts";
-import { dvipaGuard, joinWanted, outboundId, shadowOf, type Wanted } from "../../../src/xfrm/shadow.ts";
+import { dvipaGuard, joinWanted, outboundId, returnPathOf, shadowOf, type Wanted } from "../../../src/xfrm/shadow.ts";
 import { stateKey, type KeyedKernelState, type StateSpec } from "../../../src/xfrm/states.ts";
 
 describe("plan", () => {
@@ -148,14 +148,39 @@ describe("shadow", () => {
       ["out", "in", "fwd"],
       ["out", "in"],
     ]);
-    const marked = dvipaGuard(V, "target", true).filter(({ action }) => action === "allow");
+    const marked = dvipaGuard(V, "target").filter(({ action }) => action === "allow");
     const [icmp, handedOver] = marked;
     expect(marked).toHaveLength(2);
     expect(icmp).toMatchObject({ direction: "in", mark: 0x4553fffe, selector: { protocol: 1 } });
     expect(handedOver).toMatchObject({ direction: "in", mark: 0x4553ffff, selector: { protocol: 6 } });
-    expect(dvipaGuard(V, "target").filter(({ action }) => action === "allow")).toEqual([icmp]);
     // Beside a policy without a mark, not in its place.
     expect(policyKey({ ...defined(handedOver), mark: undefined })).not.toBe(policyKey(defined(handedOver)));
+  });
+
+  it("an SA that ends at its distributor has that address, and hands over what comes out of it", () => {
+    const one: SharedSa = { ...sa(1, 7), mode: "tunnel", gateway: "192.0.2.1" };
+    const { states, policies } = shadow(one);
+    expect(states.map(({ source, id }) => [source, id.destination])).toEqual([
+      [one.peer, "192.0.2.1"],
+      ["192.0.2.1", one.peer],
+    ]);
+    expect(policies.map(({ direction, template }) => [direction, template?.endpoints?.source])).toEqual([
+      ["out", "192.0.2.1"],
+      ["in", one.peer],
+      ["fwd", one.peer],
+    ]);
+  });
+
+  it("its targets have no state of it, and send TCP in clear where it leads, nothing else", () => {
+    const one: SharedSa = { ...sa(1, 7), mode: "tunnel", gateway: "192.0.2.1" };
+    const { states, policies } = returnPathOf(one);
+    expect(states).toEqual([]);
+    expect(policies).toMatchObject([{ direction: "out", action: "allow", template: null, selector: { protocol: 6 } }]);
+    const [local] = one.localSelectors;
+    const udp = { ...one, localSelectors: local === undefined ? [] : [{ ...local, protocol: 17 }] };
+    expect(returnPathOf(udp).policies).toEqual([]);
+    const foreign = { ...one, localSelectors: [hosts("192.0.2.101")] };
+    expect(() => returnPathOf(foreign)).toThrow(expect.objectContaining({ code: "wire.unsupported" }) as Error);
   });
 
   it("a tunnel has a fwd policy only where inner packets are routed on", () => {
@@ -174,15 +199,16 @@ describe("shadow", () => {
     expect(Math.max(...wide.policies.map(({ priority }) => priority))).toBeLessThan(POLICY_PRIORITY.block);
   });
 
-  it("exempts forwarded ESP and IKE at the distributor only, and at a target the ICMP errors that it marks", () => {
+  it("exempts forwarded ESP and IKE at the distributor only, and what each node marks", () => {
     const allowed = (role: "distributor" | "target"): string[] =>
       dvipaGuard(V, role)
         .filter(({ action }) => action === "allow")
         .map(policyKey);
     const icmpErrors = "in 0.0.0.0/0 → 192.0.2.100/32 proto 1 mark 0x4553fffe";
-    expect(allowed("target")).toEqual([icmpErrors]);
+    expect(allowed("target")).toEqual([icmpErrors, "in 0.0.0.0/0 → 192.0.2.100/32 proto 6 mark 0x4553ffff"]);
     expect(allowed("distributor")).toEqual([
       icmpErrors,
+      "fwd 192.0.2.100/32 → 0.0.0.0/0 proto 6 mark 0x4553fffd",
       "fwd 0.0.0.0/0 → 192.0.2.100/32 proto 1",
       "out 192.0.2.100/32 port 500 → 0.0.0.0/0 proto 17",
       "in 0.0.0.0/0 → 192.0.2.100/32 port 500 proto 17",
