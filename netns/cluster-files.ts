@@ -87,7 +87,8 @@ export async function writeClusterFiles(
   };
   // A copy: the cluster file has no aliases.
   const second = { ...structuredClone(peer), name: "client2", identity: CLIENT2_IDENTITY };
-  const clients = hasNat ? [peer, second] : [peer];
+  if (!hasNat) second.address = network.addressOfClient("client2");
+  const clients = network.hasSecondClient ? [peer, second] : [peer];
   const files = {
     "cluster.yaml": {
       cluster: CLUSTER_NAME,

@@ -78,6 +78,11 @@ export class LabNetwork {
     return this.#router === "nat" ? this.interfaceOf("nat", "client").address : null;
   }
 
+  /** Behind the router of a lab with one. */
+  get hasSecondClient(): boolean {
+    return this.#router !== null;
+  }
+
   get #router(): string | null {
     return this.nodes.find(({ role }) => role === "router")?.name ?? null;
   }

@@ -132,13 +132,17 @@ export interface DownloadPace {
 }
 
 /** Downloads `bytes` from whichever target is chosen and compares the checksum with what that target must send. */
-export async function download(lab: Lab, bytes: number, pace?: DownloadPace): Promise<RequestResult> {
+export async function download(
+  lab: Lab,
+  bytes: number,
+  pace?: DownloadPace,
+  client: "client" | "client2" = "client",
+): Promise<RequestResult> {
   const path = newFile(lab);
   try {
-    const said = await curl(lab, pace?.limitSeconds ?? TRANSFER_LIMIT_SECONDS, [
-      ...["--output", path, "--write-out", "%header{x-node}"],
-      `/download?bytes=${bytes}${pace === undefined ? "" : `&rate=${pace.bytesPerSecond}`}`,
-    ]);
+    const request = `/download?bytes=${bytes}${pace === undefined ? "" : `&rate=${pace.bytesPerSecond}`}`;
+    const args = ["--output", path, "--write-out", "%header{x-node}", request];
+    const said = await curl(lab, pace?.limitSeconds ?? TRANSFER_LIMIT_SECONDS, args, lab.network.ipVersion, client);
     const node = said.stdout.trim();
     if (said.exitCode !== 0) return { ok: false, node: node === "" ? undefined : node, problem: said.stderr };
     const found = createHash("sha256")
@@ -183,12 +187,13 @@ async function curl(
   limitSeconds: number,
   args: readonly string[],
   ipVersion = lab.network.ipVersion,
+  client = "client",
 ): Promise<{ exitCode: number; stdout: string; stderr: string }> {
   const path = args.at(-1) ?? "/";
   const options = ["--silent", "--show-error", "--fail", "--http1.1", "--max-time", String(limitSeconds)];
   const { dvipa } = SERVICE_ADDRESSES[ipVersion];
   const host = ipVersion === 4 ? dvipa : `[${dvipa}]`;
-  return lab.network.try("client", ["curl", ...options, ...args.slice(0, -1), `http://${host}${path}`]);
+  return lab.network.try(client, ["curl", ...options, ...args.slice(0, -1), `http://${host}${path}`]);
 }
 
 function compared(node: string, found: string, wanted: string): RequestResult {

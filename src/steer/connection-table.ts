@@ -9,6 +9,8 @@
  * entries, and can do nothing else; everything that lasts, and every end, is the word of the target that has the connection.
  * 1. Only the target of an entry confirms or closes it. 2. A confirmed entry never makes room for another.
  * 3. A client's provisional entries make room for another's only while it has more of them.
+ * 4. A peer whose connections do not come about gets no new ones for a while: each costs the targets a place in a queue that all
+ *    peers share (RFC 4987), an answer, and a number of the SA's.
  */
 import type { TcpSummary } from "../sa/packet.ts";
 import { FairShare } from "./fair-share.ts";
@@ -19,10 +21,14 @@ export interface ConnectionTableLimits {
   readonly maxEntries: number;
   /** Provisional entries that packets of one peer may make. */
   readonly maxProvisionalPerPeer: number;
+  /** Entries of one peer that stay provisional by their targets' word; no SYN of it passes while it has so many. */
+  readonly maxDoubtedPerPeer: number;
   /** Connections that one target has opened itself. */
   readonly maxOpenedPerTarget: number;
   /** A SYN that nothing followed. */
   readonly provisionalIdleMs: number;
+  /** A handshake takes a round trip: what a target says of a younger entry is no reason for doubt. */
+  readonly doubtAfterMs: number;
   /** A target that does not have the connection by then will not have it: the lease that its SYN waits for takes 1 s at most. */
   readonly provisionalGraceMs: number;
   /** Above RFC 5382's REQ-5 minimum of 2 hours 4 minutes for an established TCP connection. */
@@ -34,8 +40,10 @@ export interface ConnectionTableLimits {
 const CONNECTION_TABLE_LIMITS: ConnectionTableLimits = {
   maxEntries: 65_536,
   maxProvisionalPerPeer: 4_096,
+  maxDoubtedPerPeer: 256,
   maxOpenedPerTarget: 16_384,
   provisionalIdleMs: 30_000,
+  doubtAfterMs: 450,
   provisionalGraceMs: 10_000,
   confirmedIdleMs: 7_500_000,
   closingIdleMs: 60_000,
@@ -61,9 +69,9 @@ export interface Connection extends ConnectionKey {
 export type Presence = "open" | "halfOpen" | "closing" | "absent";
 
 /** What became of a new connection. */
-export type Admission = "added" | "tableFull";
+export type Admission = "added" | "tableFull" | "tooManyHalfOpen";
 /** What became of one that a target has opened; `taken`: another target has it. */
-export type OpenedAdmission = Admission | "taken" | "tooManyOpened";
+export type OpenedAdmission = "added" | "tableFull" | "taken" | "tooManyOpened";
 
 interface Entry extends Connection {
   readonly name: string;
@@ -76,6 +84,8 @@ interface Entry extends Connection {
   lastSeenMs: number;
   /** When its target last spoke of it. */
   readonly provenMs: number;
+  /** Its target has said, late enough, that the client has not finished its handshake. */
+  isDoubted: boolean;
 }
 
 export class ConnectionTable {
@@ -87,6 +97,8 @@ export class ConnectionTable {
     closing: new Map(),
   };
   readonly #provisional = new FairShare();
+  /** Doubted entries of each peer that has some. */
+  readonly #doubted = new Map<string, number>();
   readonly #questions = new QuestionSchedule();
   /** Provisional and confirmed connections of each target that has some. */
   readonly #open = new Map<string, number>();
@@ -123,9 +135,11 @@ export class ConnectionTable {
 
   /**
    * Enters a connection whose SYN has just been peeked, in a packet of `peer`. Makes room at the cost of what is over, then of the
-   * peer that has the most provisional entries; `tableFull` when that is the newcomer and it has nothing to give.
+   * peer that has the most provisional entries; `tableFull` when that is the newcomer and it has nothing to give. `tooManyHalfOpen`
+   * while too many of the peer's connections have not come about.
    */
   add(key: ConnectionKey, target: string, peer: string, nowMs: number): Admission {
+    if ((this.#doubted.get(peer) ?? 0) >= this.#limits.maxDoubtedPerPeer) return "tooManyHalfOpen";
     if (this.#provisional.countOf(peer) >= this.#limits.maxProvisionalPerPeer)
       this.#evict(this.#provisional.oldestOf(peer));
     else if (this.size >= this.#limits.maxEntries && !this.#makeRoomFor(peer)) return "tableFull";
@@ -151,6 +165,7 @@ export class ConnectionTable {
     if (presence === "open") this.#become(entry, "confirmed", nowMs);
     else if (presence === "closing") this.#over(entry, nowMs);
     else if (presence === "absent") this.#absent(entry, nowMs);
+    else this.#doubt(entry, nowMs);
   }
 
   /** `target` tells that its socket of this connection is gone; true when the connection was its own. */
@@ -235,7 +250,8 @@ export class ConnectionTable {
     const { client, clientPort, dvipa, port } = key;
     const name = keyOf(key);
     const times = { sinceMs: nowMs, lastSeenMs: nowMs, provenMs: nowMs };
-    this.#put({ name, client, clientPort, dvipa, port, target, state, peer, isOpened, ...times }, nowMs);
+    const entry = { name, client, clientPort, dvipa, port, target, state, peer, isOpened, isDoubted: false, ...times };
+    this.#put(entry, nowMs);
   }
 
   #put(entry: Entry, nowMs: number): void {
@@ -248,17 +264,18 @@ export class ConnectionTable {
     else if (state === "provisional") this.#questions.soon(name, nowMs);
   }
 
-  #take({ name, state, target, peer, isOpened }: Entry): void {
+  #take({ name, state, target, peer, isOpened, isDoubted }: Entry): void {
     this.#byState[state].delete(name);
     this.#questions.forget(name);
     if (state === "provisional") this.#provisional.remove(peer, name);
+    if (isDoubted) addTo(this.#doubted, peer, -1);
     if (state !== "closing") addTo(this.#open, target, -1);
     if (state !== "closing" && isOpened) addTo(this.#opened, target, -1);
   }
 
   #become(entry: Entry, state: ConnectionState, nowMs: number): void {
     this.#take(entry);
-    this.#put({ ...entry, state, lastSeenMs: nowMs, provenMs: nowMs }, nowMs);
+    this.#put({ ...entry, state, lastSeenMs: nowMs, provenMs: nowMs, isDoubted: false }, nowMs);
   }
 
   #touch(entry: Entry, nowMs: number): void {
@@ -282,6 +299,14 @@ export class ConnectionTable {
   #absent(entry: Entry, nowMs: number): void {
     if (entry.state !== "provisional") this.#over(entry, nowMs);
     else if (nowMs - entry.sinceMs >= this.#limits.provisionalGraceMs) this.#take(entry);
+    else this.#doubt(entry, nowMs);
+  }
+
+  #doubt(entry: Entry, nowMs: number): void {
+    if (entry.state !== "provisional" || entry.isDoubted) return;
+    if (nowMs - entry.sinceMs < this.#limits.doubtAfterMs) return;
+    entry.isDoubted = true;
+    addTo(this.#doubted, entry.peer, 1);
   }
 
   #find(name: string): Entry | null {

@@ -22,7 +22,8 @@ export type DropReason =
   | "forged"
   | "noTarget"
   | "noListener"
-  | "tableFull";
+  | "tableFull"
+  | "tooManyHalfOpen";
 /** Why a packet is left to the distributor's own kernel; each is a counter `steer.local.<reason>`. */
 export type LocalReason = "notTcp" | "notDistributed" | "noConnection" | "unreadable";
 
@@ -196,6 +197,7 @@ function steer(
   const choice = tables.chooseTarget(key, nowMs);
   if (typeof choice === "string") return { kind: "drop", reason: choice };
   const { target } = choice;
-  if (tables.connections.add(key, target, sa.peer, nowMs) !== "added") return { kind: "drop", reason: "tableFull" };
+  const admission = tables.connections.add(key, target, sa.peer, nowMs);
+  if (admission !== "added") return { kind: "drop", reason: admission };
   return { kind: "forward", target, isNew: true, opened };
 }

@@ -3,7 +3,6 @@
  * a flood of SYNs through the SA itself, with real traffic beside them. stdout: progress, then one line of JSON; exit 1 when
  * a claim fails.
  */
-import { fileURLToPath } from "node:url";
 import { setTimeout as delay } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { Lab } from "../../netns/lab.ts";
@@ -12,6 +11,7 @@ import { download } from "../../netns/traffic.ts";
 import { until } from "../../netns/until.ts";
 import { FORGERIES, type Forgery } from "../support/forged-frames.ts";
 import { acceptedPackets, inboundStates, Replayer } from "../support/replayer.ts";
+import { floodThroughSa } from "./flooded-sa.ts";
 import { ReplayMoments } from "./replay-moments.ts";
 
 const HELP = `Usage: forged [--seconds N] [--rate N]
@@ -19,7 +19,6 @@ const HELP = `Usage: forged [--seconds N] [--rate N]
   --seconds N  how long each attack goes on (default 8)
   --rate N     packets a second of each attack (default 2000)
 `;
-const SYN_FLOOD = fileURLToPath(new URL("../support/syn-flood.ts", import.meta.url));
 const PEER_WINDOW_PACKETS = 1024;
 const DOWNLOAD_BYTES = 200_000;
 const NEGOTIATION_LIMIT_MS = 90_000;
@@ -30,7 +29,7 @@ const MOST_CONNECTIONS = 4_096 + 1_000;
 const LEAST_RATIO = 0.1;
 
 interface Attack {
-  readonly attack: Forgery | "synFlood";
+  readonly attack: Forgery;
   readonly sent: number;
   readonly accepted: number;
   readonly throughputRatio: number;
@@ -55,6 +54,9 @@ if (values.help || !(seconds > 0) || !(rate > 0)) {
   process.exit(values.help ? 0 : 2);
 }
 
+// In a lab of its own: its traffic is that of two peers.
+const synFlood = await floodThroughSa(seconds, rate, PEER_WINDOW_PACKETS);
+say(`synFlood: ${JSON.stringify(synFlood)}`);
 await using lab = await Lab.create({ cluster: { peerWindowPackets: PEER_WINDOW_PACKETS } });
 try {
   process.exitCode = (await run()) ? 0 : 1;
@@ -87,15 +89,6 @@ async function run(): Promise<boolean> {
       }),
     );
   }
-  attacks.push(
-    await attacked(moments, "synFlood", await bytesPerSecond(), async () => {
-      const ends = [lab.network.clientAddress, lab.network.dvipa];
-      const order = [process.execPath, SYN_FLOOD, ...ends, "80", String(rate), String(seconds)];
-      const flood = lab.network.run("client", order, { limitMs: 60_000 });
-      const during = await bytesPerSecond();
-      return { during, sent: Number(await flood) };
-    }),
-  );
   await moments.traffic();
   return await report(attacks);
 }
@@ -141,20 +134,22 @@ async function bytesPerSecond(): Promise<number> {
 async function report(attacks: readonly Attack[]): Promise<boolean> {
   const { counters, sas } = await lab.distributor.status();
   const result = {
-    sent: attacks.reduce((sum, { sent }) => sum + sent, 0),
+    sent: attacks.reduce((sum, { sent }) => sum + sent, synFlood.sent),
     accepted: attacks.reduce((sum, { accepted }) => sum + accepted, 0),
-    throughputRatio: Math.min(...attacks.map(({ throughputRatio }) => throughputRatio)),
-    tables: { connections: Math.max(...attacks.map(({ connections }) => connections)), sas: sas.length },
+    throughputRatio: Math.min(...[...attacks, synFlood].map(({ throughputRatio }) => throughputRatio)),
+    tables: { connections: Math.max(...[...attacks, synFlood].map((one) => one.connections)), sas: sas.length },
     attacks,
+    synFlood,
     acceptedByKernels: await acceptedPackets(lab),
     drops: Object.fromEntries(Object.entries(counters).filter(([name]) => name.startsWith("steer.drop."))),
   };
   const problems = [
     [result.accepted > 0, "forged packets were accepted"],
-    [result.throughputRatio < LEAST_RATIO, "real traffic does not go on"],
+    [Math.min(result.throughputRatio, synFlood.ownRatio) < LEAST_RATIO, "real traffic does not go on"],
+    [synFlood.refused === 0, "the distributor let every SYN pass"],
     [result.tables.connections > MOST_CONNECTIONS, "the connection table grows beyond its limit for one peer"],
     [result.tables.sas !== 1, "an SA was lost"],
-    [attacks.some(({ sent }) => sent === 0), "an attack did not take place"],
+    [[...attacks, synFlood].some(({ sent }) => sent === 0), "an attack did not take place"],
   ].flatMap(([isBad, problem]) => (isBad === true ? [String(problem)] : []));
   for (const problem of problems) say(`✗ ${problem}`);
   process.stdout.write(`${JSON.stringify(result)}\n`);

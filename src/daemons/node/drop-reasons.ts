@@ -62,6 +62,11 @@ export const STEERING_DROPS: Readonly<Record<SteeringDrop, Explanation>> = {
     why: "a SYN while the connection table was full of confirmed connections",
     advice: "more connections than one distributor has room for, or a flood through a peer's SA",
   },
+  tooManyHalfOpen: {
+    why: "a SYN of a peer of whose connections 256 have not come about: their targets wait for the end of the handshake",
+    advice:
+      "a flood through that peer's SA (`tcpdump` behind it), or targets that answer nobody: their applications' accept queues are full",
+  },
   noRoute: {
     why: "its target has no address of the DVIPA's IP version on the trusted link",
     advice: "give the target's interface on the trusted link an address of that version",

@@ -11,8 +11,10 @@ import {
 const LIMITS: ConnectionTableLimits = {
   maxEntries: 4,
   maxProvisionalPerPeer: 3,
+  maxDoubtedPerPeer: 100,
   maxOpenedPerTarget: 2,
   provisionalIdleMs: 30,
+  doubtAfterMs: 5,
   provisionalGraceMs: 10,
   confirmedIdleMs: 100,
   closingIdleMs: 20,
@@ -182,6 +184,53 @@ describe("under a SYN flood", () => {
     table.add(key(1, "honest"), "t1", "honest", 0);
     for (let port = 1; port <= 50; port++) table.add(key(port, `inner ${port}`), "t1", "flooder", port);
     expect(table.follow(key(1, "honest"), ACK, 99)).not.toBeNull();
+  });
+
+  describe("by a peer whose connections do not come about", () => {
+    const limits = { ...ROOMY, maxDoubtedPerPeer: 2 };
+    const flooded = (presences: readonly Presence[], atMs = 5): ConnectionTable => {
+      const table = new ConnectionTable(limits);
+      presences.forEach((presence, at) => {
+        table.add(key(at), "t1", PEER, 0);
+        table.answered(key(at), "t1", presence, atMs);
+      });
+      return table;
+    };
+
+    it.each<[string, Presence]>([
+      ["wait for the end of the handshake", "halfOpen"],
+      ["do not have them", "absent"],
+    ])("no new ones pass while targets %s; what it has goes on, and others do not feel it", (_what, presence) => {
+      const table = flooded(["open", presence, presence]);
+      expect(table.add(key(10), "t1", PEER, 6)).toBe("tooManyHalfOpen");
+      expect(table.add(key(10, "other"), "t1", "other", 6)).toBe("added");
+      for (const port of [0, 2]) expect(table.follow(key(port), ACK, 6)).not.toBeNull();
+      expect(table.evicted).toBe(0);
+    });
+
+    it("they pass again when one has come about after all, has ended, or is given up", () => {
+      const ways: ((table: ConnectionTable) => unknown)[] = [
+        (table) => table.answered(key(0), "t1", "open", 6),
+        (table) => table.answered(key(0), "t1", "closing", 6),
+        (table) => table.closed(key(0), "t1", 6),
+        (table) => table.answered(key(0), "t1", "absent", 10),
+        (table) => table.expire(40),
+      ];
+      for (const way of ways) {
+        const table = flooded(["halfOpen", "halfOpen"]);
+        way(table);
+        expect(table.add(key(10), "t1", PEER, 41)).toBe("added");
+      }
+    });
+
+    it("a handshake has its time, and only the connection's own target is heard", () => {
+      expect(flooded(["halfOpen", "halfOpen"], 4).add(key(10), "t1", PEER, 6)).toBe("added");
+      const table = flooded(["halfOpen"]);
+      for (const nowMs of [6, 7]) table.answered(key(0), "t1", "halfOpen", nowMs);
+      table.add(key(1), "t1", PEER, 0);
+      table.answered(key(1), "t2", "halfOpen", 8);
+      expect(table.add(key(10), "t1", PEER, 9)).toBe("added");
+    });
   });
 
   it("what is over goes first", () => {

@@ -84,11 +84,12 @@ describe("decide", () => {
       kind: "drop",
       reason: "noListener",
     });
-    const none = { provisionalIdleMs: 1, provisionalGraceMs: 1, confirmedIdleMs: 1, closingIdleMs: 1 };
+    const none = { provisionalIdleMs: 1, doubtAfterMs: 1, provisionalGraceMs: 1, confirmedIdleMs: 1, closingIdleMs: 1 };
     const connections = new ConnectionTable({
       ...none,
       maxEntries: 0,
       maxProvisionalPerPeer: 1,
+      maxDoubtedPerPeer: 1,
       maxOpenedPerTarget: 1,
     });
     expect(decide(syn, { ...tables, connections }, 0)).toEqual({ kind: "drop", reason: "tableFull" });
