@@ -1,16 +1,17 @@
 import { EsplexError } from "../core/errors.ts";
-import type { SharedSa, TrafficSelector } from "../sa/spec.ts";
+import { localEndOf, type SharedSa, type TrafficSelector } from "../sa/spec.ts";
 import { dvipaAt } from "./local-end.ts";
 import { isNatted } from "./nat.ts";
-import { intersect } from "./selectors.ts";
+import { intersect, sameSelectors } from "./selectors.ts";
 import type { EstablishedSession, SessionTable } from "./session-table.ts";
 import type { Step } from "./step.ts";
 
 /**
- * Refuses selectors that another peer's Child SA has already, where either is behind a NAT: private addresses are chosen by
- * whoever uses them, and a kernel sends what a selector matches to one peer alone (RFC 7296 §2.23.1 leaves it to the policy).
- * The same peer, proved by its identity, at the same outer address may have them twice: it makes a new SA before it breaks the
- * old. Throws `peer.tsUnacceptable`.
+ * Refuses selectors that another Child SA of the DVIPA has already: of a peer, where either is behind a NAT (private addresses are
+ * chosen by whoever uses them, RFC 7296 §2.23.1 leaves it to the policy); and very the same selectors of any peer, this one too,
+ * at another of our addresses. A kernel sends what a selector matches through one tunnel alone. The same peer, proved by its
+ * identity, at the same outer addresses may have them twice: it makes a new SA before it breaks the old. Throws
+ * `peer.tsUnacceptable`.
  */
 export function refuseOverlap(
   step: Step,
@@ -19,11 +20,12 @@ export function refuseOverlap(
   wanted: { readonly local: readonly TrafficSelector[]; readonly remote: readonly TrafficSelector[] },
 ): void {
   const dvipa = dvipaAt(step.environment, session.path.local.address);
-  for (const other of table.up(isNatted(session.nat) ? "all" : "natted")) {
+  const hasGateways = (step.environment.gateways?.().size ?? 0) > 0;
+  for (const other of table.up(isNatted(session.nat) || hasGateways ? "all" : "natted")) {
     if (isSamePeer(session, other)) continue;
     const { children, pending, ownPending } = other.state;
     const made = [...children.values(), pending, ownPending].flatMap((child) => child?.sa ?? []);
-    const taken = made.find((sa) => sa.dvipa === dvipa && mayClash(session, sa) && clashes(sa, wanted));
+    const taken = made.find((sa) => sa.dvipa === dvipa && clashes(session, sa, wanted));
     if (taken === undefined) continue;
     step.count("selectorsTaken");
     throw new EsplexError(
@@ -39,18 +41,24 @@ export function refuseOverlap(
 function isSamePeer(a: EstablishedSession, b: EstablishedSession): boolean {
   return (
     a === b ||
-    (a.state.peer.name === b.state.peer.name &&
+    (a.path.local.address === b.path.local.address &&
+      a.state.peer.name === b.state.peer.name &&
       a.state.remoteIdentity === b.state.remoteIdentity &&
       a.path.remote.address === b.path.remote.address)
   );
 }
 
-function mayClash(session: EstablishedSession, sa: SharedSa): boolean {
-  return isNatted(session.nat) || sa.peerUdpPort !== null;
+type Wanted = Parameters<typeof refuseOverlap>[3];
+type Meeting = (a: TrafficSelector, b: TrafficSelector) => boolean;
+
+function clashes(session: EstablishedSession, sa: SharedSa, wanted: Wanted): boolean {
+  const hasNat = isNatted(session.nat) || sa.peerUdpPort !== null;
+  if (hasNat && meet(sa, wanted, (a, b) => intersect(a, b) !== null)) return true;
+  return localEndOf(sa) !== session.path.local.address && meet(sa, wanted, (a, b) => sameSelectors([a], [b]));
 }
 
-function clashes(sa: SharedSa, { local, remote }: Parameters<typeof refuseOverlap>[3]): boolean {
-  const meet = (some: readonly TrafficSelector[], others: readonly TrafficSelector[]): boolean =>
-    some.some((one) => others.some((other) => intersect(one, other) !== null));
-  return meet(sa.localSelectors, local) && meet(sa.remoteSelectors, remote);
+function meet(sa: SharedSa, { local, remote }: Wanted, isMeeting: Meeting): boolean {
+  const anyOf = (some: readonly TrafficSelector[], others: readonly TrafficSelector[]): boolean =>
+    some.some((one) => others.some((other) => isMeeting(one, other)));
+  return anyOf(sa.localSelectors, local) && anyOf(sa.remoteSelectors, remote);
 }

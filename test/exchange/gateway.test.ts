@@ -2,8 +2,9 @@ import { describe, expect, test } from "vitest";
 import type { Path } from "../../src/ike/events.ts";
 import { hostSelector } from "../../src/ike/selectors.ts";
 import { NOTIFY } from "../../src/ike/wire/constants.ts";
+import type { Payload } from "../../src/ike/wire/payload.ts";
 import { childWish, type ChildWish } from "./initiator.ts";
-import { CLIENT, connect, DVIPA, initiator, Lab, peerConfig } from "./lab.ts";
+import { CLIENT, connect, DVIPA, initiator, Lab, PATH_4500, peerConfig } from "./lab.ts";
 
 /** An address of the distributor's own. */
 const GATEWAY = "192.0.2.1";
@@ -67,6 +68,24 @@ describe("an SA that ends at the distributor's own address", () => {
         { kind: "tsi", selectors: [{ kind: "range", selector: hostSelector(DVIPA) }] },
       ]) as object,
     );
+  });
+
+  test("cannot have what an SA of the DVIPA's own has, nor the other way round: a kernel has one way for it", () => {
+    const lab = gatewayLab();
+    connect(lab);
+    const { payloads } = connectThere(lab, TUNNEL);
+    const isRefusal = (one: Payload): boolean => one.kind === "notify" && one.type === NOTIFY.TS_UNACCEPTABLE;
+    expect(payloads.some(isRefusal)).toBe(true);
+    expect(lab.installed).toMatchObject([{ dvipa: DVIPA }]);
+    expect(lab.count("selectorsTaken")).toBe(1);
+    const other = gatewayLab();
+    connectThere(other, TUNNEL);
+    const direct = initiator();
+    direct.readInit(other.answer(direct.initRequest()));
+    expect(
+      direct.open(other.answer(direct.authRequest(childWish(CLIENT, DVIPA)).bytes, PATH_4500)).some(isRefusal),
+    ).toBe(true);
+    expect(other.installed).toHaveLength(1);
   });
 
   test("is not at any other address", () => {
