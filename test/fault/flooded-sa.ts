@@ -85,7 +85,7 @@ async function throughput(lab: Lab, seconds: number, load: () => Promise<void>):
   await delay(RAMP_MS);
   const loading = load();
   const requesting = new AbortController();
-  const requests = requestNow(lab, requesting.signal);
+  const requests = requestUntil(lab, requesting.signal);
   await delay(RAMP_MS);
   const startMs = performance.now();
   const startBytes = await size();
@@ -104,7 +104,7 @@ async function throughput(lab: Lab, seconds: number, load: () => Promise<void>):
 }
 
 /** So that every target sends on the SA, with the flood and without: who is alone on one has longer leases. */
-async function requestNow({ network }: Lab, signal: AbortSignal): Promise<void> {
+async function requestUntil({ network }: Lab, signal: AbortSignal): Promise<void> {
   const request = ["curl", "-sS", "--max-time", "1", "--output", "/dev/null", `http://${network.dvipa}/name`];
   while (!signal.aborted) await network.try("client", request);
 }
