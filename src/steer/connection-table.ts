@@ -9,19 +9,20 @@
  * entries, and can do nothing else; everything that lasts, and every end, is the word of the target that has the connection.
  * 1. Only the target of an entry confirms or closes it. 2. A confirmed entry never makes room for another.
  * 3. A client's provisional entries make room for another's only while it has more of them.
- * 4. A peer whose connections do not come about gets no new ones for a while: each costs the targets a place in a queue that all
+ * 4. A peer whose connections do not come about gets new ones by a repeated SYN only, for a while: each costs the targets a place in a queue that all
  *    peers share (RFC 4987), an answer, and a number of the SA's.
  */
 import type { TcpSummary } from "../sa/packet.ts";
 import { FairShare } from "./fair-share.ts";
 import { QuestionSchedule } from "./question-schedule.ts";
+import { SecondTry } from "./second-try.ts";
 
 /** Limits of the table; all our choice unless a source is named. */
 export interface ConnectionTableLimits {
   readonly maxEntries: number;
   /** Provisional entries that packets of one peer may make. */
   readonly maxProvisionalPerPeer: number;
-  /** Entries of one peer that stay provisional by their targets' word; no SYN of it passes while it has so many. */
+  /** Entries of one peer that stay provisional by their targets' word; only repeated SYNs of it pass while it has so many. */
   readonly maxDoubtedPerPeer: number;
   /** Connections that one target has opened itself. */
   readonly maxOpenedPerTarget: number;
@@ -48,6 +49,9 @@ const CONNECTION_TABLE_LIMITS: ConnectionTableLimits = {
   confirmedIdleMs: 7_500_000,
   closingIdleMs: 60_000,
 };
+
+/** Refused SYNs that are remembered: those of 3 s of a flood of 20,000 a second. Our choice. */
+const MAX_REFUSED = 65_536;
 
 /** A TCP connection to a DVIPA, seen from the client. */
 export interface ConnectionKey {
@@ -99,6 +103,7 @@ export class ConnectionTable {
   readonly #provisional = new FairShare();
   /** Doubted entries of each peer that has some. */
   readonly #doubted = new Map<string, number>();
+  readonly #secondTry = new SecondTry(MAX_REFUSED);
   readonly #questions = new QuestionSchedule();
   /** Provisional and confirmed connections of each target that has some. */
   readonly #open = new Map<string, number>();
@@ -136,10 +141,11 @@ export class ConnectionTable {
   /**
    * Enters a connection whose SYN has just been peeked, in a packet of `peer`. Makes room at the cost of what is over, then of the
    * peer that has the most provisional entries; `tableFull` when that is the newcomer and it has nothing to give. `tooManyHalfOpen`
-   * while too many of the peer's connections have not come about.
+   * while too many of the peer's connections have not come about, and the SYN is not a repeated one.
    */
   add(key: ConnectionKey, target: string, peer: string, nowMs: number): Admission {
-    if ((this.#doubted.get(peer) ?? 0) >= this.#limits.maxDoubtedPerPeer) return "tooManyHalfOpen";
+    const isDoubted = (this.#doubted.get(peer) ?? 0) >= this.#limits.maxDoubtedPerPeer;
+    if (isDoubted && !this.#secondTry.isSecond(keyOf(key), nowMs)) return "tooManyHalfOpen";
     if (this.#provisional.countOf(peer) >= this.#limits.maxProvisionalPerPeer)
       this.#evict(this.#provisional.oldestOf(peer));
     else if (this.size >= this.#limits.maxEntries && !this.#makeRoomFor(peer)) return "tableFull";

@@ -24,6 +24,8 @@ export interface FloodResult {
   readonly throughputRatio: number;
   /** Of the flooding peer: a download over a connection that was there before. */
   readonly ownRatio: number;
+  /** Of the flooding peer: downloads over new connections. */
+  readonly ownNewRatio: number;
   readonly connections: number;
   /** SYNs that the distributor dropped because of those before them. */
   readonly refused: number;
@@ -32,6 +34,7 @@ export interface FloodResult {
 interface Throughput {
   readonly others: number;
   readonly own: number;
+  readonly ownNew: number;
 }
 
 /**
@@ -56,6 +59,7 @@ export async function floodThroughSa(seconds: number, rate: number, peerWindowPa
       sent,
       throughputRatio: ratio(during.others, before.others),
       ownRatio: ratio(during.own, before.own),
+      ownNewRatio: ratio(during.ownNew, before.ownNew),
       connections: connections.length,
       refused: counters["steer.drop.tooManyHalfOpen"] ?? 0,
     };
@@ -85,7 +89,7 @@ async function throughput(lab: Lab, seconds: number, load: () => Promise<void>):
   await delay(RAMP_MS);
   const loading = load();
   const requesting = new AbortController();
-  const requests = requestUntil(lab, requesting.signal);
+  const requests = downloadUntil(lab, requesting.signal);
   await delay(RAMP_MS);
   const startMs = performance.now();
   const startBytes = await size();
@@ -96,17 +100,18 @@ async function throughput(lab: Lab, seconds: number, load: () => Promise<void>):
   const elapsedSeconds = (performance.now() - startMs) / 1000;
   const own = ((await size()) - startBytes) / elapsedSeconds;
   requesting.abort();
-  await requests;
+  const ownNew = ((await requests) * DOWNLOAD_BYTES * 1000) / (performance.now() - startMs + RAMP_MS);
   await loading;
   await endless.stop("SIGKILL");
   await rm(path);
-  return { others: (downloads * DOWNLOAD_BYTES) / elapsedSeconds, own };
+  return { others: (downloads * DOWNLOAD_BYTES) / elapsedSeconds, own, ownNew };
 }
 
-/** So that every target sends on the SA, with the flood and without: who is alone on one has longer leases. */
-async function requestUntil({ network }: Lab, signal: AbortSignal): Promise<void> {
-  const request = ["curl", "-sS", "--max-time", "1", "--output", "/dev/null", `http://${network.dvipa}/name`];
-  while (!signal.aborted) await network.try("client", request);
+/** How many were done. With them every target sends on the SA, with the flood and without: who is alone on one has longer leases. */
+async function downloadUntil(lab: Lab, signal: AbortSignal): Promise<number> {
+  let downloads = 0;
+  while (!signal.aborted) if ((await download(lab, DOWNLOAD_BYTES)).ok) downloads += 1;
+  return downloads;
 }
 
 function ratio(during: number, before: number): number {

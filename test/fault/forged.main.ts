@@ -145,7 +145,10 @@ async function report(attacks: readonly Attack[]): Promise<boolean> {
   };
   const problems = [
     [result.accepted > 0, "forged packets were accepted"],
-    [Math.min(result.throughputRatio, synFlood.ownRatio) < LEAST_RATIO, "real traffic does not go on"],
+    [
+      Math.min(result.throughputRatio, synFlood.ownRatio, synFlood.ownNewRatio) < LEAST_RATIO,
+      "real traffic does not go on",
+    ],
     [synFlood.refused === 0, "the distributor let every SYN pass"],
     [result.tables.connections > MOST_CONNECTIONS, "the connection table grows beyond its limit for one peer"],
     [result.tables.sas !== 1, "an SA was lost"],

@@ -63,7 +63,7 @@ export const STEERING_DROPS: Readonly<Record<SteeringDrop, Explanation>> = {
     advice: "more connections than one distributor has room for, or a flood through a peer's SA",
   },
   tooManyHalfOpen: {
-    why: "a SYN of a peer of whose connections 256 have not come about: their targets wait for the end of the handshake",
+    why: "the first SYN of a connection of a peer of whose connections 256 have not come about: their targets wait for the end of the handshake",
     advice:
       "a flood through that peer's SA (`tcpdump` behind it), or targets that answer nobody: their applications' accept queues are full",
   },

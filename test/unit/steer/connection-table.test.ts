@@ -223,6 +223,14 @@ describe("under a SYN flood", () => {
       }
     });
 
+    it("a SYN that is repeated passes, as a client's is and a flood's is not", () => {
+      const table = flooded(["halfOpen", "halfOpen"]);
+      const tries = (port: number, ...timesMs: number[]): string[] =>
+        timesMs.map((nowMs) => table.add(key(port), "t1", PEER, nowMs));
+      expect(tries(10, 1_000, 1_400, 2_000)).toEqual(["tooManyHalfOpen", "tooManyHalfOpen", "added"]);
+      expect(tries(11, 2_000, 6_001, 6_002)).toEqual(["tooManyHalfOpen", "tooManyHalfOpen", "tooManyHalfOpen"]);
+    });
+
     it("a handshake has its time, and only the connection's own target is heard", () => {
       expect(flooded(["halfOpen", "halfOpen"], 4).add(key(10), "t1", PEER, 6)).toBe("added");
       const table = flooded(["halfOpen"]);
