@@ -16,11 +16,19 @@ export async function describeLab(lab: Lab): Promise<string> {
   return parts.join("\n");
 }
 
+/** What the node's daemon has counted, if one answers. */
+async function countersOf({ nodes }: Lab, name: string): Promise<string> {
+  const daemon = nodes.find(({ node }) => node === name);
+  const status = await daemon?.status().catch(() => undefined);
+  return status === undefined ? "none" : JSON.stringify(status.counters);
+}
+
 async function describeNode(lab: Lab, node: string): Promise<string> {
-  const [states, policies, stat, log] = await Promise.all([
+  const [states, policies, stat, told, log] = await Promise.all([
     describeStates(lab.network, node),
     lab.network.run(node, ["ip", "xfrm", "policy", "list", "nosock"]),
     readXfrmStat(lab.network, node),
+    countersOf(lab, node),
     lab.logTail(node),
   ]);
   const counters = [...stat].filter(([, value]) => value !== 0).map(([name, value]) => `${name}=${value}`);
@@ -29,6 +37,7 @@ async function describeNode(lab: Lab, node: string): Promise<string> {
     `-- states\n${states}`,
     `-- policies\n${policies}`,
     `-- xfrm_stat: ${counters.join(" ") || "all zero"}`,
+    `-- counters: ${told}`,
     `-- log\n${log}`,
   ].join("\n");
 }
