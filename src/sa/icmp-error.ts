@@ -32,6 +32,38 @@ export type IcmpErrorFailure = "malformed" | "other" | "shortQuote";
 
 /** Reads an ICMP error (RFC 792, RFC 4443) about ESP, bare or in UDP, or AH. Its checksum is left to the kernel. */
 export function parseIcmpError(packet: Uint8Array): IcmpError | IcmpErrorFailure {
+  const quote = quoteOf(packet);
+  return typeof quote === "string" ? quote : readQuote(quote);
+}
+
+/** The TCP connection that an ICMP error is about, as the distributor names it. */
+export interface QuotedConnection {
+  readonly dvipa: string;
+  readonly port: number;
+  readonly client: string;
+  readonly clientPort: number;
+}
+
+/** Reads an ICMP error about a TCP segment that a DVIPA has sent in clear; null when it is about something else. */
+export function parseTcpError(packet: Uint8Array): QuotedConnection | null {
+  const quote = quoteOf(packet);
+  if (typeof quote === "string") return null;
+  const { header, body } = quote;
+  // RFC 9293 §3.1: the ports come first.
+  if (header.protocol !== IP_PROTOCOL.tcp || body.length < 4) return null;
+  const view = new DataView(body.buffer, body.byteOffset, body.byteLength);
+  const { source: dvipa, destination: client } = header;
+  return { dvipa, port: view.getUint16(0), client, clientPort: view.getUint16(2) };
+}
+
+/** What an ICMP error quotes. */
+interface Quote {
+  readonly header: IpHeader;
+  /** Behind the IP header. */
+  readonly body: Uint8Array;
+}
+
+function quoteOf(packet: Uint8Array): Quote | "malformed" | "other" {
   const outer = parseIp(packetBytes(packet), { whole: true });
   if (typeof outer === "string" || outer.fragment !== null) return "malformed";
   const message = packet.subarray(outer.headerBytes, outer.totalBytes);
@@ -41,11 +73,10 @@ export function parseIcmpError(packet: Uint8Array): IcmpError | IcmpErrorFailure
   if (typeof quoted === "string") return "malformed";
   if (quoted.version !== outer.version || quoted.source !== outer.destination) return "malformed";
   if (quoted.fragment === "later") return "other";
-  return readQuote(quoted, quote.subarray(quoted.headerBytes));
+  return { header: quoted, body: quote.subarray(quoted.headerBytes) };
 }
 
-/** `body`: what the quote has behind the IP header. */
-function readQuote(quoted: IpHeader, body: Uint8Array): IcmpError | IcmpErrorFailure {
+function readQuote({ header: quoted, body }: Quote): IcmpError | IcmpErrorFailure {
   const view = new DataView(body.buffer, body.byteOffset, body.byteLength);
   const isInUdp = quoted.protocol === IP_PROTOCOL.udp;
   if (isInUdp) {

@@ -138,6 +138,11 @@ export class ConnectionTable {
     return entry;
   }
 
+  /** Whose it is; null when nobody has it. Changes nothing. */
+  targetOf(key: ConnectionKey): string | null {
+    return this.#find(keyOf(key))?.target ?? null;
+  }
+
   /**
    * Enters a connection whose SYN has just been peeked, in a packet of `peer`. Makes room at the cost of what is over, then of the
    * peer that has the most provisional entries; `tableFull` when that is the newcomer and it has nothing to give. `tooManyHalfOpen`

@@ -17,6 +17,7 @@
  * | allow fwd with a mark | distributor | TCP that came back in GRE from a target (likewise); the SA's policy out is next |
  * | allow in ICMP with a mark | every node | errors about its ESP or AH: the distributor knows that it has sent the packet |
  * | allow fwd ICMP to the DVIPA | distributor | such errors on their way to a target |
+ * | allow out ICMP of the DVIPA to itself | distributor | its kernel's errors about what it protects for targets, on their way there |
  * | allow neighbour discovery in, out | distributor, IPv6 | RFC 4861 messages from and to the DVIPA |
  *
  * ESN and many receivers: the high 32 bits do not travel, each kernel infers them from the highest number T that it has
@@ -118,7 +119,8 @@ export function dvipaGuard(dvipa: string, role: NodeRole): readonly PolicySpec[]
   const inGre = { ...rule("in", "allow", { ...incoming, protocol: IPPROTO_TCP }), mark: HANDED_OVER_MARK };
   if (role === "target") return [...always, inGre];
   const backInGre = { ...rule("fwd", "allow", { ...outgoing, protocol: IPPROTO_TCP }), mark: RETURNED_MARK };
-  return [...always, backInGre, rule("fwd", "allow", icmpErrors), ...exemptions(dvipa, outgoing)];
+  const ownErrors = rule("out", "allow", { ...plain(own, own), protocol: icmpOf(dvipa) });
+  return [...always, backInGre, rule("fwd", "allow", icmpErrors), ownErrors, ...exemptions(dvipa, outgoing)];
 }
 
 /** Joins wants; when several want the same policy key, the highest precedence (lowest number) wins. */

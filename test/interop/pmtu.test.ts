@@ -11,11 +11,14 @@ import { download, onEveryTarget, ping } from "../../netns/traffic.ts";
 import { until } from "../../netns/until.ts";
 import { concatBytes, u16be, u32be } from "../../src/core/bytes.ts";
 import { ipToBytes } from "../../src/core/ip.ts";
-import { close, counter, negotiate, statesOnEveryNode } from "../support/cluster-probes.ts";
+import { close, counter, negotiate, statesOnEveryNode, throughGateway } from "../support/cluster-probes.ts";
 import { useLab } from "../support/lab-fixture.ts";
 
 const SEND_RAW = fileURLToPath(new URL("../support/send-raw.main.ts", import.meta.url));
 const NARROW_BYTES = 1300;
+/** Does not hold what a target sends back through a gateway, 1360 bytes, with its ESP; what fits is more than IPv6's least MTU, 1280. */
+const GATEWAY_NARROW_BYTES = 1400;
+const RETURN_BYTES = 1360;
 const TRANSFER_BYTES = 500_000;
 /** Fits into 1500 with its ESP, and not into `NARROW_BYTES`. */
 const WIDE_PING_BYTES = 1380;
@@ -108,6 +111,37 @@ describe.each([
     await lab().network.run("router", ["ip", "route", "delete", lab().network.dvipa]);
     for (const node of ["d1", "t1", "t2"]) expect(await pathMtu(lab(), node)).toBeNull();
     await close(lab(), client);
+  });
+});
+
+describe.each([4, 6] as const)("IPv%i: a narrow link behind an SA to the distributor's own address", (service) => {
+  let client: StrongSwan;
+  const options = { router: "router", targets: 2, versions: { service }, cluster: { gateway: true } } as const;
+  const lab = useLab(options, async (up) => {
+    await up.startCluster();
+    const family = service === 4 ? [] : ["-6"];
+    const route = [up.network.clientAddress, "dev", "prv0", "mtu", "lock", String(GATEWAY_NARROW_BYTES)];
+    await up.network.run("router", ["ip", ...family, "route", "replace", ...route]);
+    client = await up.startClient();
+    await negotiate(up, client, "tunnel", throughGateway(up));
+  });
+
+  it("the distributor learns it, and tells each target of the packets that do not fit", async () => {
+    const returnMtu = async (node: string): Promise<number> => {
+      const { clientAddress, dvipa } = lab().network;
+      const way = ["ip", "route", "get", clientAddress, "from", dvipa, "ipproto", "tcp"];
+      return Number(/ mtu (\d+)/.exec(await lab().network.run(node, way))?.[1]);
+    };
+    expect([await returnMtu("t1"), await returnMtu("t2")]).toEqual([RETURN_BYTES, RETURN_BYTES]);
+    const results = await onEveryTarget(lab(), () => download(lab(), TRANSFER_BYTES));
+    expect(results.filter(({ ok }) => !ok)).toEqual([]);
+    for (const node of ["t1", "t2"]) {
+      expect(await returnMtu(node)).toBeLessThan(RETURN_BYTES);
+      expect(await returnMtu(node)).toBeGreaterThan(GATEWAY_NARROW_BYTES - 100);
+    }
+    expect(await counter(lab(), "icmp.forwarded")).toBeGreaterThanOrEqual(2);
+    expect(await readClientDrops(lab().network)).toEqual({ replay: 0, integrity: 0 });
+    expect(await readCleartext(lab().network)).toMatchObject({ fromDvipa: 0 });
   });
 });
 

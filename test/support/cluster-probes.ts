@@ -23,6 +23,11 @@ export async function negotiate(
   return stdout;
 }
 
+/** For a client that negotiates with the distributor's own address: that, and what is behind it. */
+export function throughGateway({ network }: Lab): Partial<ClientSettings> {
+  return { remoteAddress: network.gatewayAddress, remoteSelectors: network.dvipa };
+}
+
 /** Number of IPsec states in a node's kernel. */
 export async function stateCount(lab: Lab, node: string): Promise<number> {
   const text = await lab.network.run(node, ["ip", "xfrm", "state", "list", "nokeys"]);

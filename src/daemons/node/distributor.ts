@@ -197,6 +197,7 @@ export class Distributor {
       this.#targets.reaches(target, dvipa) ? this.#numbers.of(target) : null;
     this.#icmpErrors = new IcmpErrors({
       ...{ nodeName, sas: this.#outbound, targetIndex },
+      targetOf: (connection) => this.#connections.targetOf(connection),
       holderOf: async ({ id: sa, dvipa }, sequence) =>
         (await context.coupling.request("holderOf", { sa, dvipa, sequence })).node,
       ...{ clock, counters, log },

@@ -5,8 +5,9 @@ import type { Log } from "../../core/log.ts";
 import { RateLimit } from "../../core/rate-limit.ts";
 import { ICMP_ERROR_MARK, steeringMark } from "../../net/ids.ts";
 import { openQueue, type PacketQueue, type QueuedPacket, type QueueOptions } from "../../net/nfqueue.ts";
-import { parseIcmpError, type IcmpErrorFailure } from "../../sa/icmp-error.ts";
+import { parseIcmpError, parseTcpError, type IcmpErrorFailure } from "../../sa/icmp-error.ts";
 import type { SharedSa } from "../../sa/spec.ts";
+import type { ConnectionKey } from "../../steer/connection-table.ts";
 import type { OutboundSas } from "../../steer/outbound-sas.ts";
 
 /** Number of the queue between the kernel and this; our choice. */
@@ -20,6 +21,9 @@ const QUESTIONS_PER_SECOND = 100;
 /** Why an ICMP error about IPsec was dropped; each is a counter `icmp.drop.<reason>`. */
 export type IcmpDrop = IcmpErrorFailure | "unknownSa" | "tooMany" | "unanswered" | "unknownNumber" | "noRoute";
 
+/** `QueuedPacket.indev` of a packet that this host's own kernel has made. */
+const MADE_HERE = 0;
+
 /** A packet that a node has sent. */
 interface SentPacket {
   readonly sa: SharedSa;
@@ -31,6 +35,8 @@ export interface IcmpErrorsContext {
   readonly sas: OutboundSas;
   /** Asks who was granted this sequence number of the SA; null when nobody knows. */
   readonly holderOf: (sa: SharedSa, sequence: number) => Promise<string | null>;
+  /** The target that has this connection; null when none has. */
+  readonly targetOf: (connection: ConnectionKey) => string | null;
   /** The number of a target, for its mark; null when packets to the DVIPA cannot be sent on to it. */
   readonly targetIndex: (target: string, dvipa: string) => number | null;
   /** The packets of the kernel; tests have their own. */
@@ -44,6 +50,8 @@ export interface IcmpErrorsContext {
  * ICMP errors about the ESP and AH that leaves the DVIPAs. A router sends them to the DVIPA, but only the kernel that sent the packet can
  * heed them (path MTU, RFC 4301 §8.2): they go to the node that was granted the packet's sequence number. That is also what
  * protects from forged ones: who has not seen a packet of the last moments does not know such a number.
+ *
+ * And those of this node's own kernel about what targets have sent it in clear, for it to protect: they go to the connection's target.
  */
 export class IcmpErrors {
   readonly #context: IcmpErrorsContext;
@@ -75,10 +83,36 @@ export class IcmpErrors {
     this.#queue = null;
   }
 
-  #taken({ id, payload }: QueuedPacket): void {
+  #taken({ id, payload, indev }: QueuedPacket): void {
+    if (indev === MADE_HERE) {
+      this.#sendOn(id, payload);
+      return;
+    }
     const about = this.#sentPacket(payload);
     if (typeof about === "string") this.#drop(id, about);
     else void this.#deliver(id, about);
+  }
+
+  /** About this node's own connections, its kernel heeds it. */
+  #sendOn(id: number, packet: Uint8Array): void {
+    const { targetOf, counters } = this.#context;
+    const connection = parseTcpError(packet);
+    const target = connection === null ? null : targetOf(connection);
+    if (connection === null || target === null) {
+      this.#queue?.verdict(id, "accept");
+      return;
+    }
+    const mark = this.#markOf(target, connection.dvipa);
+    if (mark === null) this.#drop(id, "noRoute");
+    else {
+      counters.add("icmp.forwarded");
+      this.#queue?.verdict(id, "accept", { mark });
+    }
+  }
+
+  #markOf(target: string, dvipa: string): number | null {
+    const index = this.#context.targetIndex(target, dvipa);
+    return index === null ? null : steeringMark(index);
   }
 
   /** The packet of ours that an error is about, if its sender may be asked for. */
@@ -98,7 +132,7 @@ export class IcmpErrors {
 
   /** The mark that takes the error to the sender of its packet. */
   async #markFor({ sa, sequence }: SentPacket): Promise<number | IcmpDrop> {
-    const { nodeName, holderOf, targetIndex, counters, log } = this.#context;
+    const { nodeName, holderOf, counters, log } = this.#context;
     let holder: string | null;
     try {
       holder = await holderOf(sa, sequence);
@@ -111,10 +145,10 @@ export class IcmpErrors {
       counters.add("icmp.local");
       return ICMP_ERROR_MARK;
     }
-    const index = targetIndex(holder, sa.dvipa);
-    if (index === null) return "noRoute";
+    const mark = this.#markOf(holder, sa.dvipa);
+    if (mark === null) return "noRoute";
     counters.add("icmp.forwarded");
-    return steeringMark(index);
+    return mark;
   }
 
   #drop(id: number, reason: IcmpDrop): void {

@@ -18,6 +18,9 @@ const NFT = {
  */
 const ESP_IN_UDP = `udp dport ${NAT_T_PORT} @th,64,32 != 0`;
 
+/** The quote of an ICMP error is of TCP: the protocol of the IP header behind the 8 bytes of ICMP's (RFC 792, RFC 4443 §2.1). */
+const QUOTES_TCP = { 2: "@th,136,8 6", 10: "@th,112,8 6" } as const;
+
 /** Where IPsec of a distributor ends. */
 export interface IpsecEnds {
   readonly dvipas: readonly string[];
@@ -33,7 +36,9 @@ export interface SteeringVerdicts {
 
 /**
  * The nftables ruleset that gives ESP (bare and in UDP) and AH to the DVIPAs, and to the addresses of this host at which SAs for
- * them end, a verdict at prerouting, and the ICMP errors that come to the DVIPAs in clear one of their own.
+ * them end, a verdict at prerouting, and the ICMP errors that come to the DVIPAs in clear one of their own. The latter get also the
+ * errors that this host's kernel makes about what targets have sent it, for it to protect: it tells them to the source, a DVIPA,
+ * and so to itself. A verdict that marks them sends them on to a target, which takes nothing from its own address.
  *
  * Of a fragmented packet only the first fragment has an SPI. The `tproxy` expressions, on a port that nobody uses, are there
  * because they make the kernel reassemble fragments (priority -400, ahead of everything here) without tracking connections.
@@ -44,6 +49,14 @@ export interface SteeringVerdicts {
  */
 export function steeringRuleset(table: string, { dvipas, gateways }: IpsecEnds, verdicts: SteeringVerdicts): string {
   const { families, sets, rules, icmpErrors } = matching({ dvipas, gateways });
+  const ownErrors = families.flatMap((family) => {
+    const gateway = gateways.find((address) => familyOf(address) === family);
+    if (gateway === undefined) return [];
+    const header = NFT.header[family];
+    const set = `@${NFT.set.dvipas[family]}`;
+    const match = `${header} saddr ${set} ${header} daddr ${set} ${NFT.icmpErrors[family]} ${QUOTES_TCP[family]}`;
+    return [`oifname "lo" ${match} ${header} saddr set ${gateway} ${verdicts.icmpErrors}`];
+  });
   return `
     add table inet ${table}
     delete table inet ${table}
@@ -64,7 +77,11 @@ export function steeringRuleset(table: string, { dvipas, gateways }: IpsecEnds, 
         ${lines(families.map((family) => `udp dport 0 tproxy ${NFT.header[family]} to :1`))}
         ${lines(rules("daddr", `meta l4proto { esp, ah } ${verdicts.ipsec}`))}
         ${lines(rules("daddr", `${ESP_IN_UDP} ${verdicts.ipsec}`))}
-        ${lines(icmpErrors(verdicts.icmpErrors))}
+        ${lines(icmpErrors(`iifname != "lo" ${verdicts.icmpErrors}`))}
+      }
+      chain own_errors {
+        type filter hook output priority mangle; policy accept;
+        ${lines(ownErrors)}
       }
     }
   `;

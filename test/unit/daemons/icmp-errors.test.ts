@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { concatBytes, u32be } from "../../../src/core/bytes.ts";
+import { concatBytes, u16be, u32be } from "../../../src/core/bytes.ts";
 import { Counters } from "../../../src/core/counters.ts";
 import { silentLog } from "../../../src/core/log.ts";
 import { IcmpErrors, type IcmpErrorsContext } from "../../../src/daemons/node/icmp-errors.ts";
@@ -25,6 +25,7 @@ class World {
       nodeName: "d1",
       sas: this.sas,
       holderOf: () => Promise.resolve("t2"),
+      targetOf: ({ port, clientPort }) => (port === 80 ? ({ 40_000: "t2", 40_001: "t9" }[clientPort] ?? null) : null),
       targetIndex: (target) => (target === "t2" ? 2 : null),
       open: (options) => {
         this.#options = options;
@@ -46,9 +47,20 @@ class World {
   async take(sa: SharedSa, sequence = 7, spi = sa.outbound.spi): Promise<void> {
     const quote = ipv4Packet(sa.dvipa, sa.peer, 50, concatBytes(u32be(spi), u32be(sequence)));
     const message = concatBytes(Uint8Array.of(3, 4, 0, 0), u32be(1300), quote);
+    await this.#arrive(ipv4Packet("192.0.2.9", sa.dvipa, 1, message), 1);
+  }
+
+  /** The own kernel's error about what a target has sent from the DVIPA comes in, or a stranger's by interface `indev`. */
+  async takeAboutTcp(clientPort: number, indev = 0): Promise<void> {
+    const [dvipa, client] = ["192.0.2.100", "10.0.0.10"] as const;
+    const quote = ipv4Packet(dvipa, client, 6, concatBytes(u16be(80), u16be(clientPort), u32be(1)));
+    const message = concatBytes(Uint8Array.of(3, 4, 0, 0), u32be(1300), quote);
+    await this.#arrive(ipv4Packet(dvipa, dvipa, 1, message), indev);
+  }
+
+  async #arrive(payload: Uint8Array, indev: number): Promise<void> {
     this.#last += 1;
-    const payload = ipv4Packet("192.0.2.9", sa.dvipa, 1, message);
-    this.#options?.onPacket({ id: this.#last, payload, lengthBytes: payload.length, mark: 0, indev: 1 });
+    this.#options?.onPacket({ id: this.#last, payload, lengthBytes: payload.length, mark: 0, indev });
     await new Promise((resolve) => setImmediate(resolve));
   }
 }
@@ -116,6 +128,34 @@ describe("ICMP errors", () => {
       "drop",
     ]);
     expect(world.counters.get("icmp.drop.unknownSa")).toBe(4);
+  });
+
+  it("of the own kernel about what a target has sent it in clear go to the connection's target", async () => {
+    const world = new World();
+    await world.start();
+    await world.takeAboutTcp(40_000);
+    expect([world.verdicts, world.counters.get("icmp.forwarded")]).toEqual([[[1, "accept", 0x45500002]], 1]);
+  });
+
+  it("of the own kernel about its own connections are its own", async () => {
+    const world = new World();
+    await world.start();
+    await world.takeAboutTcp(50_000);
+    expect([world.verdicts, world.counters.get("icmp.forwarded")]).toEqual([[[1, "accept"]], 0]);
+  });
+
+  it("of the own kernel are dropped where their target cannot be reached", async () => {
+    const world = new World();
+    await world.start();
+    await world.takeAboutTcp(40_001);
+    expect([world.verdicts, world.counters.get("icmp.drop.noRoute")]).toEqual([[[1, "drop"]], 1]);
+  });
+
+  it("of a stranger about a target's connection are dropped", async () => {
+    const world = new World();
+    await world.start();
+    await world.takeAboutTcp(40_000, 3);
+    expect([world.verdicts, world.counters.get("icmp.drop.other")]).toEqual([[[1, "drop"]], 1]);
   });
 
   it("more than a hundred in a second cost no more questions", async () => {

@@ -23,9 +23,24 @@ describe("steeringRuleset", () => {
   it("queues the ICMP errors that come in clear", () => {
     const both = text("192.0.2.100", "2001:db8::100");
     const types = "{ destination-unreachable, time-exceeded, parameter-problem }";
-    expect(both).toContain(`ip daddr @dvipas meta ipsec missing icmp type ${types} queue num 9\n`);
+    expect(both).toContain(`ip daddr @dvipas meta ipsec missing icmp type ${types} iifname != "lo" queue num 9\n`);
     const types6 = "{ destination-unreachable, packet-too-big, time-exceeded, parameter-problem }";
-    expect(both).toContain(`ip6 daddr @dvipas6 meta ipsec missing icmpv6 type ${types6} queue num 9\n`);
+    expect(both).toContain(
+      `ip6 daddr @dvipas6 meta ipsec missing icmpv6 type ${types6} iifname != "lo" queue num 9\n`,
+    );
+    expect(both).toMatch(/chain own_errors \{\s*type filter hook output priority mangle; policy accept;\s*\}/);
+  });
+
+  it("queues the host's own errors about TCP of the DVIPAs, as a gateway's, where targets send it in clear", () => {
+    gateways = ["192.0.2.1", "2001:db8::1"];
+    const both = text("192.0.2.100", "2001:db8::100");
+    gateways = [];
+    expect(both).toMatch(
+      /oifname "lo" ip saddr @dvipas ip daddr @dvipas icmp type \{[^}]*\} @th,136,8 6 ip saddr set 192\.0\.2\.1 queue num 9\n/,
+    );
+    expect(both).toMatch(
+      /oifname "lo" ip6 saddr @dvipas6 ip6 daddr @dvipas6 icmpv6 type \{[^}]*\} @th,112,8 6 ip6 saddr set 2001:db8::1 queue num 9\n/,
+    );
   });
 
   it("keeps ESP, AH and IKE of the DVIPAs, both ways, out of the connection table", () => {

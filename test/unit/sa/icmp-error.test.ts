@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { concatBytes, u16be, u32be } from "../../../src/core/bytes.ts";
-import { parseIcmpError } from "../../../src/sa/icmp-error.ts";
+import { parseIcmpError, parseTcpError } from "../../../src/sa/icmp-error.ts";
 import { ipv4Packet } from "./esp-builder.ts";
 import { fragment, ipv6Packet } from "./ipv6-builder.ts";
 import { udpDatagram } from "./udp-builder.ts";
@@ -17,6 +17,8 @@ const esp = concatBytes(u32be(SPI), u32be(SEQUENCE), new Uint8Array(64));
 const ah = concatBytes(Uint8Array.of(6, 4, 0, 0), u32be(SPI), u32be(SEQUENCE), new Uint8Array(32));
 const inUdp = udpDatagram(esp, { sourcePort: 4500, destinationPort: 23_456 });
 
+const tcp = concatBytes(u16be(80), u16be(40_000), u32be(7));
+
 function icmp(type: number, quote: Uint8Array, code = 4): Uint8Array {
   return concatBytes(Uint8Array.of(type, code, 0, 0), u32be(1300), quote);
 }
@@ -25,6 +27,25 @@ function about(protocol: number, body: Uint8Array, quotedBytes = 1000, type = 3)
   return ipv4Packet(ROUTER, DVIPA, 1, icmp(type, ipv4Packet(DVIPA, PEER, protocol, body).subarray(0, quotedBytes)));
 }
 const expected = { dvipa: DVIPA, peer: PEER, protocol: "esp", isInUdp: false, spi: SPI, sequence: SEQUENCE };
+
+describe("an ICMP error about TCP in clear", () => {
+  it("names the connection as the distributor does", () => {
+    const connection = { dvipa: DVIPA, port: 80, client: PEER, clientPort: 40_000 };
+    expect(parseTcpError(about(6, tcp))).toEqual(connection);
+    expect(parseTcpError(about(6, tcp, 24))).toEqual(connection);
+    const packet = ipv6Packet(DVIPA6, DVIPA6, 58, icmp(2, ipv6Packet(DVIPA6, PEER6, 6, tcp), 0));
+    expect(parseTcpError(packet)).toEqual({ ...connection, dvipa: DVIPA6, client: PEER6 });
+  });
+
+  it.each([
+    ["ESP", about(50, esp)],
+    ["half a port", about(6, tcp, 23)],
+    ["another address's segment", ipv4Packet(ROUTER, DVIPA, 1, icmp(3, ipv4Packet("192.0.2.101", PEER, 6, tcp)))],
+    ["no error", about(6, tcp, 1000, 8)],
+  ])("is none about %s", (_what, packet) => {
+    expect(parseTcpError(packet)).toBeNull();
+  });
+});
 
 describe("an ICMP error about our IPsec", () => {
   it("names the packet of ESP, AH and ESP in UDP, as far as the router quotes it", () => {

@@ -50,6 +50,14 @@ describe("a provisional entry", () => {
     expect(states(table)).toEqual([`${PEER} 1 confirmed`]);
   });
 
+  it("is its target's, and being asked for that changes nothing", () => {
+    const table = new ConnectionTable(LIMITS);
+    table.add(key(1), "t1", PEER, 0);
+    expect([table.targetOf(key(1)), table.targetOf(key(2))]).toEqual(["t1", null]);
+    expect(table.expire(31)).toBe(1);
+    expect(table.targetOf(key(1))).toBeNull();
+  });
+
   it("is asked for soon, and again, until its target has an answer", () => {
     const table = new ConnectionTable(ROOMY);
     table.add(key(1), "t1", PEER, 0);
