@@ -69,6 +69,11 @@ export function tunnelRoute(family: AddressFamily, table: number, interfaceIndex
   return { table, destination, gateway: null, interfaceIndex, protocol: ROUTE_PROTOCOL };
 }
 
+/** Where the packets of a table end that none of its other routes takes: they are not left for another way. */
+export function lastRoute(family: AddressFamily, table: number): Route {
+  return blackhole(table, { address: anyAddress(family), prefixBits: 0 });
+}
+
 /** A route into a tunnel, and what stands for it while that is not there (null): the table is not left for another way. */
 export function returnRoutes(
   table: number,
@@ -76,8 +81,12 @@ export function returnRoutes(
   interfaceIndex: number | null,
   mtuBytes: number,
 ): readonly Route[] {
-  const blackhole = { table, destination, gateway: null, interfaceIndex: null, protocol: ROUTE_PROTOCOL };
-  return interfaceIndex === null ? [blackhole] : [blackhole, { ...blackhole, interfaceIndex, mtuBytes }];
+  const last = blackhole(table, destination);
+  return interfaceIndex === null ? [last] : [last, { ...last, interfaceIndex, mtuBytes }];
+}
+
+function blackhole(table: number, destination: Route["destination"]): Route {
+  return { table, destination, gateway: null, interfaceIndex: null, protocol: ROUTE_PROTOCOL };
 }
 
 /** EEXIST when the table has a route for that destination. */
@@ -103,6 +112,15 @@ export async function listOurRoutes(route: NetlinkSocket, family: AddressFamily)
     const entry = decodeRoute(message);
     return entry?.protocol === ROUTE_PROTOCOL ? entry : null;
   });
+}
+
+export function isRouteMessage({ type }: NetlinkMessage): boolean {
+  return type === RTM_NEWROUTE || type === RTM_DELROUTE;
+}
+
+/** That somebody has deleted a route that carries our protocol. */
+export function isOurRouteGone({ type, body }: NetlinkMessage): boolean {
+  return type === RTM_DELROUTE && rtmsg.decode(body).protocol === ROUTE_PROTOCOL;
 }
 
 function routeRequest(type: number, flags: number, entry: Route): NetlinkRequest {

@@ -99,6 +99,12 @@ export async function moveLocalRuleBehindSteering(route: NetlinkSocket, family: 
   for (const rule of await localRulesAt(route, family, 0)) await tolerant(deleteRule(route, rule), "ENOENT");
 }
 
+/** Whether that is as `moveLocalRuleBehindSteering` leaves it. */
+export async function isLocalRuleBehindSteering(route: NetlinkSocket, family: AddressFamily): Promise<boolean> {
+  const [first, behind] = [await localRulesAt(route, family, 0), await localRulesAt(route, family, LOCAL_RULE_PRIORITY)];
+  return first.length === 0 && behind.length > 0;
+}
+
 /** Undoes `moveLocalRuleBehindSteering`: the kernel's own rule comes back before ours goes. */
 export async function moveLocalRuleBack(route: NetlinkSocket, family: AddressFamily): Promise<void> {
   const ours = await localRulesAt(route, family, LOCAL_RULE_PRIORITY);

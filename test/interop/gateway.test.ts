@@ -10,10 +10,10 @@ import { readCleartext, readClientDrops, readXfrmStat } from "../../netns/counte
 import { examineCapture } from "../../netns/evidence.ts";
 import type { Lab } from "../../netns/lab.ts";
 import { Program } from "../../netns/program.ts";
-import type { ClientSettings, StrongSwan } from "../../netns/strongswan.ts";
+import type { StrongSwan } from "../../netns/strongswan.ts";
 import { download, onEveryTarget, ping, requestName, upload } from "../../netns/traffic.ts";
 import { until } from "../../netns/until.ts";
-import { children, close, counter, negotiate, stateCount } from "../support/cluster-probes.ts";
+import { children, close, counter, negotiate, stateCount, throughGateway } from "../support/cluster-probes.ts";
 import { useLab } from "../support/lab-fixture.ts";
 
 const APPLICATION = fileURLToPath(new URL("../../netns/app.ts", import.meta.url));
@@ -30,9 +30,18 @@ async function waysBack(lab: Lab, node: string): Promise<string> {
   return [...rules.split("\n").filter((line) => line.includes(`from ${lab.network.dvipa}`)), routes.trim()].join("\n");
 }
 
-/** For the client: the address to negotiate with, and what is behind it. */
-function throughGateway({ network }: Lab): Partial<ClientSettings> {
-  return { remoteAddress: network.gatewayAddress, remoteSelectors: network.dvipa };
+async function waysBackOfAll(lab: Lab): Promise<string> {
+  return (await Promise.all(TARGETS.map((node) => waysBack(lab, node)))).join("\n");
+}
+
+/** While the targets' daemons are stopped nothing is put back. Not longer than their distributor waits for them: some seconds. */
+async function whileStopped({ targets }: Lab, work: () => Promise<void>): Promise<void> {
+  for (const { program } of targets) process.kill(program.pid, "SIGSTOP");
+  try {
+    await work();
+  } finally {
+    for (const { program } of targets) process.kill(program.pid, "SIGCONT");
+  }
 }
 
 /** The targets that have served a request. */
@@ -146,18 +155,46 @@ describe.each([4, 6] as const)("SAs of IPv%i to d1's own address", (service) => 
     expect(await readClientDrops(lab().network)).toEqual({ replay: 0, integrity: 0 });
   });
 
-  it("is not answered where another program has taken the way back away, and never in clear", async () => {
+  it("is not answered while another program has taken the way back away, and never in clear", async () => {
     const { network } = lab();
     const flag = service === 4 ? "-4" : "-6";
-    for (const node of TARGETS) {
+    const flush = async (node: string): Promise<void> => {
       const [device = ""] = /esplexg[0-9a-f]{8}/.exec(await network.run(node, ["ip", "link"])) ?? [];
       await network.run(node, ["ip", flag, "route", "flush", "table", "all", "proto", "155", "dev", device]);
-    }
-    expect(await connects(lab())).toBe(false);
-    expect(await strays(lab())).toBe(0);
-    for (const node of TARGETS) await network.run(node, ["ip", flag, "rule", "delete", "from", network.dvipa]);
-    expect(await connects(lab())).toBe(false);
-    expect(await strays(lab())).toBeGreaterThan(0);
+    };
+    const whole = await waysBackOfAll(lab());
+    await whileStopped(lab(), async () => {
+      for (const node of TARGETS) await flush(node);
+      expect(await connects(lab())).toBe(false);
+      expect(await strays(lab())).toBe(0);
+    });
+    await until("the ways back are there again", LIMIT_MS, async () => (await waysBackOfAll(lab())) === whole);
+    await until("requests are answered", LIMIT_MS, () => connects(lab()));
+    await whileStopped(lab(), async () => {
+      for (const node of TARGETS) {
+        await network.run(node, ["ip", flag, "rule", "delete", "from", network.dvipa]);
+        await flush(node);
+      }
+      expect(await connects(lab())).toBe(false);
+      expect(await strays(lab())).toBeGreaterThan(0);
+    });
+    await until("the ways back are there again", LIMIT_MS, async () => (await waysBackOfAll(lab())) === whole);
+    await until("requests are answered", LIMIT_MS, () => connects(lab()));
+    expect(await readCleartext(network)).toEqual({ fromDvipa: 0, toDvipa: 0 });
+  });
+
+  it("has its GRE interfaces back where somebody deletes them, or takes them down", async () => {
+    const { network } = lab();
+    const whole = await waysBackOfAll(lab());
+    const change = async (node: string, ...command: string[]): Promise<void> => {
+      for (const [name = ""] of (await network.run(node, ["ip", "link"])).matchAll(/esplexg[0-9a-f]{8}/g))
+        await network.run(node, ["ip", "link", ...command, name]);
+    };
+    await change("d1", "delete", "dev");
+    await change("t1", "set", "down", "dev");
+    await until("the ways back are there again", LIMIT_MS, async () => (await waysBackOfAll(lab())) === whole);
+    await until("requests are answered", LIMIT_MS, () => connects(lab()));
+    expect(await answering(lab())).toEqual(TARGETS);
     expect(await readCleartext(network)).toEqual({ fromDvipa: 0, toDvipa: 0 });
   });
 

@@ -12,23 +12,37 @@ export function greName(local: string, remote: string): string {
   return `${GRE_NAME_PREFIX}${hash.slice(0, 8)}`;
 }
 
-/** Makes the GRE interfaces to these nodes where they are missing; returns their indexes by remote address. */
+/** Makes the GRE interfaces to these nodes where they are missing, or down; returns their indexes by remote address. */
 export async function addGreLinks(
   route: NetlinkSocket,
   local: string,
   remotes: ReadonlySet<string>,
 ): Promise<ReadonlyMap<string, number>> {
   if (remotes.size === 0) return new Map();
-  const present = new Set((await listLinks(route)).map(({ name }) => name));
+  const present = new Map((await listLinks(route)).map((link) => [link.name, link]));
   for (const remote of remotes) {
     const name = greName(local, remote);
-    if (!present.has(name)) await addGreLink(route, { name, local, remote, key: GRE_KEY, mtuBytes: MTU_BYTES });
+    const link = present.get(name);
+    if (link?.up === true) continue;
+    // One that somebody took down has lost its routes: a new one is as good.
+    if (link !== undefined) await deleteLink(route, link);
+    await addGreLink(route, { name, local, remote, key: GRE_KEY, mtuBytes: MTU_BYTES });
   }
-  const byName = new Map((await listLinks(route)).map(({ name, index }) => [name, index]));
+  return greLinks(route, local, remotes);
+}
+
+/** The indexes of our GRE interfaces to these nodes, by remote address: of those that are there, and up. */
+export async function greLinks(
+  route: NetlinkSocket,
+  local: string,
+  remotes: ReadonlySet<string>,
+): Promise<ReadonlyMap<string, number>> {
+  if (remotes.size === 0) return new Map();
+  const present = new Map((await listLinks(route)).map((link) => [link.name, link]));
   return new Map(
     [...remotes].flatMap((remote) => {
-      const index = byName.get(greName(local, remote));
-      return index === undefined ? [] : [[remote, index] as const];
+      const link = present.get(greName(local, remote));
+      return link?.up === true ? [[remote, link.index] as const] : [];
     }),
   );
 }

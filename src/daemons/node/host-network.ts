@@ -1,6 +1,4 @@
-import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { dirname } from "node:path";
-import { EsplexError, messageOf } from "../../core/errors.ts";
+import { EsplexError } from "../../core/errors.ts";
 import { ipToBytes } from "../../core/ip.ts";
 import type { Log } from "../../core/log.ts";
 import {
@@ -11,35 +9,34 @@ import {
   type InterfaceAddress,
   type NewAddress,
 } from "../../net/addresses.ts";
-import { handOverMark, steeringMark, steeringTable } from "../../net/ids.ts";
 import { addressBits, AF_INET, FAMILIES, familyOf, type AddressFamily } from "../../net/inet-address.ts";
 import { linkByName, linkOwning, listLinks } from "../../net/links.ts";
 import type { NetlinkSocket } from "../../net/netlink-socket.ts";
-import { applyRuleset, deleteTable, listCounters, listTable } from "../../net/nftables.ts";
-import { deleteRoute, listOurRoutes, replaceRoute, targetRoute, tunnelRoute, type Route } from "../../net/routes.ts";
-import {
-  addRule,
-  deleteRule,
-  listOurRules,
-  moveLocalRuleBack,
-  moveLocalRuleBehindSteering,
-  steeringRule,
-  type RoutingRule,
-} from "../../net/rules.ts";
-import { readSysctl, SysctlJournal, type SysctlName } from "../../net/sysctl.ts";
+import { applyRuleset, deleteTable, listCounters, listTables } from "../../net/nftables.ts";
+import { readSysctl, type SysctlName } from "../../net/sysctl.ts";
 import { EncapsulationSockets } from "./encapsulation-sockets.ts";
-import { addGreLinks, greName, removeOtherGreLinks } from "./gre-links.ts";
+import { addGreLinks, greLinks, greName, removeOtherGreLinks } from "./gre-links.ts";
 import { greRuleset, type GreTraffic, type HandedOver } from "./gre-ruleset.ts";
+import {
+  applyHostRoutes,
+  hostRoutes,
+  missingHostRoutes,
+  type HostRoutes,
+  type SteeringTarget,
+} from "./host-routes.ts";
 import { ICMP_QUEUE } from "./icmp-errors.ts";
 import { OPENINGS_QUEUE } from "./openings.ts";
-import { NO_WAYS, placeOf, returnWays, wayOf, type ReturnPath, type ReturnWays } from "./return-ways.ts";
+import { RecordedSysctls } from "./recorded-sysctls.ts";
+import { returnWays, type ReturnPath } from "./return-ways.ts";
 import { steeringRuleset, targetRuleset } from "./steering-ruleset.ts";
 
+/** What the names of our nftables tables begin with. */
+export const NFT_PREFIX = "esplex";
 /** The nftables tables of a distributor and of a target; one node per network namespace. */
-const NFT_TABLE = "esplex";
-const NFT_TARGET_TABLE = "esplex-target";
-/** The nftables table of a target that gets packets in GRE. */
-const GRE_TABLE = "esplex-gre";
+const NFT_TABLE = NFT_PREFIX;
+const NFT_TARGET_TABLE = `${NFT_PREFIX}-target`;
+/** Of a node to or from which packets go in GRE. */
+const GRE_TABLE = `${NFT_PREFIX}-gre`;
 /** RFC 7600: an address that is never a destination, for interfaces that need one. */
 const DUMMY_ADDRESS = "192.0.0.8";
 /** Number of the packet queue between the kernel and the steering; our choice. */
@@ -51,15 +48,6 @@ export interface HostDvipa {
   readonly role: "distributor" | "target";
   /** Distributor only: the interface that answers ARP or neighbour discovery for it; null: the one whose subnet holds it. */
   readonly interfaceName: string | null;
-}
-
-/** A target that packets may be steered to; `index` makes its mark and its routing table. */
-export interface SteeringTarget {
-  readonly index: number;
-  /** Its addresses on the trusted link, at most one per IP version. */
-  readonly gateways: readonly string[];
-  /** The one to which GRE with what this node has decrypted goes; null when it decrypts nothing for its targets. */
-  readonly tunnel: string | null;
 }
 
 /** What this host's network should look like, apart from IPsec. */
@@ -80,16 +68,16 @@ export const NO_NETWORK_STATE: HostNetworkState = {
 };
 
 /**
- * Addresses, sysctls, ip rules, routes and the nftables table of a node, as a reconciler: `apply` makes the kernel what
+ * Addresses, sysctls, ip rules, routes and the nftables tables of a node, as a reconciler: `apply` makes the kernel what
  * is wanted, whatever an earlier run left behind, and touches nothing that does not carry our protocol number or name.
  */
 export class HostNetwork {
   readonly #route: NetlinkSocket;
-  readonly #sysctls: SysctlJournal;
+  readonly #sysctls: RecordedSysctls;
   readonly #encapsulation: EncapsulationSockets;
-  readonly #recordPath: string;
   readonly #trustedAddress: string;
   readonly #log: Log;
+  #wanted: HostNetworkState | null = null;
   /** Null: not looked for yet. */
   #hasGreTable: boolean | null = null;
 
@@ -98,30 +86,51 @@ export class HostNetwork {
     this.#route = route;
     this.#trustedAddress = trustedAddress;
     this.#encapsulation = new EncapsulationSockets(log);
-    this.#recordPath = recordPath;
-    this.#sysctls = new SysctlJournal(undefined, loadRecord(recordPath, log));
+    this.#sysctls = new RecordedSysctls(recordPath, log);
     this.#log = log;
   }
 
   /** Converges. Order: nobody answers for an address before its guards stand, nobody steers before routes are there. */
   async apply(wanted: HostNetworkState): Promise<void> {
-    const distributes = wanted.dvipas.filter((dvipa) => dvipa.role === "distributor");
-    if (wanted.dvipas.some((dvipa) => dvipa.role === "target" && isIpv4(dvipa))) await this.#prepareTarget();
+    this.#wanted = wanted;
+    const { distributes, targetOf } = byRole(wanted);
+    if (targetOf.some(isIpv4)) await this.#prepareTarget();
     if (distributes.some(isIpv4)) await this.#prepareDistributor(distributes.filter(isIpv4));
     if (!distributes.every(isIpv4)) await this.#forwardIpv6();
     const tunnels = await this.#applyTunnels(wanted);
-    for (const family of families()) {
-      const isServed = distributes.some(({ address }) => familyOf(address) === family);
-      const ways = returnWays(wanted.returnPaths, family, tunnels);
-      await this.#applyRoutes(family, isServed ? wanted.targets : [], tunnels, ways);
-    }
+    for (const routes of await this.#routesFor(wanted, tunnels)) await applyHostRoutes(this.#route, routes);
     await removeOtherGreLinks(this.#route, this.#trustedAddress, new Set(tunnels.keys()));
     await this.#applyQueue(distributes, wanted.gateways);
-    const targetOf = wanted.dvipas.filter(({ role }) => role === "target");
     await this.#applyTargetRules(targetOf);
-    const isInClear = wanted.handedOver.length > 0 || wanted.returned.length > 0;
-    await this.#applyAddresses(wanted.dvipas, isInClear ? [...tunnels.values()] : []);
+    await this.#applyAddresses(await this.#addressesFor(wanted, tunnels));
     await this.#encapsulation.apply(targetOf.map(({ address }) => address));
+  }
+
+  /**
+   * What is not there any more of what `apply` has made, in words: another program has taken it, or an interface that was down
+   * (the kernel then forgets routes, and addresses of IPv6). Sysctls are their administrator's, and not looked at.
+   */
+  async missing(): Promise<string[]> {
+    const wanted = this.#wanted;
+    if (wanted === null) return [];
+    const remotes = remotesOf(wanted);
+    const tunnels = await greLinks(this.#route, this.#trustedAddress, remotes);
+    const lostTunnels = [...remotes].filter((remote) => !tunnels.has(remote));
+    const tables = new Set(await listTables("inet"));
+    const lostRoutes: string[] = [];
+    for (const routes of await this.#routesFor(wanted, tunnels)) {
+      lostRoutes.push(...(await missingHostRoutes(this.#route, routes)));
+    }
+    const addresses = await listOurAddresses(this.#route);
+    const lostAddresses = (await this.#addressesFor(wanted, tunnels)).filter(
+      (entry) => !addresses.some((other) => sameAddress(entry, other)),
+    );
+    return [
+      ...tablesOf(wanted).flatMap((name) => (tables.has(name) ? [] : [`table inet ${name}`])),
+      ...lostTunnels.map((remote) => `interface ${greName(this.#trustedAddress, remote)}`),
+      ...lostRoutes,
+      ...lostAddresses.map(({ address }) => `address ${address}`),
+    ];
   }
 
   /** Packets that our rulesets dropped since they were last written, by `TABLE.COUNTER`. */
@@ -136,15 +145,15 @@ export class HostNetwork {
 
   /** Removes everything of ours and puts the sysctls back. */
   async clear(): Promise<void> {
+    this.#wanted = null;
     await this.#encapsulation.apply([]);
-    await this.#applyAddresses([], []);
+    await this.#applyAddresses([]);
     await this.#applyQueue([], []);
     await this.#applyTargetRules([]);
-    for (const family of families()) await this.#applyRoutes(family, [], new Map(), NO_WAYS);
+    for (const routes of await this.#routesFor(NO_NETWORK_STATE, new Map())) await applyHostRoutes(this.#route, routes);
     await this.#applyTunnels(NO_NETWORK_STATE);
     await removeOtherGreLinks(this.#route, this.#trustedAddress, new Set());
     this.#sysctls.restore();
-    rmSync(this.#recordPath, { force: true });
   }
 
   /** The interface that stands on the trusted link. */
@@ -163,19 +172,19 @@ export class HostNetwork {
    */
   async #prepareTarget(): Promise<void> {
     const { name } = await this.#trustedLink();
-    this.#set(["net", "ipv4", "conf", "all", "arp_ignore"], "1");
-    this.#set(["net", "ipv4", "conf", "all", "arp_announce"], "2");
+    this.#sysctls.set(["net", "ipv4", "conf", "all", "arp_ignore"], "1");
+    this.#sysctls.set(["net", "ipv4", "conf", "all", "arp_announce"], "2");
     // Loose: the client's packets come in where no route to the client leads (RFC 3704 §2.4).
-    this.#set(["net", "ipv4", "conf", name, "rp_filter"], "2");
+    this.#sysctls.set(["net", "ipv4", "conf", name, "rp_filter"], "2");
   }
 
   /** A distributor forwards, and tells nobody of a shorter way (the client would then pass it by). */
   async #prepareDistributor(dvipas: readonly HostDvipa[]): Promise<void> {
-    this.#set(["net", "ipv4", "ip_forward"], "1");
-    this.#set(["net", "ipv4", "conf", "all", "send_redirects"], "0");
+    this.#sysctls.set(["net", "ipv4", "ip_forward"], "1");
+    this.#sysctls.set(["net", "ipv4", "conf", "all", "send_redirects"], "0");
     for (const dvipa of dvipas) {
       const { name } = await this.#clientLink(dvipa);
-      this.#set(["net", "ipv4", "conf", name, "send_redirects"], "0");
+      this.#sysctls.set(["net", "ipv4", "conf", name, "send_redirects"], "0");
     }
   }
 
@@ -189,16 +198,17 @@ export class HostNetwork {
     for (const name of ["default", ...(await listLinks(this.#route)).map((link) => link.name)]) {
       const setting = (key: string): SysctlName => ["net", "ipv6", "conf", name, key];
       if (!hasIpv6(name)) continue;
-      if (readSysctl(setting("accept_ra")) === "1") this.#set(setting("accept_ra"), "2");
-      this.#set(setting("forwarding"), "1");
+      if (readSysctl(setting("accept_ra")) === "1") this.#sysctls.set(setting("accept_ra"), "2");
+      this.#sysctls.set(setting("forwarding"), "1");
     }
-    this.#set(all, "1");
+    this.#sysctls.set(all, "1");
   }
 
   /** GRE to and from targets and distributors, and what is taken out of it. Returns the interfaces by the other end's address. */
-  async #applyTunnels({ targets, handedOver, returned }: HostNetworkState): Promise<ReadonlyMap<string, number>> {
-    const toTargets = targets.flatMap(({ tunnel }) => tunnel ?? []);
-    const remotes = new Set([...toTargets, ...handedOver.map(({ distributor }) => distributor)]);
+  async #applyTunnels(wanted: HostNetworkState): Promise<ReadonlyMap<string, number>> {
+    const { handedOver, returned } = wanted;
+    const toTargets = tunnelEnds(wanted);
+    const remotes = remotesOf(wanted);
     const nameOf = (remote: string): string => greName(this.#trustedAddress, remote);
     if (remotes.size > 0) {
       const { name } = await this.#trustedLink();
@@ -211,10 +221,10 @@ export class HostNetwork {
     }
     const links = await addGreLinks(this.#route, this.#trustedAddress, remotes);
     // Loose, as on the trusted link itself.
-    for (const remote of remotes) this.#set(["net", "ipv4", "conf", nameOf(remote), "rp_filter"], "2");
+    for (const remote of remotes) this.#sysctls.set(["net", "ipv4", "conf", nameOf(remote), "rp_filter"], "2");
     // What comes back has an address of this host.
     for (const remote of returned.some((dvipa) => familyOf(dvipa) === AF_INET) ? toTargets : []) {
-      this.#set(["net", "ipv4", "conf", nameOf(remote), "accept_local"], "1");
+      this.#sysctls.set(["net", "ipv4", "conf", nameOf(remote), "accept_local"], "1");
     }
     if (remotes.size === 0 && this.#hasGreTable !== false) {
       if (await this.#isTableThere(GRE_TABLE)) await deleteTable("inet", GRE_TABLE);
@@ -226,17 +236,11 @@ export class HostNetwork {
   /** False where nftables does not answer, too: nobody has made a table there. */
   async #isTableThere(name: string): Promise<boolean> {
     try {
-      return (await listTable("inet", name)) !== null;
+      return (await listTables("inet")).includes(name);
     } catch (error) {
       if (error instanceof EsplexError) return false;
       throw error;
     }
-  }
-
-  #set(name: SysctlName, value: string): void {
-    const { length } = this.#sysctls.before;
-    this.#sysctls.set(name, value);
-    if (this.#sysctls.before.length > length) saveRecord(this.#recordPath, this.#sysctls.before);
   }
 
   async #clientLink(dvipa: HostDvipa): Promise<{ readonly index: number; readonly name: string }> {
@@ -254,16 +258,24 @@ export class HostNetwork {
     return link;
   }
 
-  async #applyAddresses(dvipas: readonly HostDvipa[], tunnels: readonly number[]): Promise<void> {
+  /** The DVIPAs, and what GRE interfaces need. */
+  async #addressesFor(wanted: HostNetworkState, tunnels: ReadonlyMap<string, number>): Promise<NewAddress[]> {
+    const { dvipas, handedOver, returned } = wanted;
+    const isInClear = handedOver.length > 0 || returned.length > 0;
     // A loose reverse path check still drops what comes by an interface without an IPv4 address (measured).
-    const wanted: NewAddress[] = tunnels.map((interfaceIndex) => ({
+    const addresses: NewAddress[] = (isInClear ? [...tunnels.values()] : []).map((interfaceIndex) => ({
       ...{ address: DUMMY_ADDRESS, prefixBits: addressBits(AF_INET), interfaceIndex },
     }));
     for (const dvipa of dvipas) {
       const { index } =
         dvipa.role === "target" ? await linkByName(this.#route, LOOPBACK) : await this.#clientLink(dvipa);
-      wanted.push({ address: dvipa.address, prefixBits: addressBits(familyOf(dvipa.address)), interfaceIndex: index });
+      const prefixBits = addressBits(familyOf(dvipa.address));
+      addresses.push({ address: dvipa.address, prefixBits, interfaceIndex: index });
     }
+    return addresses;
+  }
+
+  async #applyAddresses(wanted: readonly NewAddress[]): Promise<void> {
     const current = await listOurAddresses(this.#route);
     for (const entry of current)
       if (!wanted.some((other) => sameAddress(entry, other))) await deleteAddress(this.#route, entry);
@@ -271,51 +283,21 @@ export class HostNetwork {
       if (!current.some((other) => sameAddress(entry, other))) await addAddress(this.#route, entry);
   }
 
-  async #applyRoutes(
-    family: AddressFamily,
-    targets: readonly SteeringTarget[],
-    tunnels: ReadonlyMap<string, number>,
-    ways: ReturnWays,
-  ): Promise<void> {
-    const opened = targets.flatMap(({ index, tunnel }) => {
-      const interfaceIndex = tunnel === null ? undefined : tunnels.get(tunnel);
-      return interfaceIndex === undefined ? [] : [{ mark: handOverMark(index), interfaceIndex }];
-    });
-    const routes = [
-      ...(await this.#wantedRoutes(family, targets)),
-      ...opened.map(({ mark, interfaceIndex }) => tunnelRoute(family, mark, interfaceIndex)),
-      ...ways.routes,
-    ];
-    const steeringRules = [
-      ...targets.map(({ index }) => steeringRule(family, steeringMark(index), steeringTable(index))),
-      ...opened.map(({ mark }) => steeringRule(family, mark, mark)),
-    ];
-    const rules = [...steeringRules, ...ways.rules];
-    const oldRules = await listOurRules(this.#route, family);
-    for (const rule of oldRules) if (!rules.some((other) => sameRule(rule, other))) await deleteRule(this.#route, rule);
-    const oldRoutes = await listOurRoutes(this.#route, family);
-    const places = new Set(routes.map(placeOf));
-    for (const entry of oldRoutes) if (!places.has(placeOf(entry))) await deleteRoute(this.#route, entry);
-    const there = new Set(oldRoutes.map(wayOf));
-    for (const entry of routes) if (!there.has(wayOf(entry))) await replaceRoute(this.#route, entry);
-    if (steeringRules.length === 0) await moveLocalRuleBack(this.#route, family);
-    else await moveLocalRuleBehindSteering(this.#route, family);
-    for (const rule of rules) if (!oldRules.some((other) => sameRule(rule, other))) await addRule(this.#route, rule);
-  }
-
-  async #wantedRoutes(family: AddressFamily, targets: readonly SteeringTarget[]): Promise<Route[]> {
-    if (targets.length === 0) return [];
-    const { index: trustedIndex } = await this.#trustedLink();
-    return targets.flatMap(({ index, gateways }) => {
-      const gateway = gateways.find((address) => familyOf(address) === family);
-      return gateway === undefined ? [] : [targetRoute(steeringTable(index), gateway, trustedIndex)];
+  /** Rules and routes of each IP version. */
+  async #routesFor(wanted: HostNetworkState, tunnels: ReadonlyMap<string, number>): Promise<HostRoutes[]> {
+    const { distributes } = byRole(wanted);
+    const trustedLink = wanted.targets.length === 0 ? null : (await this.#trustedLink()).index;
+    return families().map((family) => {
+      const isServed = distributes.some(({ address }) => familyOf(address) === family);
+      const back = returnWays(wanted.returnPaths, family, tunnels);
+      return hostRoutes(family, isServed ? wanted.targets : [], { trustedLink, tunnels }, back);
     });
   }
 
   /** ESP to a DVIPA waits for the steering. */
   async #applyQueue(distributes: readonly HostDvipa[], gateways: readonly string[]): Promise<void> {
     if (distributes.length === 0) {
-      if ((await listTable("inet", NFT_TABLE)) !== null) await deleteTable("inet", NFT_TABLE);
+      if ((await listTables("inet")).includes(NFT_TABLE)) await deleteTable("inet", NFT_TABLE);
       return;
     }
     const ends = { dvipas: distributes.map((dvipa) => dvipa.address), gateways };
@@ -327,13 +309,42 @@ export class HostNetwork {
   /** ESP comes from the trusted link alone; the first segments of connections that are opened here wait for their distributor. */
   async #applyTargetRules(targetOf: readonly HostDvipa[]): Promise<void> {
     if (targetOf.length === 0) {
-      if ((await listTable("inet", NFT_TARGET_TABLE)) !== null) await deleteTable("inet", NFT_TARGET_TABLE);
+      if ((await listTables("inet")).includes(NFT_TARGET_TABLE)) await deleteTable("inet", NFT_TARGET_TABLE);
       return;
     }
     const { name } = await this.#trustedLink();
     const addresses = targetOf.map(({ address }) => address);
     await applyRuleset(targetRuleset(NFT_TARGET_TABLE, addresses, name, `queue num ${OPENINGS_QUEUE}`));
   }
+}
+
+function byRole({ dvipas }: HostNetworkState): {
+  readonly distributes: readonly HostDvipa[];
+  readonly targetOf: readonly HostDvipa[];
+} {
+  return {
+    distributes: dvipas.filter(({ role }) => role === "distributor"),
+    targetOf: dvipas.filter(({ role }) => role === "target"),
+  };
+}
+
+/** Addresses of targets that get in GRE what this node has decrypted. */
+function tunnelEnds({ targets }: HostNetworkState): string[] {
+  return targets.flatMap(({ tunnel }) => tunnel ?? []);
+}
+
+/** The other ends of all GRE of this node. */
+function remotesOf(wanted: HostNetworkState): ReadonlySet<string> {
+  return new Set([...tunnelEnds(wanted), ...wanted.handedOver.map(({ distributor }) => distributor)]);
+}
+
+function tablesOf(wanted: HostNetworkState): string[] {
+  const { distributes, targetOf } = byRole(wanted);
+  return [
+    ...(distributes.length > 0 ? [NFT_TABLE] : []),
+    ...(targetOf.length > 0 ? [NFT_TARGET_TABLE] : []),
+    ...(remotesOf(wanted).size > 0 ? [GRE_TABLE] : []),
+  ];
 }
 
 function isIpv4({ address }: HostDvipa): boolean {
@@ -360,11 +371,6 @@ function sameAddress(a: NewAddress, b: NewAddress): boolean {
   return a.address === b.address && a.prefixBits === b.prefixBits && a.interfaceIndex === b.interfaceIndex;
 }
 
-function sameRule(a: RoutingRule, b: RoutingRule): boolean {
-  const isFrom = a.from?.address === b.from?.address && a.from?.ipProtocol === b.from?.ipProtocol;
-  return isFrom && a.mark?.value === b.mark?.value && a.table === b.table && a.priority === b.priority;
-}
-
 function inSubnet(address: string, { address: own, prefixBits }: InterfaceAddress): boolean {
   const a = ipToBytes(address);
   const b = ipToBytes(own);
@@ -374,31 +380,4 @@ function inSubnet(address: string, { address: own, prefixBits }: InterfaceAddres
     const mask = (0xff << (8 - bits)) & 0xff;
     return (byte & mask) === ((b[i] ?? 0) & mask);
   });
-}
-
-type SysctlRecord = SysctlJournal["before"];
-
-/** The first values of an earlier run that did not get to put them back. */
-function loadRecord(path: string, log: Log): SysctlRecord {
-  let text: string;
-  try {
-    text = readFileSync(path, "utf8");
-  } catch {
-    return [];
-  }
-  try {
-    return (JSON.parse(text) as { name: string[]; value: string }[]).map(({ name, value }) => ({ name, value }));
-  } catch (error) {
-    log.warn("the record of sysctl values is not readable: they stay as they are when this node stops", {
-      path,
-      reason: messageOf(error),
-    });
-    return [];
-  }
-}
-
-function saveRecord(path: string, record: SysctlRecord): void {
-  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
-  writeFileSync(`${path}.new`, JSON.stringify(record));
-  renameSync(`${path}.new`, path);
 }

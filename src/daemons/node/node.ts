@@ -26,6 +26,7 @@ import type { FilterRules } from "./filter-rules.ts";
 import { HostNetwork, NO_NETWORK_STATE, type HostDvipa, type HostNetworkState } from "./host-network.ts";
 import { loadIkeConfiguration, type IkeConfiguration } from "./ike-configuration.ts";
 import { probeKernel, withoutSuites } from "./kernel-suites.ts";
+import { NetworkWatch } from "./network-watch.ts";
 import { Openings } from "./openings.ts";
 import { ownDvipas, ownFilters, type OwnDvipa } from "./own-dvipas.ts";
 import type { ReturnPath } from "./return-ways.ts";
@@ -92,6 +93,7 @@ class Node {
   readonly #keeper: SaKeeper;
   readonly #route = NetlinkSocket.open(NETLINK_ROUTE);
   readonly #network: HostNetwork;
+  readonly #networkWatch: NetworkWatch;
   readonly #distributor: Distributor | null;
   readonly #coupling: CouplingLink;
   readonly #sockets: SocketWatch;
@@ -136,6 +138,11 @@ class Node {
       log: bus.log,
     });
     this.#network = new HostNetwork(this.#route, trustedAddress, join(options.run, "sysctls.json"), bus.log);
+    this.#networkWatch = new NetworkWatch({
+      missing: () => this.#serialNetwork(() => this.#network.missing()),
+      restore: () => this.#applyNetwork(),
+      ...{ clock: bus.clock, counters: bus.counters, log: bus.log },
+    });
     this.#coupling = new CouplingLink({
       bus,
       host: config.bus.coupling.host,
@@ -185,8 +192,11 @@ class Node {
       { name: "openings", start: started, stop: () => this.#openings.close() },
       {
         name: "host network",
-        start: started,
-        stop: () => this.#serialNetwork(() => this.#network.clear()),
+        start: synchronous(() => this.#networkWatch.start()),
+        stop: () => {
+          this.#networkWatch.close();
+          return this.#serialNetwork(() => this.#network.clear());
+        },
       },
       { name: "roles", start: started, stop: () => this.#stopRoles() },
       {
@@ -425,7 +435,7 @@ async function loadIke(options: NodeOptions, config: ClusterConfig, log: Log): P
   return { ...loaded, peers: withoutSuites(loaded.peers, await probeKernel(loaded.peers, log)) };
 }
 
-/** A stop that has nothing to wait for. */
+/** A start or stop that has nothing to wait for. */
 function synchronous(work: () => void): () => Promise<void> {
   return () => {
     work();

@@ -22,8 +22,6 @@ export interface ReturnWays {
   readonly routes: readonly Route[];
 }
 
-export const NO_WAYS: ReturnWays = { rules: [], routes: [] };
-
 /** A table for each DVIPA, whose routes say which destinations are its distributor's; all others go their usual way (R8). */
 export function returnWays(
   paths: readonly ReturnPath[],
