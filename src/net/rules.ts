@@ -101,7 +101,10 @@ export async function moveLocalRuleBehindSteering(route: NetlinkSocket, family: 
 
 /** Whether that is as `moveLocalRuleBehindSteering` leaves it. */
 export async function isLocalRuleBehindSteering(route: NetlinkSocket, family: AddressFamily): Promise<boolean> {
-  const [first, behind] = [await localRulesAt(route, family, 0), await localRulesAt(route, family, LOCAL_RULE_PRIORITY)];
+  const [first, behind] = [
+    await localRulesAt(route, family, 0),
+    await localRulesAt(route, family, LOCAL_RULE_PRIORITY),
+  ];
   return first.length === 0 && behind.length > 0;
 }
 

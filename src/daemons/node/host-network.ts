@@ -17,13 +17,7 @@ import { readSysctl, type SysctlName } from "../../net/sysctl.ts";
 import { EncapsulationSockets } from "./encapsulation-sockets.ts";
 import { addGreLinks, greLinks, greName, removeOtherGreLinks } from "./gre-links.ts";
 import { greRuleset, type GreTraffic, type HandedOver } from "./gre-ruleset.ts";
-import {
-  applyHostRoutes,
-  hostRoutes,
-  missingHostRoutes,
-  type HostRoutes,
-  type SteeringTarget,
-} from "./host-routes.ts";
+import { applyHostRoutes, hostRoutes, missingHostRoutes, type HostRoutes, type SteeringTarget } from "./host-routes.ts";
 import { ICMP_QUEUE } from "./icmp-errors.ts";
 import { OPENINGS_QUEUE } from "./openings.ts";
 import { RecordedSysctls } from "./recorded-sysctls.ts";

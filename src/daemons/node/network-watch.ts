@@ -14,10 +14,7 @@ const PAUSE_MS = 1_000;
 const RETRY_MS = 5_000;
 
 /** What tells of changes to the host's network, until it is closed. */
-export type NetworkEvents = (
-  onChange: () => void,
-  onFault: (error: unknown) => void,
-) => readonly { close(): void }[];
+export type NetworkEvents = (onChange: () => void, onFault: (error: unknown) => void) => readonly { close(): void }[];
 
 export interface NetworkWatchContext {
   /** What is not there any more, in words. */

@@ -25,9 +25,7 @@ describe("steeringRuleset", () => {
     const types = "{ destination-unreachable, time-exceeded, parameter-problem }";
     expect(both).toContain(`ip daddr @dvipas meta ipsec missing icmp type ${types} iifname != "lo" queue num 9\n`);
     const types6 = "{ destination-unreachable, packet-too-big, time-exceeded, parameter-problem }";
-    expect(both).toContain(
-      `ip6 daddr @dvipas6 meta ipsec missing icmpv6 type ${types6} iifname != "lo" queue num 9\n`,
-    );
+    expect(both).toContain(`ip6 daddr @dvipas6 meta ipsec missing icmpv6 type ${types6} iifname != "lo" queue num 9\n`);
     expect(both).toMatch(/chain own_errors \{\s*type filter hook output priority mangle; policy accept;\s*\}/);
   });
 
