@@ -1,4 +1,5 @@
 import type { Lab } from "./lab.ts";
+import { messageOf } from "../src/core/errors.ts";
 import { readXfrmStat } from "./counters.ts";
 import type { LabNetwork } from "./network.ts";
 
@@ -16,11 +17,11 @@ export async function describeLab(lab: Lab): Promise<string> {
   return parts.join("\n");
 }
 
-/** What the node's daemon has counted, if one answers. */
+/** What the node's daemon has counted, or why it does not say. */
 async function countersOf({ nodes }: Lab, name: string): Promise<string> {
   const daemon = nodes.find(({ node }) => node === name);
-  const status = await daemon?.status().catch(() => undefined);
-  return status === undefined ? "none" : JSON.stringify(status.counters);
+  if (daemon === undefined) return "no node of the cluster";
+  return daemon.status().then(({ counters }) => JSON.stringify(counters), messageOf);
 }
 
 async function describeNode(lab: Lab, node: string): Promise<string> {
