@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { GRE_KEY, GRE_NAME_PREFIX } from "../../net/ids.ts";
-import { addGreLink, deleteLink, listLinks } from "../../net/links.ts";
+import { addGreLink, deleteLink, listLinks, type Link } from "../../net/links.ts";
 import type { NetlinkSocket } from "../../net/netlink-socket.ts";
 
 /** What a client's packets have at most: those that do not fit with GRE travel in fragments over the trusted link. */
@@ -19,7 +19,7 @@ export async function addGreLinks(
   remotes: ReadonlySet<string>,
 ): Promise<ReadonlyMap<string, number>> {
   if (remotes.size === 0) return new Map();
-  const present = new Map((await listLinks(route)).map((link) => [link.name, link]));
+  const present = await linksByName(route);
   for (const remote of remotes) {
     const name = greName(local, remote);
     const link = present.get(name);
@@ -38,13 +38,17 @@ export async function greLinks(
   remotes: ReadonlySet<string>,
 ): Promise<ReadonlyMap<string, number>> {
   if (remotes.size === 0) return new Map();
-  const present = new Map((await listLinks(route)).map((link) => [link.name, link]));
+  const present = await linksByName(route);
   return new Map(
     [...remotes].flatMap((remote) => {
       const link = present.get(greName(local, remote));
       return link?.up === true ? [[remote, link.index] as const] : [];
     }),
   );
+}
+
+async function linksByName(route: NetlinkSocket): Promise<ReadonlyMap<string, Link>> {
+  return new Map((await listLinks(route)).map((link) => [link.name, link]));
 }
 
 /** Removes our GRE interfaces to all other nodes. */
