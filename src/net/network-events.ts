@@ -11,8 +11,8 @@ const RTNLGRP_IPV6_ROUTE = 11;
 const RTNLGRP_IPV6_RULE = 19;
 
 /**
- * Calls `onChange` when an interface, an address or an ip rule of the current namespace has changed, when a route of ours has gone, by whomever, or
- * when events were lost. With an IPv4 interface go its routes, of which the kernel says nothing (fib_table_flush).
+ * Calls `onChange` when an interface, an address or an ip rule of the current namespace has changed, when a route of ours has gone,
+ * by whomever, or when events were lost. With an interface go its IPv4 routes, of which the kernel says nothing (fib_table_flush).
  */
 export function watchNetwork(onChange: () => void, onFault: (error: unknown) => void): NetlinkSocket {
   return NetlinkSocket.open(NETLINK_ROUTE, {

@@ -196,8 +196,7 @@ export class Distributor {
     const targetIndex = (target: string, dvipa: string): number | null =>
       this.#targets.reaches(target, dvipa) ? this.#numbers.of(target) : null;
     this.#icmpErrors = new IcmpErrors({
-      ...{ nodeName, sas: this.#outbound, targetIndex },
-      targetOf: (connection) => this.#connections.targetOf(connection),
+      ...{ nodeName, sas: this.#outbound, connections: this.#connections, targetIndex },
       holderOf: async ({ id: sa, dvipa }, sequence) =>
         (await context.coupling.request("holderOf", { sa, dvipa, sequence })).node,
       ...{ clock, counters, log },

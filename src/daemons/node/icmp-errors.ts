@@ -7,7 +7,7 @@ import { ICMP_ERROR_MARK, steeringMark } from "../../net/ids.ts";
 import { openQueue, type PacketQueue, type QueuedPacket, type QueueOptions } from "../../net/nfqueue.ts";
 import { parseIcmpError, parseTcpError, type IcmpErrorFailure } from "../../sa/icmp-error.ts";
 import type { SharedSa } from "../../sa/spec.ts";
-import type { ConnectionKey } from "../../steer/connection-table.ts";
+import type { ConnectionTable } from "../../steer/connection-table.ts";
 import type { OutboundSas } from "../../steer/outbound-sas.ts";
 
 /** Number of the queue between the kernel and this; our choice. */
@@ -35,8 +35,7 @@ export interface IcmpErrorsContext {
   readonly sas: OutboundSas;
   /** Asks who was granted this sequence number of the SA; null when nobody knows. */
   readonly holderOf: (sa: SharedSa, sequence: number) => Promise<string | null>;
-  /** The target that has this connection; null when none has. */
-  readonly targetOf: (connection: ConnectionKey) => string | null;
+  readonly connections: Pick<ConnectionTable, "targetOf">;
   /** The number of a target, for its mark; null when packets to the DVIPA cannot be sent on to it. */
   readonly targetIndex: (target: string, dvipa: string) => number | null;
   /** The packets of the kernel; tests have their own. */
@@ -95,9 +94,9 @@ export class IcmpErrors {
 
   /** About this node's own connections, its kernel heeds it. */
   #sendOn(id: number, packet: Uint8Array): void {
-    const { targetOf, counters } = this.#context;
+    const { connections, counters } = this.#context;
     const connection = parseTcpError(packet);
-    const target = connection === null ? null : targetOf(connection);
+    const target = connection === null ? null : connections.targetOf(connection);
     if (connection === null || target === null) {
       this.#queue?.verdict(id, "accept");
       return;

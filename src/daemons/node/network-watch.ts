@@ -10,7 +10,7 @@ import { NFT_PREFIX } from "./host-network.ts";
 const BUNCH_MS = 20;
 /** And the next one no sooner than this: whoever changes the network all the time does not keep the node busy. Our choice. */
 const PAUSE_MS = 1_000;
-/** What could not be put back is tried again after this long, whether anything changes or not. Our choice. */
+/** What could not be read or put back is tried again after this long, whether anything changes or not. Our choice. */
 const RETRY_MS = 5_000;
 
 /** What tells of changes to the host's network, until it is closed. */
@@ -100,7 +100,7 @@ export class NetworkWatch {
     counters.add("network.restoreFailed");
     if (this.#isClosed || reason === this.#lastFault) return;
     this.#lastFault = reason;
-    log.error("this node's part of the host's network could not be put back: it is tried again", { reason });
+    log.error("this node's part of the host's network could not be read or put back: it is tried again", { reason });
   }
 }
 

@@ -9,7 +9,7 @@ import { readClusterFile } from "../../config/cluster-file.ts";
 import { systemClock } from "../../core/clock.ts";
 import { runUntilSignal, type Part } from "../parts.ts";
 import { Counters } from "../../core/counters.ts";
-import { EsplexError, messageOf } from "../../core/errors.ts";
+import { messageOf } from "../../core/errors.ts";
 import { createLog, type Log, type LogLevel } from "../../core/log.ts";
 import { listAddresses } from "../../net/addresses.ts";
 import { NETLINK_ROUTE, NetlinkSocket } from "../../net/netlink-socket.ts";
@@ -28,7 +28,7 @@ import { loadIkeConfiguration, type IkeConfiguration } from "./ike-configuration
 import { probeKernel, withoutSuites } from "./kernel-suites.ts";
 import { NetworkWatch } from "./network-watch.ts";
 import { Openings } from "./openings.ts";
-import { ownDvipas, ownFilters, type OwnDvipa } from "./own-dvipas.ts";
+import { ownDvipas, ownFilters, requireSamePlaces, type OwnDvipa } from "./own-dvipas.ts";
 import type { ReturnPath } from "./return-ways.ts";
 import { SaKeeper } from "./sa-keeper.ts";
 import { OWN_IKE, type SaSource } from "./sa-table.ts";
@@ -441,16 +441,4 @@ function synchronous(work: () => void): () => Promise<void> {
     work();
     return Promise.resolve();
   };
-}
-
-/** Who decrypts is a matter of routes and policies on every node. Throws `config.invalid` when a reload would change it. */
-function requireSamePlaces(own: readonly OwnDvipa[], before: FilterRules, now: FilterRules): void {
-  const moved = own.find(
-    ({ address }) =>
-      before.isAtDistributor(address) !== now.isAtDistributor(address) ||
-      before.handsOver(address) !== now.handsOver(address),
-  );
-  if (moved === undefined) return;
-  const what = `filter.at or gateways of ${moved.address}`;
-  throw new EsplexError("config.invalid", `dvipas: ${what} has changed: restart this node`);
 }

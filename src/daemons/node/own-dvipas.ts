@@ -1,4 +1,5 @@
 /** The DVIPAs that a node distributes, as its cluster file says, and what they want of its host's network. */
+import { EsplexError } from "../../core/errors.ts";
 import type { ClusterConfig } from "../../config/cluster-schema.ts";
 import type { Distribution } from "../../steer/choose.ts";
 import { FilterRules } from "./filter-rules.ts";
@@ -26,6 +27,18 @@ export function ownDvipas(config: ClusterConfig, nodeName: string): OwnDvipa[] {
 /** Their filters. */
 export function ownFilters(config: ClusterConfig, nodeName: string): FilterRules {
   return new FilterRules(config.dvipas.filter(({ distributor }) => distributor === nodeName));
+}
+
+/** Who decrypts is a matter of routes and policies on every node. Throws `config.invalid` when a reload would change it. */
+export function requireSamePlaces(own: readonly OwnDvipa[], before: FilterRules, now: FilterRules): void {
+  const moved = own.find(
+    ({ address }) =>
+      before.isAtDistributor(address) !== now.isAtDistributor(address) ||
+      before.handsOver(address) !== now.handsOver(address),
+  );
+  if (moved === undefined) return;
+  const what = `filter.at or gateways of ${moved.address}`;
+  throw new EsplexError("config.invalid", `dvipas: ${what} has changed: restart this node`);
 }
 
 /** All gateways, each with its DVIPA. */

@@ -25,7 +25,9 @@ class World {
       nodeName: "d1",
       sas: this.sas,
       holderOf: () => Promise.resolve("t2"),
-      targetOf: ({ port, clientPort }) => (port === 80 ? ({ 40_000: "t2", 40_001: "t9" }[clientPort] ?? null) : null),
+      connections: {
+        targetOf: ({ port, clientPort }) => (port === 80 ? ({ 40_000: "t2", 40_001: "t9" }[clientPort] ?? null) : null),
+      },
       targetIndex: (target) => (target === "t2" ? 2 : null),
       open: (options) => {
         this.#options = options;
