@@ -1,15 +1,14 @@
-import { sha256Hex } from "../crypto/hash.ts";
 import { EsplexError, isError, unreachable } from "../core/errors.ts";
 import { ipFromBytes, ipToBytes } from "../core/ip.ts";
 import { RateLimit } from "../core/rate-limit.ts";
 import { reportUse, runCommand } from "./commands.ts";
-import { CookieJar } from "./cookie.ts";
 import type { IkeEnvironment } from "./environment.ts";
-import { answerInit, statelessAnswer } from "./exchange/init.ts";
+import { answerInit, initKey, statelessAnswer } from "./exchange/init.ts";
 import { failureNotify, reasonOf } from "./exchange/failure.ts";
 import type { Endpoint, IkeEffect, IkeEvent, IkeSaSummary, Path } from "./events.ts";
 import { Initiations } from "./initiations.ts";
 import { onDemand, type OnDemand } from "./on-demand.ts";
+import { InitGate } from "./init-gate.ts";
 import { releaseHeard, reportInstall } from "./installation.ts";
 import { dvipaAt } from "./local-end.ts";
 import { hintUnknownEsp } from "./hints.ts";
@@ -44,7 +43,7 @@ export class IkeCore {
   readonly #settings: IkeSettings;
   readonly #table = new SessionTable();
   readonly #initiations = new Initiations();
-  readonly #cookies: CookieJar;
+  readonly #gate: InitGate;
   /** What the runner was told last; undefined when its timer has fired. */
   #wakeAtMs: number | null | undefined = null;
   /** Error answers outside of an IKE SA that this second still allows. */
@@ -54,10 +53,7 @@ export class IkeCore {
     this.#environment = environment;
     this.#settings = settings;
     this.#errorReplies = new RateLimit(settings.limits.errorRepliesPerSecond);
-    this.#cookies = new CookieJar(
-      (lengthBytes) => environment.randomBytes(lengthBytes),
-      settings.timing.cookieSecretMs,
-    );
+    this.#gate = new InitGate((lengthBytes) => environment.randomBytes(lengthBytes), settings);
   }
 
   /** Handles one event. No input from the network makes it throw. */
@@ -169,7 +165,7 @@ export class IkeCore {
     receive(step, this.#table, session, { path, bytes, message });
   }
 
-  /** Null when it cannot be read: counted, and answered where RFC 7296 wants that (§1.5, §2.5). */
+  /** Null when it cannot be read, or is not to be: counted, and answered where RFC 7296 wants that (§1.5, §2.5, §2.6). */
   #decode(step: Step, path: Path, bytes: Uint8Array): IkeMessage | null {
     let header: IkeHeader | null = null;
     try {
@@ -180,6 +176,7 @@ export class IkeCore {
         if (isNewer) this.#refuseUnprotected(step, path, header, NOTIFY.INVALID_MAJOR_VERSION);
         return null;
       }
+      if (isInitRequest(header) && !this.#gate.passes(step, this.#table, path, header, bytes)) return null;
       return decodeMessage(bytes);
     } catch (error) {
       if (!(error instanceof EsplexError)) throw error;
@@ -199,7 +196,7 @@ export class IkeCore {
       step.count("unexpectedInit");
       return;
     }
-    const key = [path.remote.address, path.remote.port, path.local.address, sha256Hex(bytes)].join(" ");
+    const key = initKey(path, bytes);
     const known = this.#table.byInit(key);
     if (known !== undefined) {
       step.count("initRepeated");
@@ -207,7 +204,7 @@ export class IkeCore {
       return;
     }
     try {
-      const response = answerInit(step, this.#table, this.#cookies, { path, bytes, message, key });
+      const response = answerInit(step, this.#table, { path, bytes, message, key });
       if (response !== null) step.emit({ kind: "send", ...path, bytes: response });
     } catch (error) {
       if (!(error instanceof EsplexError)) throw error;

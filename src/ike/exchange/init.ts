@@ -1,8 +1,8 @@
 import { dhGroup } from "../../crypto/dh.ts";
 import { EsplexError, invariant, isError } from "../../core/errors.ts";
+import { sha256Hex } from "../../crypto/hash.ts";
 import { certRequests } from "../auth/cert-requests.ts";
 import { hashNotify, readHashNotify } from "../auth/signature-hashes.ts";
-import type { CookieJar } from "../cookie.ts";
 import type { Path } from "../events.ts";
 import { deriveIkeKeys } from "../keys.ts";
 import { detectNat, NO_NAT, natDetectionNotifies } from "../nat.ts";
@@ -13,7 +13,6 @@ import type { SessionTable } from "../session-table.ts";
 import type { Step } from "../step.ts";
 import { ikeSuiteName } from "../suite.ts";
 import { EXCHANGE, IKE_SPI_BYTES, NOTIFY } from "../wire/constants.ts";
-import { WIRE_LIMITS } from "../wire/limits.ts";
 import { encodeMessage, type IkeMessage } from "../wire/message.ts";
 import { notify } from "../wire/notify.ts";
 import { findNotify, requirePayload, type Payload } from "../wire/payload.ts";
@@ -26,26 +25,24 @@ export interface InitRequest {
   readonly path: Path;
   readonly bytes: Uint8Array;
   readonly message: IkeMessage;
-  /** Names this very message from this very source. */
+  /** {@link initKey} of it. */
   readonly key: string;
 }
 
+/** Names this very message from this very source. */
+export function initKey({ local, remote }: Path, bytes: Uint8Array): string {
+  return [remote.address, remote.port, local.address, sha256Hex(bytes)].join(" ");
+}
+
 /**
- * Answers IKE_SA_INIT (RFC 7296 §1.2) and makes a half-open session. Nothing is kept when the answer is a COOKIE or
+ * Answers IKE_SA_INIT (RFC 7296 §1.2) and makes a half-open session. Nothing is kept when the answer is
  * INVALID_KE_PAYLOAD. Returns the answer, null for none. Throws `wire.*` and `peer.*`.
  */
-export function answerInit(
-  step: Step,
-  table: SessionTable,
-  cookies: CookieJar,
-  request: InitRequest,
-): Uint8Array | null {
+export function answerInit(step: Step, table: SessionTable, request: InitRequest): Uint8Array | null {
   const { payloads } = request.message;
   const sa = requirePayload(payloads, "sa");
   const ke = requirePayload(payloads, "ke");
   const { nonce: nonceI } = requirePayload(payloads, "nonce");
-  const demand = cookieDemand(step, table, cookies, request, nonceI);
-  if (demand !== null) return demand;
   if (isFull(step, table, request.path.remote.address)) return null;
 
   const { suite, answer } = chooseIke(
@@ -63,29 +60,6 @@ export function answerInit(
     return statelessAnswer(request.message.header.spiI, [notify(NOTIFY.INVALID_KE_PAYLOAD, wanted)]);
   }
   return createSession(step, table, request, { suite, answer, keValue: ke.value, nonceI });
-}
-
-/** Null when the request may pass: few are half open, or its cookie is ours. */
-function cookieDemand(
-  step: Step,
-  table: SessionTable,
-  cookies: CookieJar,
-  request: InitRequest,
-  nonceI: Uint8Array,
-): Uint8Array | null {
-  const { limits } = step.settings;
-  const { remote } = request.path;
-  const few =
-    table.unproven < limits.cookieThreshold && table.unprovenFrom(remote.address) < limits.cookieThresholdPerSource;
-  if (few) return null;
-  const subject = { nonceI, spiI: request.message.header.spiI, remote };
-  const received = findNotify(request.message.payloads, NOTIFY.COOKIE);
-  if (received !== undefined && received.data.length <= WIRE_LIMITS.cookieMaxBytes) {
-    if (cookies.verify(step.nowMs, subject, received.data)) return null;
-    step.count("wrongCookie");
-  }
-  step.count("cookieDemanded");
-  return statelessAnswer(request.message.header.spiI, [notify(NOTIFY.COOKIE, cookies.issue(step.nowMs, subject))]);
 }
 
 function isFull(step: Step, table: SessionTable, address: string): boolean {

@@ -3,9 +3,12 @@ import { toHex } from "../../../../src/core/bytes.ts";
 import { detectNat } from "../../../../src/ike/nat.ts";
 import { chooseIke } from "../../../../src/ike/proposal.ts";
 import { ikeSuiteName } from "../../../../src/ike/suite.ts";
-import { EXCHANGE } from "../../../../src/ike/wire/constants.ts";
+import { EXCHANGE, NOTIFY } from "../../../../src/ike/wire/constants.ts";
+import { decodeHeader } from "../../../../src/ike/wire/header.ts";
+import { outlineInit } from "../../../../src/ike/wire/init-outline.ts";
 import { decodeMessage, encodeMessage } from "../../../../src/ike/wire/message.ts";
-import { requirePayload } from "../../../../src/ike/wire/payload.ts";
+import { notify } from "../../../../src/ike/wire/notify.ts";
+import { findNotify, requirePayload } from "../../../../src/ike/wire/payload.ts";
 import { capturedMessages } from "../vectors.ts";
 
 const messages = capturedMessages();
@@ -28,6 +31,24 @@ const CHOICES: Readonly<Record<string, string>> = {
 };
 
 describe("IKE_SA_INIT requests of others", () => {
+  test("their outlines are what a whole decoding finds, with a cookie too", () => {
+    const requests = messages.flatMap(({ bytes, from }) => {
+      const message = decodeMessage(bytes);
+      return message.header.exchange === EXCHANGE.IKE_SA_INIT && from === "initiator" ? [message] : [];
+    });
+    expect(requests.length).toBeGreaterThan(3);
+    for (const { header, payloads } of requests) {
+      const cookie = notify(NOTIFY.COOKIE, Uint8Array.of(1, 2, 3));
+      for (const all of [payloads, [cookie, ...payloads]]) {
+        const bytes = encodeMessage(header, all);
+        expect(outlineInit(decodeHeader(bytes), bytes)).toEqual({
+          nonce: requirePayload(all, "nonce").nonce,
+          cookie: findNotify(all, NOTIFY.COOKIE)?.data ?? null,
+        });
+      }
+    }
+  });
+
   for (const { name, bytes, from, sourcePort, destinationPort } of messages) {
     const { header, payloads } = decodeMessage(bytes);
     if (header.exchange !== EXCHANGE.IKE_SA_INIT || from !== "initiator") continue;
