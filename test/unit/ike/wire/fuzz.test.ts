@@ -1,6 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { EsplexError } from "../../../../src/core/errors.ts";
+import { decodeHeader } from "../../../../src/ike/wire/header.ts";
+import { outlineInit } from "../../../../src/ike/wire/init-outline.ts";
 import { decodeMessage } from "../../../../src/ike/wire/message.ts";
 import { decodePayloads, encodePayloads } from "../../../../src/ike/wire/payload.ts";
 import { capturedMessages } from "../vectors.ts";
@@ -14,6 +16,12 @@ function onlyOurError(run: () => unknown): void {
     if (!(error instanceof EsplexError)) throw error;
     expect(error.code).toMatch(/^(wire\.|peer\.unsupportedCriticalPayload)/);
   }
+}
+
+/** All that a datagram goes through before it is known whose it is. */
+function read(bytes: Uint8Array): void {
+  onlyOurError(() => decodeMessage(bytes));
+  onlyOurError(() => outlineInit(decodeHeader(bytes), bytes));
 }
 
 const PAYLOAD_TYPES = [33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 53, 200];
@@ -41,9 +49,7 @@ describe("payload codecs", () => {
 });
 
 test("random bytes as a message throw only our error", () => {
-  fc.assert(
-    fc.property(fc.uint8Array({ maxLength: 200, size: "max" }), (bytes) => onlyOurError(() => decodeMessage(bytes))),
-  );
+  fc.assert(fc.property(fc.uint8Array({ maxLength: 200, size: "max" }), (bytes) => read(bytes)));
 });
 
 test("captured messages with changed, cut or added bytes throw only our error", () => {
@@ -57,7 +63,7 @@ test("captured messages with changed, cut or added bytes throw only our error", 
       (original, changes, cut) => {
         const bytes = original.slice(0, cut ?? original.length);
         for (const { at, value } of changes) if (at < bytes.length) bytes[at] = value;
-        onlyOurError(() => decodeMessage(bytes));
+        read(bytes);
       },
     ),
     { numRuns: 500 },
