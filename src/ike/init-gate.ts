@@ -14,7 +14,8 @@ import { notify } from "./wire/notify.ts";
 /**
  * What an IKE_SA_INIT request must show while many are half open, before it is worth reading: our COOKIE (RFC 7296 §2.6). More of
  * them than we ask for one in each second are a flood: then only those that come a second time are asked, since a real
- * initiator repeats its request (§2.1), and a packet of the flood costs little more than its way up to us.
+ * initiator repeats its request (§2.1), and a packet of the flood costs little more than its way up to us. A flood that repeats
+ * its requests as an initiator does is answered.
  */
 export class InitGate {
   readonly #cookies: CookieJar;
