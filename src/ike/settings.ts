@@ -4,8 +4,6 @@ export interface IkeLimits {
   readonly cookieThreshold: number;
   /** The same for one source address. */
   readonly cookieThresholdPerSource: number;
-  /** Cookies that strangers are asked for in each second at their first request: of a flood, those beyond must ask again. */
-  readonly cookiesPerSecond: number;
   readonly halfOpen: number;
   readonly halfOpenPerSource: number;
   /** Per peer of the cluster file and identity that it has proved. */
@@ -69,7 +67,6 @@ export const DEFAULT_IKE_SETTINGS: IkeSettings = {
   limits: {
     cookieThreshold: 64,
     cookieThresholdPerSource: 8,
-    cookiesPerSecond: 100,
     halfOpen: 1000,
     halfOpenPerSource: 32,
     ikeSasPerPeer: 16,

@@ -10,6 +10,7 @@ import { DVIPA } from "../../netns/layout.ts";
 import { Program } from "../../netns/program.ts";
 import type { StrongSwan } from "../../netns/strongswan.ts";
 import { ping, requestName } from "../../netns/traffic.ts";
+import type { Drop } from "../../src/daemons/node/drops.ts";
 import { DEFAULT_IKE_SETTINGS } from "../../src/ike/settings.ts";
 import { close, negotiate, statesOnEveryNode } from "../support/cluster-probes.ts";
 import { useLab } from "../support/lab-fixture.ts";
@@ -63,6 +64,10 @@ it(
     }
     await flood.assertRunning();
     await flood.stop("SIGKILL");
+    const withheld = ((await lab().distributor.ask("drops")) as readonly Drop[]).find(
+      ({ counter }) => counter === "esplex.init_withheld",
+    );
+    expect(withheld?.packets).toBeGreaterThan(0);
     const { counters } = await lab().distributor.status();
     // Cookies begin at the threshold; a few more were half open before they did.
     expect(counters["ike.initAnswered"]).toBeLessThanOrEqual(limits.halfOpen);

@@ -154,8 +154,13 @@ export const OTHER_DROPS: Readonly<Record<string, Explanation>> = {
   },
 };
 
-/** Of a target's nftables rulesets (`steering-ruleset.ts`, `gre-ruleset.ts`), by `TABLE.COUNTER`. */
+/** Of our nftables rulesets (`steering-ruleset.ts`, `init-ruleset.ts`, `gre-ruleset.ts`), by `TABLE.COUNTER`. */
 export const RULESET_DROPS: Readonly<Record<string, Explanation>> = {
+  "esplex.init_withheld": {
+    why: "at a distributor: an IKE_SA_INIT request that came for the first time, beyond 100 of those in a second",
+    advice:
+      "a flood from spoofed addresses, or very many clients that begin at once; clients get in, since they repeat their requests",
+  },
   "esplex-target.stray_ipsec": {
     why: "on a target: ESP or AH to a DVIPA that did not come over the trusted link",
     advice:

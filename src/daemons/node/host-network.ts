@@ -130,7 +130,7 @@ export class HostNetwork {
   /** Packets that our rulesets dropped since they were last written, by `TABLE.COUNTER`. */
   async dropped(): Promise<ReadonlyMap<string, number>> {
     const dropped = new Map<string, number>();
-    for (const table of [NFT_TARGET_TABLE, GRE_TABLE]) {
+    for (const table of [NFT_TABLE, NFT_TARGET_TABLE, GRE_TABLE]) {
       const counters = (await this.#isTableThere(table)) ? await listCounters("inet", table) : null;
       for (const [name, { packets }] of counters ?? []) dropped.set(`${table}.${name}`, packets);
     }

@@ -1,6 +1,7 @@
 import { FAMILIES, familyOf, type AddressFamily } from "../../net/inet-address.ts";
 import { ICMP_ERROR_MARK } from "../../net/ids.ts";
 import { NAT_T_PORT } from "../../sa/spec.ts";
+import { initGuard, type InitLimits } from "./init-ruleset.ts";
 
 const NFT = {
   set: { dvipas: { 2: "dvipas", 10: "dvipas6" }, gateways: { 2: "gateways", 10: "gateways6" } },
@@ -46,9 +47,17 @@ export interface SteeringVerdicts {
  * local input; of several first packets of one ICMP flow that come at once, as when the gate opens, only one is. Where somebody
  * else tracks connections, the DVIPAs' own packets, ESP, AH and IKE, are left out: neither a full table (a flood of IKE from
  * spoofed addresses would fill it) nor another ruleset's `ct state invalid` touches them.
+ *
+ * A flood of IKE_SA_INIT is thinned here (`initGuard`); `limits` are tests' own.
  */
-export function steeringRuleset(table: string, { dvipas, gateways }: IpsecEnds, verdicts: SteeringVerdicts): string {
+export function steeringRuleset(
+  table: string,
+  { dvipas, gateways }: IpsecEnds,
+  verdicts: SteeringVerdicts,
+  limits?: InitLimits,
+): string {
   const { families, sets, rules, icmpErrors } = matching({ dvipas, gateways });
+  const guard = initGuard(families, limits);
   const ownErrors = families.flatMap((family) => {
     const gateway = gateways.find((address) => familyOf(address) === family);
     if (gateway === undefined) return [];
@@ -62,6 +71,12 @@ export function steeringRuleset(table: string, { dvipas, gateways }: IpsecEnds, 
     delete table inet ${table}
     table inet ${table} {
       ${lines(sets)}
+      ${lines(guard.objects)}
+      ${lines(guard.chains)}
+      chain ike {
+        type filter hook prerouting priority mangle; policy accept;
+        ${lines(guard.matches.flatMap((match) => rules("daddr", match)))}
+      }
       chain untracked {
         type filter hook prerouting priority raw; policy accept;
         ${lines(rules("daddr", "meta l4proto { esp, ah } notrack"))}

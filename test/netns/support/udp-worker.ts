@@ -6,6 +6,7 @@ const BURST = 16;
 
 let stopped = false;
 let received = 0;
+let last = "";
 let running: Promise<{ sent: number; failed: number }> = Promise.resolve({ sent: 0, failed: 0 });
 
 interface Destination {
@@ -18,9 +19,20 @@ const handlers = {
   /** Counts datagrams to `port`. */
   listen: async ({ address, port }: Destination) => {
     const socket = await bound(address, port);
-    socket.on("message", () => received++);
+    socket.on("message", (payload) => {
+      received++;
+      last = payload.toString("hex");
+    });
   },
   received: () => received,
+  /** The last datagram, in hexadecimal digits. */
+  lastReceived: () => last,
+  /** Sends each of these, in hexadecimal digits, in their order. */
+  sendEach: async ({ payloads, ...to }: Destination & { payloads: readonly string[] }) => {
+    const socket = await bound(to.from ?? (to.address.includes(":") ? "::" : "0.0.0.0"), 0);
+    for (const payload of payloads) await sendOne(socket, to, Buffer.from(payload, "hex"));
+    socket.close();
+  },
   /** Sends `count` datagrams one after the other. */
   send: async ({ count, ...to }: Destination & { count: number }) => {
     const socket = await bound(to.from ?? (to.address.includes(":") ? "::" : "0.0.0.0"), 0);
@@ -67,6 +79,10 @@ async function bound(address: string, port: number): Promise<Socket> {
   return socket;
 }
 
-function sendOne(socket: Socket, { address, port }: Destination): Promise<boolean> {
-  return new Promise((resolve) => socket.send("esplex test", port, address, (error) => resolve(error === null)));
+function sendOne(
+  socket: Socket,
+  { address, port }: Destination,
+  payload: string | Buffer = "esplex test",
+): Promise<boolean> {
+  return new Promise((resolve) => socket.send(payload, port, address, (error) => resolve(error === null)));
 }

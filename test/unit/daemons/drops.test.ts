@@ -6,7 +6,7 @@ import { describe, expect, it } from "vitest";
 import { ICMP_DROPS, OTHER_DROPS, RULESET_DROPS, STEERING_DROPS } from "../../../src/daemons/node/drop-reasons.ts";
 import { explainDrops, type DropSources } from "../../../src/daemons/node/drops.ts";
 import { greRuleset } from "../../../src/daemons/node/gre-ruleset.ts";
-import { targetRuleset } from "../../../src/daemons/node/steering-ruleset.ts";
+import { steeringRuleset, targetRuleset } from "../../../src/daemons/node/steering-ruleset.ts";
 import { readXfrmStatistics } from "../../../src/xfrm/statistics.ts";
 
 const SOURCE = new URL("../../../src/", import.meta.url);
@@ -67,6 +67,7 @@ describe("the explanation of drops", () => {
 
   it("knows every counter of the rulesets", () => {
     const rulesets = [
+      steeringRuleset("esplex", { dvipas: ["192.0.2.100"], gateways: [] }, { ipsec: "accept", icmpErrors: "accept" }),
       targetRuleset("esplex-target", ["192.0.2.100"], "trust0", "queue num 1"),
       greRuleset("esplex-gre", { name: "trust0", address: "203.0.113.2" }, { peers: [], handedOver: [], returned: [] }),
     ];

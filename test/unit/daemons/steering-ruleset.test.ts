@@ -55,6 +55,22 @@ describe("steeringRuleset", () => {
     }
   });
 
+  it("thins IKE_SA_INIT requests alone, wherever IKE is answered", () => {
+    gateways = ["192.0.2.1"];
+    const both = text("192.0.2.100", "2001:db8::100");
+    gateways = [];
+    const plain = "udp dport 500 @th,208,8 34 @th,216,8 & 32 == 0 @th,128,64 0 goto init_500";
+    const marked = "udp dport 4500 @th,64,32 0 @th,240,8 34 @th,248,8 & 32 == 0 @th,160,64 0 goto init_4500";
+    for (const [header, set] of [
+      ["ip", "dvipas"],
+      ["ip", "gateways"],
+      ["ip6", "dvipas6"],
+    ]) {
+      for (const match of [plain, marked]) expect(both).toContain(`${header} daddr @${set} ${match}\n`);
+    }
+    expect(both).not.toContain("ip6 daddr @gateways6");
+  });
+
   it("does the same for gateways, but for ICMP errors: those are the host's own", () => {
     gateways = ["192.0.2.1", "2001:db8::1"];
     const both = text("192.0.2.100", "2001:db8::100");

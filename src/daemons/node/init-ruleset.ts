@@ -1,0 +1,102 @@
+import { EXCHANGE, FLAG_RESPONSE, PAYLOAD } from "../../ike/wire/constants.ts";
+import { AF_INET, type AddressFamily } from "../../net/inet-address.ts";
+import { NAT_T_PORT } from "../../sa/spec.ts";
+
+/** How many IKE_SA_INIT requests come up to IKE, in nftables' words (nft(8), limit statement). */
+export interface InitLimits {
+  /** Of those that come for the first time. */
+  readonly first: string;
+  /** Of those that seem to bring a COOKIE. */
+  readonly cookies: string;
+  /** Of those with one source address and one initiator's SPI, once they come again. */
+  readonly again: string;
+}
+
+/** Our choice: what IKE serves beside its work on a host that emulates another; a thousand clients that begin at once are let in. */
+const INIT_LIMITS: InitLimits = {
+  first: "100/second burst 1000 packets",
+  cookies: "1000/second burst 1000 packets",
+  again: "2/second burst 3 packets",
+};
+
+/** Requests that are remembered, of each IP version, and how long: initiators pause for no longer (strongSwan's longest: 42 s). Our choice. */
+const REMEMBERED = "flags dynamic,timeout; size 65536; timeout 60s;";
+
+/** Fields of the IKE header, in bits (RFC 7296 §3.1). */
+const SPI_R = 64;
+const NEXT_PAYLOAD = 128;
+const EXCHANGE_TYPE = 144;
+const FLAGS = 152;
+
+/** Where IKE begins, in bits behind the begin of the UDP header; on the NAT-T port behind a marker (RFC 3948 §2.2). */
+const IKE_PORTS = [
+  { port: 500, at: 64, marker: "" },
+  { port: NAT_T_PORT, at: 96, marker: "@th,64,32 0 " },
+] as const;
+
+/** Text for a ruleset. */
+export interface InitGuard {
+  /** Sets, limits and counters. */
+  readonly objects: readonly string[];
+  /** Chains that the rules lead to. */
+  readonly chains: readonly string[];
+  /** The ends of rules about packets to this host. */
+  readonly matches: readonly string[];
+}
+
+/**
+ * Keeps a flood of IKE_SA_INIT requests (RFC 7296 §2.6) in the kernel, where a packet of it costs least, and away from the queue of
+ * IKE's socket, out of which it would push all others. Beyond a number in each second a request passes when it comes again, as a
+ * real initiator's does (§2.1): from the same address with the same SPI. A flood that repeats its requests passes, and is asked for
+ * cookies; of one that fills the set within its time, and of clients beside it, only the number in each second passes.
+ */
+export function initGuard(families: readonly AddressFamily[], limits: InitLimits = INIT_LIMITS): InitGuard {
+  const sets = families.flatMap((family) =>
+    ["init_seen", "init_again"].map(
+      (name) => `set ${named(name, family)} { typeof ${keyAt(family, 64)}; ${REMEMBERED} }`,
+    ),
+  );
+  const withhold = 'counter name "init_withheld" drop';
+  const chains = IKE_PORTS.map(({ port, at }) => {
+    const keys = families.map((family) => ({ family, key: keyAt(family, at) }));
+    const isKnown = keys.map(({ family, key }) => `${key} @${named("init_seen", family)} goto init_again_${port}`);
+    const remember = keys.map(({ family, key }) => `add @${named("init_seen", family)} { ${key} }`);
+    const tooOften = keys.map(
+      ({ family, key }) =>
+        `update @${named("init_again", family)} { ${key} limit rate over ${limits.again} } ${withhold}`,
+    );
+    return `
+      chain init_${port} {
+        @th,${at + NEXT_PAYLOAD},8 ${PAYLOAD.NOTIFY} limit name "init_cookies" accept
+        limit name "init_first" accept
+        ${[...isKnown, ...remember].join("\n")}
+        ${withhold}
+      }
+      chain init_again_${port} {
+        ${tooOften.join("\n")}
+      }`;
+  });
+  const matches = IKE_PORTS.map(({ port, at, marker }) => {
+    const isRequest = `@th,${at + EXCHANGE_TYPE},8 ${EXCHANGE.IKE_SA_INIT} @th,${at + FLAGS},8 & ${FLAG_RESPONSE} == 0`;
+    return `udp dport ${port} ${marker}${isRequest} @th,${at + SPI_R},64 0 goto init_${port}`;
+  });
+  return {
+    objects: [
+      ...sets,
+      `limit init_first { rate ${limits.first} }`,
+      `limit init_cookies { rate ${limits.cookies} }`,
+      "counter init_withheld { }",
+    ],
+    chains,
+    matches,
+  };
+}
+
+function named(name: string, family: AddressFamily): string {
+  return family === AF_INET ? name : `${name}6`;
+}
+
+/** What tells one request from others: source and initiator's SPI; IKE begins at bit `at`. */
+function keyAt(family: AddressFamily, at: number): string {
+  return `${family === AF_INET ? "ip" : "ip6"} saddr . @th,${at},64`;
+}

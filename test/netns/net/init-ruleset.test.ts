@@ -1,0 +1,113 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { steeringRuleset } from "../../../src/daemons/node/steering-ruleset.ts";
+import { eventually } from "../support/eventually.ts";
+import { Namespace, veth } from "../support/namespace.ts";
+import type { UdpHandlers } from "../support/udp-worker.ts";
+import type { Worker } from "../support/worker.ts";
+import type { NetHandlers } from "./net-worker.ts";
+
+//  c 192.0.2.1, 2001:db8::1 ── veth0 ── 192.0.2.100, 2001:db8::100 n
+//
+// The ruleset of a distributor, with limits that do not grow again while the test runs: 3 new requests, 2 with a cookie, and
+// each that comes again once. It is new for each test.
+
+const V4 = "192.0.2.100";
+const V6 = "2001:db8::100";
+const LIMITS = { first: "1/day burst 3 packets", cookies: "1/day burst 2 packets", again: "1/day burst 1 packets" };
+const IKE_SA_INIT = 34;
+const IKE_AUTH = 35;
+const SA = 33;
+const NOTIFY = 41;
+const REQUEST = 0x08;
+const RESPONSE = 0x20;
+let parts: AsyncDisposable[] = [];
+let sender: Worker<UdpHandlers>;
+let receiver: Worker<UdpHandlers>;
+let net: Worker<NetHandlers>;
+let lastSpi = 1000;
+
+beforeAll(async () => {
+  const [c, n] = await Promise.all([Namespace.create("ic"), Namespace.create("in")]);
+  await veth(
+    { namespace: c, name: "veth0", addresses: ["192.0.2.1/24", "2001:db8::1/64"] },
+    { namespace: n, name: "veth0", addresses: [`${V4}/24`, `${V6}/64`] },
+  );
+  net = await n.worker<NetHandlers>("test/netns/net/net-worker.ts");
+  const udp = "test/netns/support/udp-worker.ts";
+  [sender, receiver] = await Promise.all([c.worker<UdpHandlers>(udp), n.worker<UdpHandlers>(udp)]);
+  for (const address of [V4, V6]) for (const port of [500, 4500]) await receiver.call("listen", { address, port });
+  parts = [net, sender, receiver, c, n];
+});
+
+afterAll(async () => {
+  for (const part of parts) await part[Symbol.asyncDispose]();
+});
+
+/** The header of an IKE message (RFC 7296 §3.1), in hexadecimal digits. */
+function message({
+  spiI = 0,
+  spiR = 0,
+  nextPayload = SA,
+  exchange = IKE_SA_INIT,
+  flags = REQUEST,
+}: Partial<Record<"spiI" | "spiR" | "nextPayload" | "exchange" | "flags", number>>): string {
+  const bytes = Buffer.alloc(28);
+  bytes.writeBigUInt64BE(BigInt(spiI), 0);
+  bytes.writeBigUInt64BE(BigInt(spiR), 8);
+  bytes.set([nextPayload, 0x20, exchange, flags], 16);
+  return bytes.toString("hex");
+}
+
+function requests(from: number, count: number, nextPayload = SA): string[] {
+  return Array.from({ length: count }, (_, i) => message({ spiI: from + i, nextPayload }));
+}
+
+describe.each([
+  { address: V4, port: 500 },
+  { address: V4, port: 4500 },
+  { address: V6, port: 500 },
+  { address: V6, port: 4500 },
+])("IKE to $address port $port", ({ address, port }) => {
+  const marker = port === 4500 ? "00000000" : "";
+
+  /** How many of these come up to the socket. A message that always does follows them: when it has come, they are decided about. */
+  async function passed(messages: readonly string[]): Promise<number> {
+    const before = await receiver.call("received", undefined);
+    const last = message({ spiI: ++lastSpi, spiR: 1, exchange: IKE_AUTH });
+    const payloads = [...messages, last].map((text) => marker + text);
+    await sender.call("sendEach", { address, port, payloads });
+    await eventually(
+      "the last message",
+      async () => (await receiver.call("lastReceived", undefined)) === payloads.at(-1),
+    );
+    return (await receiver.call("received", undefined)) - before - 1;
+  }
+
+  async function fresh(): Promise<void> {
+    const ends = { dvipas: [V4, V6], gateways: [] };
+    await net.call("applyRuleset", steeringRuleset("s", ends, { ipsec: "accept", icmpErrors: "accept" }, LIMITS));
+  }
+
+  it("lets in so many new requests, and who comes again, once in a while", async () => {
+    await fresh();
+    expect(await passed(requests(1, 10))).toBe(3);
+    expect(await passed(requests(11, 5))).toBe(0);
+    expect(await passed(requests(4, 2))).toBe(2);
+    expect(await passed(requests(4, 2))).toBe(0);
+    expect(await passed(requests(15, 1))).toBe(1);
+  });
+
+  it("lets in so many more that seem to bring a cookie", async () => {
+    await fresh();
+    expect(await passed(requests(1, 3))).toBe(3);
+    expect(await passed(requests(101, 4, NOTIFY))).toBe(2);
+    expect(await passed(requests(104, 1, NOTIFY))).toBe(1);
+  });
+
+  it("leaves everything else alone", async () => {
+    await fresh();
+    expect(await passed(requests(1, 5))).toBe(3);
+    expect(await passed([message({ spiI: 6, flags: RESPONSE }), message({ spiI: 7, spiR: 1 })])).toBe(2);
+    expect(await passed([message({ spiI: 8, exchange: IKE_AUTH, spiR: 1 }), "ff", ""])).toBe(3);
+  });
+});
