@@ -70,6 +70,8 @@ function serve(socket: Socket, handlers: ControlHandlers, log: Log): void {
     if (end < 0) return;
     const request = parseObject(text.slice(0, end));
     const command = request?.["command"];
+    // From here on it is the handler that takes its time.
+    socket.setTimeout(RESPONSE_MS);
     const handler = typeof command === "string" && Object.hasOwn(handlers, command) ? handlers[command] : undefined;
     if (handler === undefined) {
       answer({ error: `unknown command; known: ${Object.keys(handlers).join(", ")}` });

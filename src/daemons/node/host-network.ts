@@ -130,9 +130,11 @@ export class HostNetwork {
   /** Packets that our rulesets dropped since they were last written, by `TABLE.COUNTER`. */
   async dropped(): Promise<ReadonlyMap<string, number>> {
     const dropped = new Map<string, number>();
+    const tables = await this.#tables();
     for (const table of [NFT_TABLE, NFT_TARGET_TABLE, GRE_TABLE]) {
-      const counters = (await this.#isTableThere(table)) ? await listCounters("inet", table) : null;
-      for (const [name, { packets }] of counters ?? []) dropped.set(`${table}.${name}`, packets);
+      if (!tables.has(table)) continue;
+      for (const [name, { packets }] of (await listCounters("inet", table)) ?? [])
+        dropped.set(`${table}.${name}`, packets);
     }
     return dropped;
   }
@@ -221,18 +223,18 @@ export class HostNetwork {
       this.#sysctls.set(["net", "ipv4", "conf", nameOf(remote), "accept_local"], "1");
     }
     if (remotes.size === 0 && this.#hasGreTable !== false) {
-      if (await this.#isTableThere(GRE_TABLE)) await deleteTable("inet", GRE_TABLE);
+      if ((await this.#tables()).has(GRE_TABLE)) await deleteTable("inet", GRE_TABLE);
     }
     this.#hasGreTable = remotes.size > 0;
     return links;
   }
 
-  /** False where nftables does not answer, too: nobody has made a table there. */
-  async #isTableThere(name: string): Promise<boolean> {
+  /** Names of tables; none where nftables does not answer, too: nobody has made one there. */
+  async #tables(): Promise<ReadonlySet<string>> {
     try {
-      return (await listTables("inet")).includes(name);
+      return new Set(await listTables("inet"));
     } catch (error) {
-      if (error instanceof EsplexError) return false;
+      if (error instanceof EsplexError) return new Set();
       throw error;
     }
   }

@@ -19,8 +19,11 @@ const INIT_LIMITS: InitLimits = {
   again: "2/second burst 3 packets",
 };
 
-/** Requests that are remembered, of each IP version, and how long: initiators pause for no longer (strongSwan's longest: 42 s). Our choice. */
-const REMEMBERED = "flags dynamic,timeout; size 65536; timeout 60s;";
+/**
+ * Requests that are remembered, of each IP version: of 26,000 a second those of the last 10 s, in 30 MB of the kernel's memory. First pauses
+ * of initiators, by default: libreswan 0.5 s, OpenIKED 2 s, strongSwan 4 s. Our choice.
+ */
+const REMEMBERED = "flags dynamic,timeout; size 262144; timeout 10s;";
 
 /** Fields of the IKE header, in bits (RFC 7296 §3.1). */
 const SPI_R = 64;

@@ -3,10 +3,14 @@ import { once } from "node:events";
 import { mkdtemp, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { silentLog } from "../../../src/core/log.ts";
 import { callControl, serveControl, type ControlArguments } from "../../../src/daemons/control.ts";
 import { type Part, startParts } from "../../../src/daemons/parts.ts";
+
+/** A client that says nothing is cut off after 5 s. */
+const LONGER_THAN_A_REQUEST_MS = 5500;
 
 let directory = "";
 beforeAll(async () => void (directory = await mkdtemp(join(tmpdir(), "esplex-control-"))));
@@ -48,6 +52,13 @@ test("commands are answered, nonsense too, and the socket is the owner's alone",
   await expect(serveControl(path, {}, silentLog)).rejects.toMatchObject({ code: "config.invalid" });
   await server.close();
   await expect(callControl(path, "status")).rejects.toThrow(/is the daemon running/);
+});
+
+test("a command may take longer than its request", async () => {
+  const path = join(directory, "patient.sock");
+  const server = await serveControl(path, { slow: () => delay(LONGER_THAN_A_REQUEST_MS, "done") }, silentLog);
+  expect(await callControl(path, "slow")).toBe("done");
+  await server.close();
 });
 
 test("the socket of a killed process is replaced", async () => {
