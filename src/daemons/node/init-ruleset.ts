@@ -20,8 +20,9 @@ const INIT_LIMITS: InitLimits = {
 };
 
 /**
- * Requests that are remembered, of each IP version: of 26,000 a second those of the last 10 s, in 30 MB of the kernel's memory. First pauses
- * of initiators, by default: libreswan 0.5 s, OpenIKED 2 s, strongSwan 4 s. Our choice.
+ * Of each set, two for each IP version: 26,000 new requests a second for 10 s. A full set of new ones takes 30 MB of the kernel's
+ * memory (measured); one of those that came again, which have a limit each, more. First pauses of initiators, by default: libreswan
+ * 0.5 s, OpenIKED 2 s, strongSwan 4 s. Our choice.
  */
 const REMEMBERED = "flags dynamic,timeout; size 262144; timeout 10s;";
 
@@ -51,7 +52,8 @@ export interface InitGuard {
  * Keeps a flood of IKE_SA_INIT requests (RFC 7296 §2.6) in the kernel, where a packet of it costs least, and away from the queue of
  * IKE's socket, out of which it would push all others. Beyond a number in each second a request passes when it comes again, as a
  * real initiator's does (§2.1): from the same address with the same SPI. A flood that repeats its requests passes, and is asked for
- * cookies; of one that fills the set within its time, and of clients beside it, only the number in each second passes.
+ * cookies, however soon it does; of one that fills the set within its time, and of clients beside it, only the number in each second
+ * passes.
  */
 export function initGuard(families: readonly AddressFamily[], limits: InitLimits = INIT_LIMITS): InitGuard {
   const sets = families.flatMap((family) =>
