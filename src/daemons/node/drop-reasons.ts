@@ -157,7 +157,7 @@ export const OTHER_DROPS: Readonly<Record<string, Explanation>> = {
 /** Of our nftables rulesets (`steering-ruleset.ts`, `init-ruleset.ts`, `gre-ruleset.ts`), by `TABLE.COUNTER`. */
 export const RULESET_DROPS: Readonly<Record<string, Explanation>> = {
   "esplex.init_withheld": {
-    why: "at a distributor: an IKE_SA_INIT request beyond 100 new ones in a second (1,000 at once), or one that came again more than twice in a second",
+    why: "at a distributor: an IKE_SA_INIT request beyond 100 new ones in a second (1,000 at once) that did not come again, came again within 0.4 s, or was one of more than 1,000 in a second that did",
     advice:
       "a flood from spoofed addresses, or very many clients that begin at once; clients get in, since they repeat their requests",
   },

@@ -8,16 +8,25 @@ import type { NetHandlers } from "./net-worker.ts";
 
 //  c 192.0.2.1, 2001:db8::1 ── veth0 ── 192.0.2.100, 2001:db8::100 n
 //
-// The ruleset of a distributor, with limits that do not grow again while the test runs: 3 new requests, 2 with a cookie, and
-// each that comes again once. It is new for each test.
+// The ruleset of a distributor, with limits that do not grow again while the test runs: 3 new requests, 2 with a cookie, 4 that
+// come again; of one request 2, or only 1. It is new for each test.
 
 const V4 = "192.0.2.100";
 const V6 = "2001:db8::100";
-const LIMITS = { first: "1/day burst 3 packets", cookies: "1/day burst 2 packets", again: "1/day burst 1 packets" };
+const LIMITS = {
+  first: "1/day burst 3 packets",
+  cookies: "1/day burst 2 packets",
+  again: "1/day burst 4 packets",
+  each: "1/day burst 2 packets",
+};
+/** None comes again late enough. */
+const AT_ONCE = { ...LIMITS, each: "1/day burst 1 packets" };
 const IKE_SA_INIT = 34;
 const IKE_AUTH = 35;
 const SA = 33;
 const NOTIFY = 41;
+const COOKIE = 16390;
+const OTHER_NOTIFY = 16388;
 const REQUEST = 0x08;
 const RESPONSE = 0x20;
 let parts: AsyncDisposable[] = [];
@@ -43,23 +52,30 @@ afterAll(async () => {
   for (const part of parts) await part[Symbol.asyncDispose]();
 });
 
-/** The header of an IKE message (RFC 7296 §3.1), in hexadecimal digits. */
+/** The header of an IKE message (RFC 7296 §3.1), and a notify's if it is one's (§3.10), in hexadecimal digits. */
 function message({
   spiI = 0,
   spiR = 0,
-  nextPayload = SA,
+  notifyType = null,
   exchange = IKE_SA_INIT,
   flags = REQUEST,
-}: Partial<Record<"spiI" | "spiR" | "nextPayload" | "exchange" | "flags", number>>): string {
-  const bytes = Buffer.alloc(28);
+}: {
+  spiI?: number;
+  spiR?: number;
+  notifyType?: number | null;
+  exchange?: number;
+  flags?: number;
+}): string {
+  const bytes = Buffer.alloc(notifyType === null ? 28 : 36);
   bytes.writeBigUInt64BE(BigInt(spiI), 0);
   bytes.writeBigUInt64BE(BigInt(spiR), 8);
-  bytes.set([nextPayload, 0x20, exchange, flags], 16);
+  bytes.set([notifyType === null ? SA : NOTIFY, 0x20, exchange, flags], 16);
+  if (notifyType !== null) bytes.writeUInt16BE(notifyType, 34);
   return bytes.toString("hex");
 }
 
-function requests(from: number, count: number, nextPayload = SA): string[] {
-  return Array.from({ length: count }, (_, i) => message({ spiI: from + i, nextPayload }));
+function requests(from: number, count: number, notifyType: number | null = null): string[] {
+  return Array.from({ length: count }, (_, i) => message({ spiI: from + i, notifyType }));
 }
 
 describe.each([
@@ -83,9 +99,9 @@ describe.each([
     return (await receiver.call("received", undefined)) - before - 1;
   }
 
-  async function fresh(): Promise<void> {
+  async function fresh(limits = LIMITS): Promise<void> {
     const ends = { dvipas: [V4, V6], gateways: [] };
-    await net.call("applyRuleset", steeringRuleset("s", ends, { ipsec: "accept", icmpErrors: "accept" }, LIMITS));
+    await net.call("applyRuleset", steeringRuleset("s", ends, { ipsec: "accept", icmpErrors: "accept" }, limits));
   }
 
   it("lets in so many new requests, and who comes again, once in a while", async () => {
@@ -97,11 +113,24 @@ describe.each([
     expect(await passed(requests(15, 1))).toBe(1);
   });
 
-  it("lets in so many more that seem to bring a cookie", async () => {
+  it("lets in so many that come again", async () => {
+    await fresh();
+    expect(await passed(requests(1, 10))).toBe(3);
+    expect(await passed(requests(4, 7))).toBe(4);
+  });
+
+  it("does not take a request that is sent twice at once for one that comes again", async () => {
+    await fresh(AT_ONCE);
+    expect(await passed(requests(1, 3))).toBe(3);
+    expect(await passed(requests(4, 5).flatMap((text) => [text, text]))).toBe(0);
+  });
+
+  it("lets in so many more that bring a cookie", async () => {
     await fresh();
     expect(await passed(requests(1, 3))).toBe(3);
-    expect(await passed(requests(101, 4, NOTIFY))).toBe(2);
-    expect(await passed(requests(104, 1, NOTIFY))).toBe(1);
+    expect(await passed(requests(101, 4, OTHER_NOTIFY))).toBe(0);
+    expect(await passed(requests(201, 4, COOKIE))).toBe(2);
+    expect(await passed(requests(204, 1, COOKIE))).toBe(1);
   });
 
   it("leaves everything else alone", async () => {
