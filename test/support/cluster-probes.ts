@@ -81,6 +81,16 @@ export async function children(lab: Lab): Promise<readonly ChildSa[]> {
   return all.flatMap((sa) => sa.children);
 }
 
+/** Waits until IKE calls every Child SA active, which it does a moment after the last kernel has its states. */
+export async function activeChildren(lab: Lab): Promise<readonly ChildSa[]> {
+  let found: readonly ChildSa[] = [];
+  await until("IKE's Child SAs are active", SETTLE_LIMIT_MS, async () => {
+    found = await children(lab);
+    return found.length > 0 && found.every(({ state }) => state === "active");
+  });
+  return found;
+}
+
 /** From now on the client's IKE messages do not leave it. */
 export async function muteClient(lab: Lab): Promise<void> {
   await lab.network.run("client", ["nft", "-f", "-"], {
