@@ -61,9 +61,11 @@ async function underTraffic(
   await statesOnEveryNode(lab(), 2);
   const first = await onlySa(undefined);
   const kept = await keptByClient();
+  const stopped = await whatStopped(lab());
   const { sent, received } = await pingWhile(lab(), () => whileDownloading(() => work(first)), PINGS);
   expect(await nodeErrors()).toEqual(before);
-  expect(received, `${(await keptByClient()) - kept} kept by the client; ${await whatStopped(lab())}`).toBe(sent);
+  const told = `${(await keptByClient()) - kept} kept by the client; ${await whatStopped(lab())}; before: ${stopped}`;
+  expect(received, told).toBe(sent);
   await statesOnEveryNode(lab(), 2);
   await close(lab(), client);
   expect(await capture.stop()).toEqual({ droppedByKernel: 0 });
