@@ -111,7 +111,7 @@ describe("a live SA", () => {
       );
       return texts.every((text) => !text.includes("tmpl"));
     });
-    for (const daemon of lab().nodes) await daemon.waitFor("has no SA", SETTLE_LIMIT_MS, ({ sas }) => sas.length === 0);
+    for (const daemon of lab().nodes) expect((await daemon.status()).sas).toEqual([]);
   });
 });
 

@@ -83,12 +83,10 @@ export async function children(lab: Lab): Promise<readonly ChildSa[]> {
 
 /** Waits until IKE calls every Child SA active, which it does a moment after the last kernel has its states. */
 export async function activeChildren(lab: Lab): Promise<readonly ChildSa[]> {
-  let found: readonly ChildSa[] = [];
-  await until("IKE's Child SAs are active", SETTLE_LIMIT_MS, async () => {
-    found = await children(lab);
-    return found.length > 0 && found.every(({ state }) => state === "active");
+  return until("IKE's Child SAs are active", SETTLE_LIMIT_MS, async () => {
+    const all = await children(lab);
+    return all.length > 0 && all.every(({ state }) => state === "active") ? all : undefined;
   });
-  return found;
 }
 
 /** From now on the client's IKE messages do not leave it. */

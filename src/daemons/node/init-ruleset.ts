@@ -27,8 +27,8 @@ const INIT_LIMITS: InitLimits = {
 };
 
 /**
- * Of each set: 26,000 new requests a second for 10 s, longer than the first pauses. Both sets of an IP version take 92 MB of the
- * kernel's memory when full (measured). Our choice.
+ * Of each set: 26,000 new requests a second for 10 s, longer than the first pauses. Both of IPv4 take 92 MB of the kernel's memory
+ * when full (measured); IPv6's keys are 12 bytes longer. Our choice.
  */
 const REMEMBERED = "flags dynamic,timeout; size 262144; timeout 10s;";
 
@@ -60,7 +60,7 @@ export interface InitGuard {
  * Keeps a flood of IKE_SA_INIT requests (RFC 7296 §2.6) in the kernel, where a packet of it costs least, and away from the queue of
  * IKE's socket, out of which it would push all others. Beyond a number in each second a request passes when it comes again, as a
  * real initiator's does (§2.1): from the same address with the same SPI, after a pause. Of a flood that does so too, and of one that
- * fills the set within its time, only the number in each second passes, and of the clients beside it their share of that.
+ * fills the sets within their time, only so many a second pass, and of the clients beside it their share of those.
  */
 export function initGuard(families: readonly AddressFamily[], limits: InitLimits = INIT_LIMITS): InitGuard {
   const sets = families.flatMap((family) =>

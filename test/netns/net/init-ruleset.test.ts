@@ -26,7 +26,7 @@ const IKE_AUTH = 35;
 const SA = 33;
 const NOTIFY = 41;
 const COOKIE = 16390;
-const OTHER_NOTIFY = 16388;
+const NAT_DETECTION_SOURCE_IP = 16388;
 const REQUEST = 0x08;
 const RESPONSE = 0x20;
 let parts: AsyncDisposable[] = [];
@@ -128,7 +128,7 @@ describe.each([
   it("lets in so many more that bring a cookie", async () => {
     await fresh();
     expect(await passed(requests(1, 3))).toBe(3);
-    expect(await passed(requests(101, 4, OTHER_NOTIFY))).toBe(0);
+    expect(await passed(requests(101, 4, NAT_DETECTION_SOURCE_IP))).toBe(0);
     expect(await passed(requests(201, 4, COOKIE))).toBe(2);
     expect(await passed(requests(204, 1, COOKIE))).toBe(1);
   });
