@@ -85,9 +85,17 @@ export class Leases {
     return (this.#use.get(stateKey(id)) ?? new OutboundUse()).sent;
   }
 
-  /** The state is about to be added, born with this lease. */
-  born(id: StateId, { first, end }: SequenceRange): void {
-    this.#useOf(id).born(first, end, this.#nowMs());
+  /**
+   * Runs `add`, which adds the state, born with this lease; throws as it does. In its turn: a reading from before that finds no
+   * state must not take this one for dead, with all its numbers used.
+   */
+  async add(id: StateId, { first, end }: SequenceRange, add: () => Promise<void>): Promise<void> {
+    return this.#inOrder(id, async () => {
+      this.forget(id);
+      const bornMs = this.#nowMs();
+      await add();
+      this.#useOf(id).born(first, end, bornMs);
+    });
   }
 
   /** The kernel says that the state has died at its limit, after so many bytes. */

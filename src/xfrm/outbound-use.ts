@@ -50,7 +50,7 @@ export class OutboundUse {
     return { bytes: this.#bytes, packets: this.#packets, start: this.#start ?? this.#mark, now: this.#mark };
   }
 
-  /** A state is about to be added that may send the numbers `[first, end)`. */
+  /** A state was added that may send the numbers `[first, end)`. */
   born(first: bigint, end: bigint, nowMs: number): void {
     this.#start ??= { bytes: 0n, number: 0n };
     this.#last = { oseq: first - 1n, leftNumbers: end - first, lastSendable: end - 1n, bytes: 0n, atMs: nowMs };

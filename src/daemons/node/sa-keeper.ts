@@ -398,15 +398,14 @@ export class SaKeeper {
     await this.#convergence.serial(async () => {
       if (this.#table.get(entry.sa.id) !== entry) throw new EsplexError("cluster.unknownSa", "the SA is gone");
       refuseEspOffload();
-      this.#leases.forget(outboundId(entry.sa));
-      this.#leases.born(outboundId(entry.sa), range);
+      const state = outboundState(entry.sa, range, eventThresholdPackets);
       try {
-        await addState(this.#xfrm, outboundState(entry.sa, range, eventThresholdPackets));
+        await this.#leases.add(state.id, range, () => addState(this.#xfrm, state));
         entry.instances += 1;
       } catch (error) {
         // Somebody was faster (a flush, then the reconciler): the state is there, without numbers.
         if (!isErrno(error, "EEXIST")) throw error;
-        await this.#leases.install({ id: outboundId(entry.sa), esn: entry.sa.esn }, range, eventThresholdPackets);
+        await this.#leases.install({ id: state.id, esn: entry.sa.esn }, range, eventThresholdPackets);
       }
       this.#table.setAlive(entry, true);
     });

@@ -171,6 +171,17 @@ describeWithEsp("leases in the kernel", () => {
     expect(await lab.xfrm.call("getState", state.id)).toBeNull();
   });
 
+  it("a reading while the state is being added waits for it, and takes no number for sent", async () => {
+    await using lab = await Lab.create();
+    const state = await lab.parkedState({});
+    await lab.xfrm.call("deleteState", state.id);
+    const range = { first: 100n, end: 612n };
+    expect(await lab.xfrm.call("addAndRead", { state, range })).toMatchObject({ oseq: 99n, lastSendable: 611n });
+    await lab.udp.call("send", { address: R, port: PORT, count: 5 });
+    expect(await lab.xfrm.call("readLease", state.id)).toMatchObject({ oseq: 104n, lastSendable: 611n });
+    expect(await lab.xfrm.call("sentPackets", state.id)).toBe(5n);
+  });
+
   it("a parked state sends nothing: its first packet kills it", async () => {
     await using lab = await Lab.create();
     const state = await lab.parkedState({});
