@@ -70,6 +70,8 @@ export class SaKeeper {
   readonly #events: NetlinkSocket;
   readonly #traps: Traps;
   readonly #meter: UseMeter<Entry>;
+  /** By tunnel: an heir that is on its way into the kernel, parked. */
+  readonly #entering = new Map<number, Promise<void>>();
   readonly #table = new SaTable(({ source, sa }) => source === OWN_IKE && this.#filter.rules.handsOver(sa.dvipa));
   readonly #filter: SaFilter;
 
@@ -202,9 +204,7 @@ export class SaKeeper {
     if (entry === undefined || entry.outbound === "now" || endsAtDistributor(entry)) return;
     entry.outbound = "now";
     if (!this.#older(entry).some(({ runner }) => runner?.isNeeded === true)) {
-      this.#table.setAlive(entry, true);
-      await this.#convergence.apply();
-      await this.#startRunner(entry);
+      await this.#enterParked(entry);
     } else {
       // This node sends on the SA that is being replaced: the new state is born with its lease, no packet is lost.
       entry.runner = this.#runner(entry, false);
@@ -213,6 +213,23 @@ export class SaKeeper {
       this.#retireOlder(entry),
       new Promise<void>((resolve) => this.#context.clock.after(HAND_OVER_MS, resolve)),
     ]);
+  }
+
+  /**
+   * Puts an heir into the kernel while nobody here sends on the SA that it replaces. From then on the kernel may choose the heir's
+   * state, which its first packet kills: who wants a lease meanwhile waits, and gets it there (`wantLease`).
+   */
+  async #enterParked(heir: Entry): Promise<void> {
+    const { reqid } = heir.sa;
+    this.#table.setAlive(heir, true);
+    const work = this.#convergence.apply().then(() => this.#startRunner(heir));
+    const entering = work.catch(() => {});
+    this.#entering.set(reqid, entering);
+    try {
+      await work;
+    } finally {
+      if (this.#entering.get(reqid) === entering) this.#entering.delete(reqid);
+    }
   }
 
   /** Sends an SA in UDP to another port of its peer; resolves once the kernel does. */
@@ -270,6 +287,8 @@ export class SaKeeper {
 
   /** Resolves once this node's kernel can send on the tunnel. */
   async wantLease(tunnel: number): Promise<void> {
+    // Nothing is awaited where no heir comes: the next one must see that its predecessor is needed.
+    while (this.#entering.has(tunnel)) await this.#entering.get(tunnel);
     const runner = this.#table.sender(tunnel)?.runner ?? null;
     if (runner === null) throw new EsplexError("cluster.unknownSa", "the tunnel has no outbound SA on this node");
     await runner.want();

@@ -10,7 +10,8 @@ import { Namespace, veth } from "../support/namespace.ts";
 import type { UdpHandlers } from "../support/udp-worker.ts";
 import type { Worker } from "../support/worker.ts";
 import { GCM_128, testState } from "./fixtures.ts";
-import type { PlainState, XfrmHandlers } from "./xfrm-worker.ts";
+import type { PlainState } from "./plain.ts";
+import type { XfrmHandlers } from "./xfrm-worker.ts";
 
 // Extended numbers between two kernels around 2^32 (RFC 4303 appendix A2.2). Every `send` is another host of the
 // same SA: its state is new and born with that host's lease.

@@ -3,7 +3,7 @@ import { tunnelReqid } from "../../../src/net/ids.ts";
 import type { TrafficSelector } from "../../../src/sa/spec.ts";
 import { suiteLengths, type ChildSuite } from "../../../src/sa/suite.ts";
 import { ipProtocolOf } from "../../../src/xfrm/shadow.ts";
-import type { PlainSa, PlainState } from "./xfrm-worker.ts";
+import type { PlainSa, PlainState } from "./plain.ts";
 
 export const GCM_128: ChildSuite = { kind: "aes-gcm-16", keyBits: 128 };
 export const AH_256: ChildSuite = { kind: "ah", integrity: "hmac-sha2-256" };

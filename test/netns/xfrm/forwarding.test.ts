@@ -12,7 +12,8 @@ import { describeWithEsp } from "../support/kernel.ts";
 import { Namespace, veth } from "../support/namespace.ts";
 import type { Worker } from "../support/worker.ts";
 import { AH_256, GCM_128, mirrored, testSa } from "./fixtures.ts";
-import type { PlainSa, PlainWish, XfrmHandlers } from "./xfrm-worker.ts";
+import type { PlainSa } from "./plain.ts";
+import type { PlainWish, XfrmHandlers } from "./xfrm-worker.ts";
 
 //  c .1 ──── client network ──── .2 d (owns V)
 //    .1 ──── second cable ────── .3 t (V on lo, answers nobody who asks for it)

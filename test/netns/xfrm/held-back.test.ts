@@ -4,7 +4,8 @@ import type { NetHandlers } from "../net/net-worker.ts";
 import { describeWithEsp } from "../support/kernel.ts";
 import { Namespace, veth } from "../support/namespace.ts";
 import { mirrored, testSa } from "./fixtures.ts";
-import type { PlainSa, PlainWish, XfrmHandlers } from "./xfrm-worker.ts";
+import type { PlainSa } from "./plain.ts";
+import type { PlainWish, XfrmHandlers } from "./xfrm-worker.ts";
 
 //  c 192.0.2.1, 2001:db8::1 ──── veth ──── d (owns V)
 //

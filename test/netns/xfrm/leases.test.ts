@@ -9,7 +9,8 @@ import { Namespace, veth } from "../support/namespace.ts";
 import type { UdpHandlers } from "../support/udp-worker.ts";
 import type { Worker } from "../support/worker.ts";
 import { AH_256, testState } from "./fixtures.ts";
-import type { PlainState, XfrmHandlers } from "./xfrm-worker.ts";
+import type { PlainState } from "./plain.ts";
+import type { XfrmHandlers } from "./xfrm-worker.ts";
 
 // Numbers in test names are the invariants of src/xfrm/leases.ts.
 //

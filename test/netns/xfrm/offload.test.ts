@@ -9,7 +9,8 @@ import { IPPROTO_ESP } from "../../../src/xfrm/constants.ts";
 import type { TcpHandlers } from "../support/tcp-worker.ts";
 import type { Worker } from "../support/worker.ts";
 import { testSa, testState } from "./fixtures.ts";
-import type { PlainState, XfrmHandlers } from "./xfrm-worker.ts";
+import type { PlainState } from "./plain.ts";
+import type { XfrmHandlers } from "./xfrm-worker.ts";
 
 // The guard against ESP offload, with the kernel's own modules: QEMU's kernel has them.
 //

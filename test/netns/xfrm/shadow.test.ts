@@ -9,7 +9,8 @@ import { Namespace, veth } from "../support/namespace.ts";
 import type { UdpHandlers } from "../support/udp-worker.ts";
 import type { Worker } from "../support/worker.ts";
 import { AH_256, GCM_128, mirrored, testSa } from "./fixtures.ts";
-import type { PlainSa, PlainWish, XfrmHandlers } from "./xfrm-worker.ts";
+import type { PlainSa } from "./plain.ts";
+import type { PlainWish, XfrmHandlers } from "./xfrm-worker.ts";
 
 //   c (the peer) 192.0.2.1 ── veth ── 192.0.2.2 d (has the DVIPA 192.0.2.100)
 //   2001:db8::1                       2001:db8::2          2001:db8::100

@@ -4,7 +4,8 @@ import { describeWithEsp } from "../support/kernel.ts";
 import { Namespace } from "../support/namespace.ts";
 import { GCM_128, testState } from "./fixtures.ts";
 import type { Worker } from "../support/worker.ts";
-import type { PlainState, XfrmHandlers } from "./xfrm-worker.ts";
+import type { PlainState } from "./plain.ts";
+import type { XfrmHandlers } from "./xfrm-worker.ts";
 import { AH_SUITES, ESP_SUITES, suiteName } from "../../../src/sa/suite.ts";
 
 const A = "192.0.2.1";

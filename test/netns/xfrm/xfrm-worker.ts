@@ -2,7 +2,6 @@
 import { tunnelReqid } from "../../../src/net/ids.ts";
 import { isError } from "../../../src/core/errors.ts";
 import { silentLog } from "../../../src/core/log.ts";
-import { Secret } from "../../../src/core/secret.ts";
 import { NETLINK_XFRM, NetlinkSocket } from "../../../src/net/netlink-socket.ts";
 import { openEvents, type EventOptions } from "../../../src/xfrm/events.ts";
 import { Leases, type LeasedState } from "../../../src/xfrm/leases.ts";
@@ -20,17 +19,10 @@ import {
   type StateSpec,
 } from "../../../src/xfrm/states.ts";
 import { WantedParts } from "../../../src/xfrm/wanted-parts.ts";
-import type { SaHalf, SharedSa } from "../../../src/sa/spec.ts";
 import type { ChildSuite } from "../../../src/sa/suite.ts";
 import { push, serve } from "../support/serve.ts";
+import { secretKeys, sharedSa, type PlainSa, type PlainState } from "./plain.ts";
 
-type PlainHalf = { readonly spi: number; readonly encryptionKey: Uint8Array; readonly integrityKey: Uint8Array | null };
-/** An SA as it travels to the worker: test keys in plain bytes. */
-export type PlainSa = Omit<SharedSa, "inbound" | "outbound"> & {
-  readonly inbound: PlainHalf;
-  readonly outbound: PlainHalf;
-};
-export type PlainState = Omit<StateSpec, "encryptionKey" | "integrityKey"> & Omit<PlainHalf, "spi">;
 /** What a node should have. */
 export interface PlainWish {
   readonly sas: readonly { readonly sa: PlainSa; readonly options: ShadowOptions }[];
@@ -189,18 +181,8 @@ function gone(error: unknown): null {
   throw error;
 }
 
-function secretKeys({ encryptionKey, integrityKey }: Omit<PlainHalf, "spi">): Omit<SaHalf, "spi"> {
-  return {
-    encryptionKey: new Secret(encryptionKey),
-    integrityKey: integrityKey === null ? null : new Secret(integrityKey),
-  };
-}
-
 function wantedOf({ sas, guards }: PlainWish): Wanted {
-  const shadows = sas.map(({ sa, options }) => {
-    const half = (plain: PlainHalf): SaHalf => ({ spi: plain.spi, ...secretKeys(plain) });
-    return shadowOf({ ...sa, inbound: half(sa.inbound), outbound: half(sa.outbound) }, options);
-  });
+  const shadows = sas.map(({ sa, options }) => shadowOf(sharedSa(sa), options));
   return {
     states: shadows.flatMap((shadow) => shadow.states),
     policies: [
