@@ -12,7 +12,7 @@ import { InitGate } from "./init-gate.ts";
 import { releaseHeard, reportInstall } from "./installation.ts";
 import { dvipaAt } from "./local-end.ts";
 import { hintUnknownEsp } from "./hints.ts";
-import { receive } from "./receiving.ts";
+import { receive, receiveEarly } from "./receiving.ts";
 import { SessionTable } from "./session-table.ts";
 import { DEFAULT_IKE_SETTINGS, type IkeSettings } from "./settings.ts";
 import { Step } from "./step.ts";
@@ -60,6 +60,7 @@ export class IkeCore {
   step(event: IkeEvent): IkeEffect[] {
     const step = new Step(event.nowMs, this.#environment, this.#settings);
     this.#handle(step, event);
+    receiveEarly(step, this.#table);
     this.#initiations.run(step, this.#table);
     this.#initiations.settle(step);
     for (const effect of step.effects) {

@@ -5,28 +5,19 @@ import { handleCreateChild } from "./exchange/create-child.ts";
 import { failureNotify, isFatal, reasonOf } from "./exchange/failure.ts";
 import { handleInformational } from "./exchange/informational.ts";
 import { respond, respondAndClose, type Outcome } from "./exchange/outcome.ts";
-import type { Path } from "./events.ts";
 import { startInstall } from "./installation.ts";
 import { closeSession } from "./lifecycle.ts";
 import { follow } from "./moving.ts";
 import { answerSync, asksForSync, SYNC_MESSAGE_ID, takeSyncAnswer } from "./message-ids.ts";
 import type { Reassembly } from "./reassembly.ts";
 import { emitDatagrams, sendResponse } from "./sending.ts";
-import type { IkeSession, ResponseDraft } from "./session.ts";
+import type { IkeSession, ResponseDraft, SessionDatagram } from "./session.ts";
 import { isEstablished, type SessionTable } from "./session-table.ts";
 import type { Step } from "./step.ts";
 import { EXCHANGE, NOTIFY } from "./wire/constants.ts";
 import { openedContent, openedPayloads, openMessage, type OpenedMessage } from "./wire/encrypted.ts";
-import type { IkeMessage } from "./wire/message.ts";
 import { notify } from "./wire/notify.ts";
 import { findNotify, type EncryptedFragmentPayload, type EncryptedPayload, type Payload } from "./wire/payload.ts";
-
-/** A datagram that names one of our sessions. */
-export interface SessionDatagram {
-  readonly path: Path;
-  readonly bytes: Uint8Array;
-  readonly message: IkeMessage;
-}
 
 /**
  * Takes a message for a session: checks whom it comes from, its window place and its authenticity, in this order, then
@@ -70,6 +61,10 @@ function receiveRequest(step: Step, table: SessionTable, session: IkeSession, da
       }
     case "inProgress": {
       step.count("requestInProgress");
+      return;
+    }
+    case "early": {
+      keepEarly(step, table, session, datagram);
       return;
     }
     case "altered": {
@@ -264,6 +259,36 @@ function dispatch(
   // RFC 7296 §2.25.2: nothing new on an IKE SA that is being replaced or closed.
   step.count("temporaryFailure");
   return respond([notify(NOTIFY.TEMPORARY_FAILURE)]);
+}
+
+/**
+ * A peer should not ask on before it has its answer (RFC 7296 §2.3), but OpenIKED does: the DELETE of `ikectl reset` goes out behind a
+ * rekey of its own, and never again. A fragment is left to the peer's repetition.
+ */
+function keepEarly(step: Step, table: SessionTable, session: IkeSession, datagram: SessionDatagram): void {
+  const { header, payloads } = datagram.message;
+  const [sealed, ...others] = payloads;
+  if (sealed?.kind !== "encrypted" || others.length > 0 || table.early.has(session)) {
+    step.count("messageIdOutsideWindow");
+    return;
+  }
+  if (!expectedExchanges(session).includes(header.exchange)) {
+    step.count("unexpectedExchange");
+    return;
+  }
+  if (openSealed(step, session, datagram, sealed) === null) return;
+  step.count("requestEarly");
+  table.early.set(session, datagram);
+}
+
+/** Takes the requests that came early and whose turn has come: the one before them is answered. */
+export function receiveEarly(step: Step, table: SessionTable): void {
+  for (const [session, datagram] of table.early) {
+    if (session.requests.isBusy) continue;
+    table.early.delete(session);
+    table.touch(session);
+    receive(step, table, session, datagram);
+  }
 }
 
 function receiveResponse(step: Step, table: SessionTable, session: IkeSession, datagram: SessionDatagram): void {

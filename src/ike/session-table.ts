@@ -3,7 +3,7 @@ import { Deadlines } from "../core/deadlines.ts";
 import { localEndOf, type SharedSa } from "../sa/spec.ts";
 import type { Path } from "./events.ts";
 import { isNatted } from "./nat.ts";
-import type { Established, IkeSession } from "./session.ts";
+import type { Established, IkeSession, SessionDatagram } from "./session.ts";
 
 /** An IKE SA that is up. */
 export type EstablishedSession = IkeSession & { state: Established };
@@ -21,6 +21,8 @@ export function isEstablished(session: IkeSession): session is EstablishedSessio
 export class SessionTable {
   /** When each has something to do; kept by `timers.ts`. */
   readonly deadlines = new Deadlines<IkeSession>();
+  /** An authentic request that came while the one before it is worked on; kept by `receiving.ts`. */
+  readonly early = new Map<IkeSession, SessionDatagram>();
   readonly #bySpi = new Map<string, IkeSession>();
   readonly #byInit = new Map<string, IkeSession>();
   readonly #initKeys = new Map<IkeSession, string>();
@@ -166,6 +168,7 @@ export class SessionTable {
     this.#bySpi.delete(toHex(session.localSpi));
     for (const groups of [this.#byEnds, this.#byPeer, this.#byIdentity]) groups.remove(session);
     this.deadlines.delete(session);
+    this.early.delete(session);
     const initKey = this.#initKeys.get(session);
     if (initKey !== undefined) this.#byInit.delete(initKey);
     this.#initKeys.delete(session);

@@ -16,6 +16,7 @@ import { OwnRequests, RequestWindow, type Datagrams } from "./window.ts";
 import { ivBytes, sealFragments, sealMessage, type SealingKey } from "./wire/encrypted.ts";
 import type { IkeHeader } from "./wire/header.ts";
 import { WIRE_LIMITS } from "./wire/limits.ts";
+import type { IkeMessage } from "./wire/message.ts";
 import type { Payload } from "./wire/payload.ts";
 
 /*
@@ -73,6 +74,13 @@ export interface PeerInstall extends PendingInstall {
   readonly always: readonly Payload[];
   /** Payloads that follow when the SA is installed. */
   readonly success: readonly Payload[];
+}
+
+/** A datagram that names an IKE SA of ours. */
+export interface SessionDatagram {
+  readonly path: Path;
+  readonly bytes: Uint8Array;
+  readonly message: IkeMessage;
 }
 
 /** Where an answer goes and what it answers. */

@@ -13,6 +13,8 @@ export type RequestClass =
   | { readonly kind: "repeated"; readonly response: Datagrams }
   /** The last one again while we still work on it: the answer will come. */
   | { readonly kind: "inProgress" }
+  /** The next one while we still work on the last: its turn comes. */
+  | { readonly kind: "early" }
   /** The last one's ID on other bytes. */
   | { readonly kind: "altered" }
   | { readonly kind: "outside" };
@@ -43,6 +45,11 @@ export class RequestWindow {
     return this.#highestId;
   }
 
+  /** True while we work on the last request. */
+  get isBusy(): boolean {
+    return this.#last?.response === null;
+  }
+
   /** Expects this ID next, and forgets the last request; nothing changes when it has come that far already. */
   goOnFrom(nextId: number): void {
     if (nextId <= this.#nextId) return;
@@ -53,7 +60,7 @@ export class RequestWindow {
 
   /** `bytes` null: a fragment, which may repeat a request without its very bytes (RFC 7383 §2.6.1). */
   classify(messageId: number, bytes: Uint8Array | null): RequestClass {
-    if (messageId === this.#nextId) return this.#last?.response === null ? { kind: "outside" } : { kind: "new" };
+    if (messageId === this.#nextId) return this.isBusy ? { kind: "early" } : { kind: "new" };
     const last = this.#last;
     if (last?.messageId !== messageId) return { kind: "outside" };
     if (bytes !== null && last.digest !== sha256Hex(bytes)) return { kind: "altered" };

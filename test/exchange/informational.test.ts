@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { toHex } from "../../src/core/bytes.ts";
+import { DEFAULT_IKE_SETTINGS } from "../../src/ike/settings.ts";
 import { EXCHANGE, NOTIFY } from "../../src/ike/wire/constants.ts";
 import { decodeMessage, encodeMessage } from "../../src/ike/wire/message.ts";
 import { notify } from "../../src/ike/wire/notify.ts";
@@ -41,6 +42,60 @@ describe("requests of the peer", () => {
     expect(effects.find((effect) => effect.kind === "send")).toMatchObject(PATH);
     lab.pass(30_000);
     expect(lab.effects.filter((effect) => effect.kind === "send").at(-1)).toMatchObject(PATH);
+  });
+
+  /** The peer rekeys its Child SA while the kernels are slow. */
+  function rekeying(): { lab: Lab; client: Initiator; report: () => Uint8Array[] } {
+    const lab = new Lab();
+    const { client, child } = connect(lab);
+    lab.install = "silent";
+    expect(lab.deliver(client.createChildRequest(childWish(CLIENT, DVIPA), child).bytes)).toEqual([]);
+    const report = (): Uint8Array[] => {
+      const effects = lab.step({ kind: "childInstalled", nowMs: lab.nowMs, saId: lab.installed[1]?.id ?? "" });
+      return effects.flatMap((effect) => (effect.kind === "send" ? [effect.bytes] : []));
+    };
+    return { lab, client, report };
+  }
+
+  test("DELETE before the answer to a rekey, once (OpenIKED): waits for its turn", () => {
+    const { lab, client, report } = rekeying();
+    const request = client.request(EXCHANGE.INFORMATIONAL, [deleteIke]);
+    expect(lab.deliver(request)).toEqual([]);
+    expect(lab.count("requestEarly")).toBe(1);
+    expect(lab.states).toEqual(["established"]);
+    const exchanges = report().map((bytes) => decodeMessage(bytes).header.exchange);
+    expect(exchanges).toEqual([EXCHANGE.CREATE_CHILD_SA, EXCHANGE.INFORMATIONAL]);
+    expect(lab.states).toEqual(["closed"]);
+    expect(lab.saLog).toEqual(["install:0:now", "install:1:hold", "remove:0", "remove:1"]);
+  });
+
+  test("DELETE before the answer to a rekey that the kernels never report: taken when the time for it is over", () => {
+    const { lab, client } = rekeying();
+    lab.deliver(client.request(EXCHANGE.INFORMATIONAL, [deleteIke]));
+    const { installMs } = DEFAULT_IKE_SETTINGS.timing;
+    expect(lab.pass(installMs)).toHaveLength(2);
+    expect(lab.states).toEqual(["closed"]);
+  });
+
+  test("of requests that come too early one is kept, no forged one, no fragment, and none of another exchange", () => {
+    const { lab, client, report } = rekeying();
+    const early = client.request(EXCHANGE.INFORMATIONAL, []);
+    const { messageId } = decodeMessage(early).header;
+    const forged = early.with(-1, (early.at(-1) ?? 0) ^ 1);
+    expect(lab.deliver(forged)).toEqual([]);
+    expect(lab.deliver(client.seal(EXCHANGE.IKE_AUTH, messageId, false, []))).toEqual([]);
+    expect(lab.count("unexpectedExchange")).toBe(1);
+    client.nextId = messageId;
+    const fragments = client.fragments(EXCHANGE.INFORMATIONAL, [deleteIke], 576);
+    expect(fragments.map((fragment) => lab.deliver(fragment))).toEqual([[]]);
+    expect([lab.count("requestEarly"), lab.count("messageIdOutsideWindow")]).toEqual([0, 1]);
+    lab.deliver(early);
+    lab.deliver(client.seal(EXCHANGE.INFORMATIONAL, messageId, false, [deleteIke]));
+    expect([lab.count("requestEarly"), lab.count("messageIdOutsideWindow")]).toEqual([1, 2]);
+    expect(report()).toHaveLength(2);
+    expect(lab.states).toEqual(["established"]);
+    expect(lab.deliver(early)).toHaveLength(1);
+    expect(lab.count("requestRepeated")).toBe(1);
   });
 
   test("DELETE of the Child SA, then of the IKE SA", () => {

@@ -13,8 +13,11 @@ describe("the peer's requests", () => {
     expect(window.classify(1, bytes(1)).kind).toBe("new");
     window.begin(1, bytes(1));
     expect(window.classify(1, bytes(1)).kind).toBe("inProgress");
-    expect(window.classify(2, bytes(2)).kind).toBe("outside");
+    expect(window.isBusy).toBe(true);
+    expect(window.classify(2, bytes(2)).kind).toBe("early");
+    expect(window.classify(3, bytes(3)).kind).toBe("outside");
     window.finish([bytes(9)]);
+    expect(window.isBusy).toBe(false);
     expect(window.classify(1, bytes(1))).toEqual({ kind: "repeated", response: [bytes(9)] });
     expect(window.classify(1, bytes(2)).kind).toBe("altered");
     expect(window.classify(2, bytes(2)).kind).toBe("new");
