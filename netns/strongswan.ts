@@ -13,6 +13,8 @@ import { until } from "./until.ts";
  */
 const PLUGINS =
   "random nonce aes sha1 sha2 md5 hmac kdf drbg gmp openssl curve25519 gcm ccm ctr chapoly xcbc cmac pem pkcs1 pkcs8 x509 pubkey constraints revocation kernel-netlink socket-default vici updown";
+/** Never while a test runs. They differ: strongSwan puts the children of equal connections on one IKE SA. */
+const IKE_REKEY_TIME = { dvipa: "0", again: "24h" } as const;
 const START_LIMIT_MS = 30_000;
 
 /** What the client proposes and does; the defaults are those of the demo. */
@@ -38,6 +40,8 @@ export interface ClientSettings {
   readonly remoteSelectors: string;
   /** A certificate that the client shows instead of the key, with the authority that it believes; null: the key. */
   readonly certificate: ClientCertificate | null;
+  /** A second connection, `again`, with the same children: an IKE SA beside the first one. */
+  readonly hasAgain: boolean;
 }
 
 /** Files of a certificate in PEM. */
@@ -54,6 +58,7 @@ export interface ClientCertificate {
 /** Everything but the key. Lifetimes are off: a lab rekeys when a test asks for it. */
 export const DEFAULT_CLIENT: Omit<ClientSettings, "psk"> = {
   certificate: null,
+  hasAgain: false,
   proposals: "aes128gcm16-prfsha256-x25519,aes256-sha256-ecp256,aes256-sha256-modp2048",
   espProposals: "aes256gcm16,aes128gcm16,aes256-sha512,aes128-sha256",
   ahProposals: null,
@@ -68,6 +73,9 @@ export const DEFAULT_CLIENT: Omit<ClientSettings, "psk"> = {
 
 /** The names of the client's two child configurations, which are also IPsec modes. */
 export type ChildName = IpsecMode;
+
+/** The names of the client's connections; `again` is there when the settings say so. */
+export type ConnectionName = "dvipa" | "again";
 
 /** A stock strongSwan in a node of the lab. */
 export class StrongSwan {
@@ -144,13 +152,19 @@ export class StrongSwan {
   }
 
   /** Negotiates the child `name`; a failure is a result, with the exchange's log in `stdout`. */
-  async initiate(name: ChildName, limitSeconds = 30): Promise<CommandResult> {
-    return this.swanctl(["--initiate", "--child", name, "--timeout", String(limitSeconds), "--loglevel", "1"]);
+  async initiate(name: ChildName, limitSeconds = 30, connection: ConnectionName = "dvipa"): Promise<CommandResult> {
+    const wanted = ["--ike", connection, "--child", name];
+    return this.swanctl(["--initiate", ...wanted, "--timeout", String(limitSeconds), "--loglevel", "1"]);
   }
 
   /** Closes the IKE SA with everything under it, and waits for the answer. */
-  async terminate(limitSeconds = 30): Promise<CommandResult> {
-    return this.swanctl(["--terminate", "--ike", "dvipa", "--timeout", String(limitSeconds)]);
+  async terminate(limitSeconds = 30, connection: ConnectionName = "dvipa"): Promise<CommandResult> {
+    return this.swanctl(["--terminate", "--ike", connection, "--timeout", String(limitSeconds)]);
+  }
+
+  /** Makes the IKE SA and its children anew from IKE_SA_INIT on, then deletes the old ones. Returns before it is done. */
+  async reauthenticate(): Promise<CommandResult> {
+    return this.swanctl(["--rekey", "--ike", "dvipa", "--reauth"]);
   }
 
   /** Asks for a rekey of the child `name` with CREATE_CHILD_SA. Returns before it is done. */
@@ -187,6 +201,7 @@ function daemonConfiguration(directory: string): string {
   load = ${PLUGINS}
   install_routes = no
   install_virtual_ip = no
+  make_before_break = yes
   retransmit_timeout = 1.0
   retransmit_base = 1.4
   retransmit_tries = 5
@@ -222,13 +237,12 @@ function connectionConfiguration(network: LabNetwork, node: string, settings: Cl
         dpd_action = clear
       }
 `;
-  return `connections {
-  dvipa {
+  const connection = (name: ConnectionName): string => `  ${name} {
     version = 2
     local_addrs = ${network.addressOfClient(node)}
     remote_addrs = ${settings.remoteAddress ?? network.dvipa}
     proposals = ${settings.proposals}
-    rekey_time = 0
+    rekey_time = ${IKE_REKEY_TIME[name]}
     dpd_delay = ${settings.dpdDelaySeconds}s
     local { ${localAuth(settings)}
       id = ${settings.localIdentity} }
@@ -237,7 +251,9 @@ function connectionConfiguration(network: LabNetwork, node: string, settings: Cl
     children {
 ${child("transport")}${child("tunnel")}    }
   }
-}
+`;
+  return `connections {
+${connection("dvipa")}${settings.hasAgain ? connection("again") : ""}}
 secrets {
   ike-lab {
     id-local = ${settings.localIdentity}

@@ -42,7 +42,7 @@ export function takeAnswer(
       return;
     }
     case "deleteChild":
-      if (isEstablished(session)) finishDelete(step, session, request.saId);
+      if (isEstablished(session)) finishDelete(step, table, session, request.saId);
       break;
     case "rekeyChild":
     case "createChild":
@@ -71,7 +71,7 @@ function takeCreateChild(
   } catch (error) {
     if (!(error instanceof EsplexError)) throw error;
     step.count(reasonOf(error));
-    if (isEstablished(session)) beginDeleteIke(step, session, error.message);
+    if (isEstablished(session)) beginDeleteIke(step, table, session, error.message);
     return;
   }
   const refused = findError(payloads);
@@ -81,7 +81,7 @@ function takeCreateChild(
   } else if (request.kind === "rekeyIke") takeIkeAnswer(step, table, session, request.offer, payloads);
   else if (isEstablished(session)) {
     if (refused === null) installAnswer(step, table, session, request.offer, payloads);
-    else takeRefusal(step, session, request, refused);
+    else takeRefusal(step, table, session, request, refused);
   }
 }
 
@@ -110,7 +110,13 @@ function installAnswer(
   }
 }
 
-function takeRefusal(step: Step, session: EstablishedSession, request: ChildAnswered, refused: NotifyPayload): void {
+function takeRefusal(
+  step: Step,
+  table: SessionTable,
+  session: EstablishedSession,
+  request: ChildAnswered,
+  refused: NotifyPayload,
+): void {
   const { replaces } = request.offer.wish;
   const old = replaces === null ? undefined : session.state.children.get(replaces);
   const facts = { ...session.facts(), notify: notifyName(refused.type), replaces };
@@ -125,12 +131,12 @@ function takeRefusal(step: Step, session: EstablishedSession, request: ChildAnsw
   if (old === undefined) return;
   if (refused.type === NOTIFY.CHILD_SA_NOT_FOUND) {
     // RFC 7296 §2.25: deleted in silence, and one from scratch.
-    removeChild(step, session.state, old, "the peer does not have it any more");
+    removeChild(step, table, session.state, old, "the peer does not have it any more");
     session.own.enqueue({ kind: "createChild", wish: { ...heirOf(old), replaces: null }, group: null });
     return;
   }
   if (refuseForNow(step, old.life, refused.type === NOTIFY.TEMPORARY_FAILURE)) {
-    beginDeleteIke(step, session, "the peer answers TEMPORARY_FAILURE for minutes");
+    beginDeleteIke(step, table, session, "the peer answers TEMPORARY_FAILURE for minutes");
   }
 }
 

@@ -36,7 +36,7 @@ export function takeAuthAnswer(
   const agreed = { peer: state.peer, remoteIdentity, messageIdSync: announcesSync(payloads) };
   const established = establish(step, table, session, agreed);
   if (refused === null) takeFirstChild(step, table, established, state, payloads);
-  else failChild(step, established, state, notifyName(refused.type));
+  else failChild(step, table, established, state, notifyName(refused.type));
 }
 
 function readPayloads(step: Step, session: IkeSession, opened: OpenedMessage): Payload[] | null {
@@ -82,17 +82,18 @@ function takeFirstChild(
   } catch (error) {
     if (!(error instanceof EsplexError)) throw error;
     step.count(reasonOf(error));
-    failChild(step, session, { target }, error.message);
+    failChild(step, table, session, { target }, error.message);
   }
 }
 
 /** An IKE SA without the Child SA that it was made for is of no use. */
 function failChild(
   step: Step,
+  table: SessionTable,
   session: EstablishedSession,
   { target }: Pick<Authenticating, "target">,
   reason: string,
 ): void {
   step.outcomes.push({ target, ok: false });
-  beginDeleteIke(step, session, `no Child SA: ${reason}`);
+  beginDeleteIke(step, table, session, `no Child SA: ${reason}`);
 }

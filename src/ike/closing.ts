@@ -1,7 +1,7 @@
 import { removeAllChildren, removeChild } from "./lifecycle.ts";
 import { sendOwn } from "./sending.ts";
 import type { Child, IkeSession } from "./session.ts";
-import type { EstablishedSession } from "./session-table.ts";
+import type { EstablishedSession, SessionTable } from "./session-table.ts";
 import type { Step } from "./step.ts";
 import { protocolIdOf } from "./suite.ts";
 
@@ -14,11 +14,17 @@ export function beginDeleteChild(step: Step, session: IkeSession, child: Child):
 }
 
 /** A Child SA that must not be used for another moment goes at once; the peer hears of it. */
-export function expireChild(step: Step, session: EstablishedSession, child: Child, reason: string): void {
+export function expireChild(
+  step: Step,
+  table: SessionTable,
+  session: EstablishedSession,
+  child: Child,
+  reason: string,
+): void {
   step.count("childExpired");
   step.log("warn", "Child SA has reached its hard limit", { ...session.facts(), sa: child.sa.id, reason });
   const told = child.closing;
-  removeChild(step, session.state, child, reason, 0);
+  removeChild(step, table, session.state, child, reason, 0);
   if (told) return;
   const { suite, inbound } = child.sa;
   session.own.enqueue({ kind: "deleteSpi", protocol: protocolIdOf(suite), spi: inbound.spi });
@@ -26,9 +32,9 @@ export function expireChild(step: Step, session: EstablishedSession, child: Chil
 }
 
 /** The children go at once, the IKE SA when the peer has answered or is given up. */
-export function beginDeleteIke(step: Step, session: EstablishedSession, reason: string): void {
+export function beginDeleteIke(step: Step, table: SessionTable, session: EstablishedSession, reason: string): void {
   const { peer } = session.state;
-  removeAllChildren(step, session.state, reason);
+  removeAllChildren(step, table, session.state, reason);
   step.log("info", "IKE SA is being deleted", { ...session.facts(), reason });
   const closing: IkeSession = session;
   closing.state = { kind: "deleting", peerName: peer.name };

@@ -34,13 +34,13 @@ export function runCommand(step: Step, table: SessionTable, initiations: Initiat
       return;
     }
     case "rekeyChild": {
-      withChild(step, table, command.saId, (session, child) => rekeyNow(step, session, child));
+      withChild(step, table, command.saId, (session, child) => rekeyNow(step, table, session, child));
       return;
     }
     case "rekeyIke": {
       withIke(step, table, command.ikeSaId, (session) => {
         session.state.life.rekeyAtMs = step.nowMs;
-        runIkeLife(step, session);
+        runIkeLife(step, table, session);
       });
       return;
     }
@@ -103,10 +103,10 @@ function withChild(
 }
 
 /** As if its time had come; nothing happens to one that is replaced or deleted already. */
-function rekeyNow(step: Step, session: EstablishedSession, child: Child): void {
+function rekeyNow(step: Step, table: SessionTable, session: EstablishedSession, child: Child): void {
   if (!mayRekey(child)) return;
   child.life.rekeyAtMs = step.nowMs;
-  runChild(step, session, child);
+  runChild(step, table, session, child);
 }
 
 /** What all nodes have used of an SA: rekeys it at its soft limit, ends it at the hard one. */
@@ -114,8 +114,8 @@ export function reportUse(step: Step, table: SessionTable, saId: string, used: U
   withChild(step, table, saId, (session, child) => {
     const { life } = child;
     child.used = { bytes: used.bytes, packets: used.packets };
-    if (reaches(used, life.hard)) expireChild(step, session, child, "it has carried all that it may");
-    else if (reaches(used, life.soft) && life.failures === 0) rekeyNow(step, session, child);
+    if (reaches(used, life.hard)) expireChild(step, table, session, child, "it has carried all that it may");
+    else if (reaches(used, life.soft) && life.failures === 0) rekeyNow(step, table, session, child);
   });
 }
 
@@ -124,7 +124,7 @@ function deleteWhere(step: Step, table: SessionTable, wanted: (session: IkeSessi
   if (found.length === 0) step.count("commandForUnknownSa");
   for (const session of found) {
     table.touch(session);
-    if (isEstablished(session)) beginDeleteIke(step, session, "deleted by order");
+    if (isEstablished(session)) beginDeleteIke(step, table, session, "deleted by order");
     else if (session.state.kind !== "deleting") dropSession(step, table, session, "deleted by order");
   }
 }

@@ -66,18 +66,19 @@ export type IkeEvent =
 export type IkeEffect =
   | (Path & { readonly kind: "send"; readonly bytes: Uint8Array })
   /**
-   * Install the SA everywhere, then report `childInstalled` or `childInstallFailed`. `hold`: it replaces another SA of the
-   * same reqid; receive on it, but send on the old one until `useOutbound`. The runner owns (and wipes) the keys.
+   * Install the SA everywhere, then report `childInstalled` or `childInstallFailed`. `hold`: there is an older SA of the same
+   * reqid; receive on this one, but send on the old one until `useOutbound`. The runner owns (and wipes) the keys.
    */
   | { readonly kind: "installChild"; readonly sa: SharedSa; readonly outbound: "now" | "hold" }
+  /** Of the SAs of its reqid, send on this one; it may have been sent on before, and may be so now. */
   | { readonly kind: "useOutbound"; readonly saId: string }
   /** The peer's NAT has given it another port: an SA in UDP is sent there from now on. */
   | { readonly kind: "moveChild"; readonly saId: string; readonly peerUdpPort: number }
   /** One byte 0xff from port 4500, without a marker: keeps open the NAT that we are behind (RFC 3948 §2.3). */
   | (Path & { readonly kind: "keepalive" })
   /**
-   * Both directions, after so long: packets on an SA that was rekeyed may still be under way. May name an SA whose installation
-   * failed or was never reported.
+   * Both directions, after so long: packets on an SA that was rekeyed may still be under way. What follows waits for a switch to
+   * another SA that has begun, where there is time. May name an SA whose installation failed or was never reported.
    */
   | { readonly kind: "removeChild"; readonly saId: string; readonly reason: string; readonly afterMs: number }
   | { readonly kind: "count"; readonly name: string }
@@ -99,8 +100,8 @@ export interface ChildSaSummary {
   readonly inboundSpi: number;
   readonly outboundSpi: number;
   /**
-   * `held`: not yet used to send; `replaced`: a newer one is there; `redundant`: both ends rekeyed at once, and the other one
-   * stays; `closing`: our DELETE is on its way.
+   * `held`: an older one is still used to send; `replaced`: a newer one is there; `redundant`: both ends rekeyed at once, and
+   * the other one stays; `closing`: our DELETE is on its way.
    */
   readonly state: "installing" | "held" | "active" | "replaced" | "redundant" | "closing";
   /**

@@ -27,10 +27,10 @@ export function takeIkeAnswer(
 ): void {
   const refused = findError(payloads);
   if (refused !== null) {
-    takeRefusal(step, session, offer, refused);
+    takeRefusal(step, table, session, offer, refused);
     return;
   }
-  const agreed = readAgreed(step, session, offer, payloads);
+  const agreed = readAgreed(step, table, session, offer, payloads);
   if (agreed === null) return;
   const { state } = session;
   if (isEstablished(session)) replace(step, table, session, session, offer, agreed);
@@ -38,13 +38,19 @@ export function takeIkeAnswer(
 }
 
 /** Null when the peer has made an IKE SA that we cannot have: it is lost, and with it what hangs on it. */
-function readAgreed(step: Step, session: IkeSession, offer: IkeOffer, payloads: readonly Payload[]): AgreedIke | null {
+function readAgreed(
+  step: Step,
+  table: SessionTable,
+  session: IkeSession,
+  offer: IkeOffer,
+  payloads: readonly Payload[],
+): AgreedIke | null {
   try {
     return readIkeAnswer(session, offer, payloads);
   } catch (error) {
     if (!(error instanceof EsplexError)) throw error;
     step.count(reasonOf(error));
-    if (isEstablished(session)) beginDeleteIke(step, session, `unusable answer to our rekey: ${error.message}`);
+    if (isEstablished(session)) beginDeleteIke(step, table, session, `unusable answer to our rekey: ${error.message}`);
     return null;
   }
 }
@@ -110,7 +116,13 @@ function endInstallations(step: Step, session: EstablishedSession): void {
   if (ownPending !== null) failOwnInstall(step, session, ownPending, "the IKE SA was rekeyed");
 }
 
-function takeRefusal(step: Step, session: IkeSession, offer: IkeOffer, refused: NotifyPayload): void {
+function takeRefusal(
+  step: Step,
+  table: SessionTable,
+  session: IkeSession,
+  offer: IkeOffer,
+  refused: NotifyPayload,
+): void {
   step.count(`refusedByPeer.${notifyCounter(refused.type)}`);
   // The peer's own rekey was faster: ours is forgotten (RFC 7296 §2.8.2).
   if (session.state.kind === "rekeyed") sendOwn(step, session.state.heir);
@@ -123,6 +135,6 @@ function takeRefusal(step: Step, session: IkeSession, offer: IkeOffer, refused: 
   }
   step.log("warn", "the peer refuses to rekey the IKE SA", { ...session.facts(), notify: notifyName(refused.type) });
   if (refuseForNow(step, life, refused.type === NOTIFY.TEMPORARY_FAILURE)) {
-    beginDeleteIke(step, session, "the peer answers TEMPORARY_FAILURE for minutes");
+    beginDeleteIke(step, table, session, "the peer answers TEMPORARY_FAILURE for minutes");
   }
 }

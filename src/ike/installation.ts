@@ -1,7 +1,7 @@
 import { unreachable } from "../core/errors.ts";
 import { suiteName } from "../sa/suite.ts";
 import { beginDeleteChild } from "./closing.ts";
-import { removeChild, useOutbound } from "./lifecycle.ts";
+import { hasTwin, isReleased, removeChild, useOutbound } from "./lifecycle.ts";
 import { newChildLife, postpone } from "./lifetime.ts";
 import { alignPort } from "./moving.ts";
 import { sendOwn, sendResponse } from "./sending.ts";
@@ -24,8 +24,13 @@ export function startOwnInstall(step: Step, session: EstablishedSession, pending
   askForInstall(step, pending);
 }
 
-function askForInstall(step: Step, { sa, replaces }: PendingInstall): void {
-  step.emit({ kind: "installChild", sa, outbound: replaces === null ? "now" : "hold" });
+function askForInstall(step: Step, pending: PendingInstall): void {
+  step.emit({ kind: "installChild", sa: pending.sa, outbound: isHeld(pending) ? "hold" : "now" });
+}
+
+/** True for an SA whose tunnel has an older one: not sent on before the peer is known to have it. */
+function isHeld({ replaces, isTwin }: PendingInstall): boolean {
+  return replaces !== null || isTwin;
 }
 
 /** What the runner reported about an installation. */
@@ -40,7 +45,7 @@ export function reportInstall(step: Step, table: SessionTable, saId: string, rep
       return;
     }
     if (pending?.sa.id === saId) {
-      finishPeerInstall(step, session, pending, report);
+      finishPeerInstall(step, table, session, pending, report);
       return;
     }
     if (ownPending?.sa.id === saId) {
@@ -52,11 +57,17 @@ export function reportInstall(step: Step, table: SessionTable, saId: string, rep
   if (report.kind === "installed") step.emit({ kind: "removeChild", saId, reason: "installed too late", afterMs: 0 });
 }
 
-function finishPeerInstall(step: Step, session: EstablishedSession, pending: PeerInstall, report: InstallReport): void {
+function finishPeerInstall(
+  step: Step,
+  table: SessionTable,
+  session: EstablishedSession,
+  pending: PeerInstall,
+  report: InstallReport,
+): void {
   switch (report.kind) {
     case "installed": {
       session.state.pending = null;
-      placePeerHeir(step, session, addChild(step, session, pending));
+      placeOfPeer(step, table, session, addChild(step, session, pending));
       sendResponse(step, session, pending.answer, [...pending.always, ...pending.success]);
       return;
     }
@@ -77,7 +88,7 @@ function finishOwnInstall(
   switch (report.kind) {
     case "installed": {
       session.state.ownPending = null;
-      placeOwnHeir(step, session, addChild(step, session, pending));
+      placeOwn(step, session, addChild(step, session, pending));
       return;
     }
     case "failed":
@@ -90,11 +101,10 @@ function finishOwnInstall(
 
 function addChild(step: Step, session: EstablishedSession, pending: PendingInstall): Child {
   const { state } = session;
-  const { sa, replaces, isOurs, lowestNonce, group } = pending;
-  const untilMs = step.nowMs + step.settings.timing.outboundHoldMs;
+  const { sa, replaces, isOurs, lowestNonce, group, isTwin } = pending;
   const child: Child = {
-    ...{ sa, replaces, isOurs, lowestNonce, group },
-    held: replaces === null ? null : { replaces, untilMs },
+    ...{ sa, replaces, isOurs, lowestNonce, group, isTwin },
+    heldUntilMs: isHeld(pending) ? step.nowMs + step.settings.timing.outboundHoldMs : null,
     replacedBy: null,
     closing: false,
     redundantUntilMs: null,
@@ -117,12 +127,15 @@ function addChild(step: Step, session: EstablishedSession, pending: PendingInsta
 }
 
 /**
- * An heir that the peer asked for is sent on when the peer deletes the old SA (RFC 7296 §2.8), unless an heir of ours has won:
+ * What the peer asked for beside an older SA is sent on when the peer deletes that (RFC 7296 §2.8). An heir of ours may have won:
  * then the peer is to delete its own.
  */
-function placePeerHeir(step: Step, session: EstablishedSession, child: Child): void {
+function placeOfPeer(step: Step, table: SessionTable, session: EstablishedSession, child: Child): void {
   const { state } = session;
-  if (child.replaces === null) return;
+  if (child.replaces === null) {
+    if (child.isTwin && !hasTwin(table, child)) useOutbound(step, child);
+    return;
+  }
   const winner = [...state.children.values()].find(
     (other) => other.isOurs && other.replaces === child.replaces && !other.closing,
   );
@@ -133,12 +146,15 @@ function placePeerHeir(step: Step, session: EstablishedSession, child: Child): v
 }
 
 /**
- * An heir that we asked for is sent on at once, and the old SA deleted; unless the peer has rekeyed the same SA and ours has
- * the lowest nonce: then we delete ours (RFC 7296 §2.8.1).
+ * What we asked for is sent on at once, for the peer has it, and the SA that it replaces is deleted; unless the peer has rekeyed the
+ * same SA and ours has the lowest nonce: then we delete ours (RFC 7296 §2.8.1).
  */
-function placeOwnHeir(step: Step, session: EstablishedSession, child: Child): void {
+function placeOwn(step: Step, session: EstablishedSession, child: Child): void {
   const { state } = session;
-  if (child.replaces === null) return;
+  if (child.replaces === null) {
+    if (child.isTwin) useOutbound(step, child);
+    return;
+  }
   const isRival = (other: PendingInstall | Child | null): boolean =>
     other !== null && !other.isOurs && other.replaces === child.replaces;
   const installed = [...state.children.values()].find((other) => isRival(other) && !other.closing);
@@ -189,7 +205,8 @@ export function postponeRekey(step: Step, session: EstablishedSession, saId: str
 /** Starts sending on the SAs whose old one the peer has not deleted in time. */
 export function releaseHeld(step: Step, session: EstablishedSession): void {
   for (const child of session.state.children.values()) {
-    if (isReleased(child) && child.held !== null && step.nowMs >= child.held.untilMs) useOutbound(step, child);
+    const isOver = child.heldUntilMs !== null && step.nowMs >= child.heldUntilMs;
+    if (isOver && isReleased(child)) useOutbound(step, child);
   }
 }
 
@@ -201,14 +218,9 @@ export function releaseHeard(step: Step, table: SessionTable, saId: string): voi
   }
 }
 
-/** False for an heir that is to go again: it is never sent on. */
-export function isReleased(child: Child): boolean {
-  return !child.closing && child.redundantUntilMs === null;
-}
-
 /** Removes the Child SA that our DELETE named: the peer has answered. */
-export function finishDelete(step: Step, session: EstablishedSession, saId: string): void {
+export function finishDelete(step: Step, table: SessionTable, session: EstablishedSession, saId: string): void {
   const child = session.state.children.get(saId);
   if (child === undefined) return;
-  removeChild(step, session.state, child, child.replacedBy === null ? "deleted by order" : "rekeyed");
+  removeChild(step, table, session.state, child, child.replacedBy === null ? "deleted by order" : "rekeyed");
 }

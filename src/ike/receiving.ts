@@ -6,7 +6,7 @@ import { failureNotify, isFatal, reasonOf } from "./exchange/failure.ts";
 import { handleInformational } from "./exchange/informational.ts";
 import { respond, respondAndClose, type Outcome } from "./exchange/outcome.ts";
 import { startInstall } from "./installation.ts";
-import { closeSession } from "./lifecycle.ts";
+import { closeSession, removeAllChildren } from "./lifecycle.ts";
 import { follow } from "./moving.ts";
 import { answerSync, asksForSync, SYNC_MESSAGE_ID, takeSyncAnswer } from "./message-ids.ts";
 import type { Reassembly } from "./reassembly.ts";
@@ -142,6 +142,10 @@ function receiveNew(step: Step, table: SessionTable, session: IkeSession, datagr
         return;
       }
     case "respond":
+      // Before the answer, after which the peer need not have them any more: what else their tunnels have is sent on.
+      if (outcome.closeReason !== null && isEstablished(session)) {
+        removeAllChildren(step, table, session.state, outcome.closeReason);
+      }
       sendResponse(step, session, draft, outcome.payloads);
       if (outcome.closeReason !== null) closeSession(step, table, session, outcome.closeReason);
       return;
@@ -254,7 +258,7 @@ function dispatch(
 ): Outcome {
   const { state } = session;
   if (state.kind === "halfOpen") return handleAuth(step, table, session, state, { payloads, draft });
-  if (draft.exchange === EXCHANGE.INFORMATIONAL) return handleInformational(step, session, payloads);
+  if (draft.exchange === EXCHANGE.INFORMATIONAL) return handleInformational(step, table, session, payloads);
   if (isEstablished(session)) return handleCreateChild(step, table, session, { payloads, draft });
   // RFC 7296 §2.25.2: nothing new on an IKE SA that is being replaced or closed.
   step.count("temporaryFailure");

@@ -44,13 +44,15 @@ interface MadeChild {
   readonly lowestNonce: Uint8Array;
   /** Group of its own KE exchange; null without. */
   readonly group: number | null;
+  /** It replaces none, but its tunnel has others already: a peer that authenticates anew makes before it breaks. */
+  readonly isTwin: boolean;
 }
 
 /** A Child SA of this IKE SA. */
 export interface Child extends MadeChild {
   sa: SharedSa;
-  /** Set while it replaces another and is not yet sent on: the old one, and when the wait ends. */
-  held: { readonly replaces: string; readonly untilMs: number } | null;
+  /** Set while it is not yet sent on, for its tunnel has an older one: when the wait ends. */
+  heldUntilMs: number | null;
   /** The SA that replaced this one. */
   replacedBy: string | null;
   /** Our DELETE for it waits or is on the wire. */
@@ -289,7 +291,7 @@ function childState(child: Child): ChildSaSummary["state"] {
   if (child.closing) return "closing";
   if (child.redundantUntilMs !== null) return "redundant";
   if (child.replacedBy !== null) return "replaced";
-  return child.held === null ? "active" : "held";
+  return child.heldUntilMs === null ? "active" : "held";
 }
 
 function childSummary(sa: SharedSa, state: ChildSaSummary["state"]): ChildSaSummary {

@@ -1,7 +1,7 @@
 import { NAT_T_PORT } from "../sa/spec.ts";
-import { dropSession, mayRekey } from "./lifecycle.ts";
+import { dropSession, isReleased, mayRekey } from "./lifecycle.ts";
 import { beginDeleteChild, beginDeleteIke, expireChild } from "./closing.ts";
-import { failInstall, failOwnInstall, isReleased, releaseHeld } from "./installation.ts";
+import { failInstall, failOwnInstall, releaseHeld } from "./installation.ts";
 import { repeatSync } from "./message-ids.ts";
 import { emitDatagrams, isUndecided, sendOwn } from "./sending.ts";
 import type { Child, IkeSession } from "./session.ts";
@@ -48,10 +48,10 @@ function runSession(step: Step, table: SessionTable, session: IkeSession): void 
     if (outstanding?.kind === "synchronise" && isEstablished(session)) repeatSync(step, session, outstanding);
     else emitDatagrams(step, session.path, due);
   }
-  if (isEstablished(session)) runEstablished(step, session);
+  if (isEstablished(session)) runEstablished(step, table, session);
 }
 
-function runEstablished(step: Step, session: EstablishedSession): void {
+function runEstablished(step: Step, table: SessionTable, session: EstablishedSession): void {
   const { state } = session;
   const { pending, ownPending } = state;
   if (pending !== null && step.nowMs >= pending.deadlineMs) failInstall(step, session, pending, "no report in time");
@@ -63,8 +63,8 @@ function runEstablished(step: Step, session: EstablishedSession): void {
     session.keepaliveAtMs = step.nowMs + step.settings.timing.natKeepaliveMs;
     step.emit({ kind: "keepalive", ...session.path });
   }
-  for (const child of [...state.children.values()]) runChild(step, session, child);
-  if (!runIkeLife(step, session)) return;
+  for (const child of [...state.children.values()]) runChild(step, table, session, child);
+  if (!runIkeLife(step, table, session)) return;
   sendOwn(step, session);
   if (!session.own.idle || step.nowMs < state.lastHeardMs + step.settings.timing.dpdIdleMs) return;
   step.count("dpdSent");
@@ -78,10 +78,10 @@ function needsKeepalive({ nat, path }: IkeSession): boolean {
 }
 
 /** Ends, deletes or rekeys the Child SA when its time has come. */
-export function runChild(step: Step, session: EstablishedSession, child: Child): void {
+export function runChild(step: Step, table: SessionTable, session: EstablishedSession, child: Child): void {
   const { life, redundantUntilMs } = child;
   if (life.endsAtMs !== null && step.nowMs >= life.endsAtMs) {
-    expireChild(step, session, child, "its time is over");
+    expireChild(step, table, session, child, "its time is over");
     return;
   }
   if (redundantUntilMs !== null && step.nowMs >= redundantUntilMs) beginDeleteChild(step, session, child);
@@ -93,11 +93,11 @@ export function runChild(step: Step, session: EstablishedSession, child: Child):
 }
 
 /** Ends or rekeys the IKE SA when its time has come; false when it ended. */
-export function runIkeLife(step: Step, session: EstablishedSession): boolean {
+export function runIkeLife(step: Step, table: SessionTable, session: EstablishedSession): boolean {
   const { endsAtMs } = session.state.life;
   if (endsAtMs !== null && step.nowMs >= endsAtMs) {
     step.count("ikeExpired");
-    beginDeleteIke(step, session, "its time is over");
+    beginDeleteIke(step, table, session, "its time is over");
     return false;
   }
   const rekeyAtMs = ikeRekeyDeadline(session);
@@ -165,9 +165,9 @@ function deadlines(session: IkeSession, timing: IkeTiming): number[] {
 }
 
 function childDeadlines(session: EstablishedSession, child: Child): number[] {
-  const { held, life, redundantUntilMs, closing } = child;
+  const { heldUntilMs, life, redundantUntilMs, closing } = child;
   const possible = [
-    held !== null && isReleased(child) ? held.untilMs : null,
+    isReleased(child) ? heldUntilMs : null,
     life.endsAtMs,
     closing ? null : redundantUntilMs,
     rekeyDeadline(session, child),

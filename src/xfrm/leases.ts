@@ -109,6 +109,12 @@ export class Leases {
     this.#use.delete(stateKey(id));
   }
 
+  /** The state is taken out of the kernel: what it might still have sent since it was read last does not count. */
+  retire(id: StateId): void {
+    this.forget(id);
+    this.#use.get(stateKey(id))?.retired();
+  }
+
   /** Null when the state is gone. Throws `kernel.offload` (see `lastUsableOf`) when the tripwire has deleted it. */
   async read(id: StateId): Promise<LeaseReading | null> {
     return this.#inOrder(id, async () => {

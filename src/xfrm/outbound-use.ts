@@ -92,6 +92,11 @@ export class OutboundUse {
     this.#last = this.#written = null;
   }
 
+  /** We take the state away: the numbers that it has left go unused. */
+  retired(): void {
+    this.#last = this.#written = null;
+  }
+
   /** `writtenAt`: the last number when the write took effect; `from`: what the write made of it. */
   #wrote(writtenAt: bigint, after: Reading, nowMs: number, from = writtenAt): void {
     const before = this.#last;

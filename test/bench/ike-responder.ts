@@ -109,7 +109,7 @@ function psk(): Secret {
 
 function noActions(): ChildSaActions {
   const done = (): Promise<void> => Promise.resolve();
-  return { install: done, useOutbound: done, remove: done, movePeer: done };
+  return { install: done, useOutbound: done, untilSwitched: done, remove: done, movePeer: done };
 }
 
 /** As the node does it, without the numbers: the outbound state has none to send. */

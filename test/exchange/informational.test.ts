@@ -215,7 +215,7 @@ describe("requests of our own", () => {
     const [second] = lab.deliver(reply(client, first));
     expect(decodeMessage(second ?? new Uint8Array(0)).header.messageId).toBe(1);
     lab.deliver(reply(client, second));
-    expect(lab.saLog).toEqual(["install:0:now", "install:1:now", "remove:0", "remove:1"]);
+    expect(lab.saLog).toEqual(["install:0:now", "install:1:hold", "remove:0", "remove:1"]);
   });
 
   for (const how of ["deleteAll", "deleteIke", "deletePeer"] as const) {

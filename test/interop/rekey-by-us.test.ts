@@ -1,5 +1,6 @@
 /**
- * Rekeying begun by the distributor while ping and downloads run, also when the client rekeys at the same moment. Topology:
+ * Rekeying begun by the distributor while ping and downloads run, also when the client rekeys at the same moment; and a second SA of
+ * the same tunnel, as the client makes it when it authenticates anew. Topology:
  * `netns/layout.ts`. "0 packets lost" is counted by ping, whose interval is far below the time that a rekey takes. The window
  * is the largest and the rates are low: what is lost here is lost by a rekey, not by a lease that ran dry on a slow machine.
  */
@@ -7,7 +8,7 @@ import { afterEach, describe, expect, it } from "vitest";
 import { readClientDrops, readXfrmStat } from "../../netns/counters.ts";
 import { examineCapture } from "../../netns/evidence.ts";
 import { DVIPA } from "../../netns/layout.ts";
-import type { ChildName, StrongSwan } from "../../netns/strongswan.ts";
+import type { ChildName, ClientSettings, StrongSwan } from "../../netns/strongswan.ts";
 import { download, pingWhile } from "../../netns/traffic.ts";
 import type { SaStatus } from "../../src/daemons/node/status.ts";
 import { close, negotiate, statesOnEveryNode, whatStopped } from "../support/cluster-probes.ts";
@@ -20,6 +21,9 @@ const PINGS = { batch: 25, intervalSeconds: 0.04 };
 const TRANSFER_BYTES = 1_000_000;
 const PACE = { bytesPerSecond: 250_000, limitSeconds: 120 };
 const REKEYS = 5;
+const REAUTHENTICATIONS = 3;
+/** How often a second IKE SA comes and goes. */
+const SECONDS = 2;
 const WINDOW_PACKETS = 4096;
 const TEST_LIMIT_MS = 400_000;
 
@@ -52,12 +56,12 @@ async function order(sa: SaStatus): Promise<void> {
 /** Runs `work` under ping and a download; fails when a packet is lost, repeated, late or in clear. */
 async function underTraffic(
   mode: ChildName,
-  espProposals: string,
+  settings: Partial<ClientSettings>,
   work: (first: SaStatus) => Promise<void>,
 ): Promise<number> {
   const before = await nodeErrors();
   const capture = await lab().startCapture();
-  await negotiate(lab(), client, mode, { espProposals, replayWindowPackets: WINDOW_PACKETS });
+  await negotiate(lab(), client, mode, { ...settings, replayWindowPackets: WINDOW_PACKETS });
   await statesOnEveryNode(lab(), 2);
   const first = await onlySa(undefined);
   const kept = await keptByClient();
@@ -73,6 +77,14 @@ async function underTraffic(
   expect(wire).toMatchObject({ duplicates: [], cleartextPackets: 0 });
   expect(await readClientDrops(lab().network)).toEqual({ replay: 0, integrity: 0 });
   return wire.espFromDvipaBySpi.size;
+}
+
+/** Waits until the distributor sends on another SA than `not`, the newest. */
+async function newestSent(not: SaStatus): Promise<void> {
+  await lab().distributor.waitFor("sends on the newest SA", REKEY_LIMIT_MS, ({ sas }) => {
+    const newest = sas.at(-1);
+    return newest !== undefined && newest.id !== not.id && newest.outbound === "now";
+  });
 }
 
 /** Runs `work` once a download runs; downloads go on until it is done. */
@@ -121,7 +133,7 @@ describe("rekeying by the distributor", () => {
   ] as const)(
     "%s in %s mode loses no packet",
     async (_, mode, espProposals) => {
-      const spis = await underTraffic(mode, espProposals, async (first) => {
+      const spis = await underTraffic(mode, { espProposals }, async (first) => {
         let sa = first;
         for (let i = 0; i < REKEYS; i++) {
           await order(sa);
@@ -147,7 +159,7 @@ describe("both ends rekey at the same moment", () => {
   it(
     "one SA is left on every node, and no packet is lost",
     async () => {
-      await underTraffic("transport", "aes256gcm16-x25519", async (first) => {
+      await underTraffic("transport", { espProposals: "aes256gcm16-x25519" }, async (first) => {
         let sa = first;
         for (let i = 0; i < REKEYS; i++) {
           const [said] = await Promise.all([client.rekey("transport"), order(sa)]);
@@ -157,6 +169,42 @@ describe("both ends rekey at the same moment", () => {
       });
       const { counters } = await lab().distributor.status();
       expect(counters["ike.childRekeyBegun"]).toBeGreaterThanOrEqual(REKEYS);
+    },
+    TEST_LIMIT_MS,
+  );
+});
+
+describe("a second SA of the same tunnel", () => {
+  it.each(["transport", "tunnel"] as const)(
+    "reauthentication in %s mode, make before break, loses no packet",
+    async (mode) => {
+      const spis = await underTraffic(mode, {}, async (first) => {
+        let sa = first;
+        for (let i = 0; i < REAUTHENTICATIONS; i++) {
+          expect((await client.reauthenticate()).exitCode).toBe(0);
+          const next = await onlySa(sa);
+          expect(next).toMatchObject({ reqid: sa.reqid, mode });
+          sa = next;
+        }
+      });
+      expect(spis).toBe(1 + REAUTHENTICATIONS);
+    },
+    TEST_LIMIT_MS,
+  );
+
+  it(
+    "the younger one goes first: the older one is sent on again, and no packet is lost",
+    async () => {
+      const spis = await underTraffic("transport", { hasAgain: true }, async (first) => {
+        for (let i = 0; i < SECONDS; i++) {
+          const made = await client.initiate("transport", 30, "again");
+          expect(made.exitCode, made.stdout + made.stderr).toBe(0);
+          await newestSent(first);
+          expect((await client.terminate(30, "again")).exitCode).toBe(0);
+          expect(await onlySa(undefined)).toMatchObject({ id: first.id });
+        }
+      });
+      expect(spis).toBe(1 + SECONDS);
     },
     TEST_LIMIT_MS,
   );

@@ -30,6 +30,8 @@ export interface ChildSaActions {
   /** Resolves once the SA is in the kernels of the distributor and its targets. */
   install(sa: SharedSa, outbound: "now" | "hold"): Promise<void>;
   useOutbound(saId: string): Promise<void>;
+  /** Resolves once no switch between this SA and others of its tunnel is under way. */
+  untilSwitched(saId: string): Promise<void>;
   /** An SA in UDP goes to another port of its peer. */
   movePeer(saId: string, peerUdpPort: number): Promise<void>;
   remove(saId: string, reason: string): Promise<void>;
@@ -185,6 +187,8 @@ export class IkeRunner {
           this.#send(effect, NAT_KEEPALIVE);
           break;
         case "removeChild":
+          // Likewise: the switch may have begun with the peer's first packet on the other one.
+          if (effect.afterMs > 0) await this.#actions.untilSwitched(effect.saId);
           this.#remove(effect.saId, effect.reason, effect.afterMs);
           break;
         case "count":

@@ -29,6 +29,7 @@ import type { Prefix } from "../../xfrm/selectors.ts";
 import { addState, deleteState, stateKey, type SequenceRange, type StateSpec } from "../../xfrm/states.ts";
 import { Convergence } from "./convergence.ts";
 import type { CouplingLink } from "./coupling-link.ts";
+import { HandOver } from "./hand-over.ts";
 import { LeaseRunner } from "./lease-runner.ts";
 import { SaFilter } from "./sa-filter.ts";
 import { statusOf, totalsOf } from "./sa-status.ts";
@@ -37,8 +38,6 @@ import type { FilterStatus, SaStatus, SaTotals } from "./status.ts";
 import { Traps, type TrapsContext } from "./traps.ts";
 import { UseMeter, type UseMeterContext } from "./use-meter.ts";
 
-/** A rekeyed SA takes over from one that sends; its peer must not wait longer for the switch. Our choice. */
-const HAND_OVER_MS = 2_000;
 /** SAs whose kernel states are read beside each other, of thousands. Our choice. */
 const READ_AT_ONCE = 64;
 /** Room for a burst of kernel events, in bytes; the kernel clamps it to net.core.rmem_max. */
@@ -70,8 +69,7 @@ export class SaKeeper {
   readonly #events: NetlinkSocket;
   readonly #traps: Traps;
   readonly #meter: UseMeter<Entry>;
-  /** By tunnel: an heir that is on its way into the kernel, parked. */
-  readonly #entering = new Map<number, Promise<void>>();
+  readonly #handOver: HandOver;
   readonly #table = new SaTable(({ source, sa }) => source === OWN_IKE && this.#filter.rules.handsOver(sa.dvipa));
   readonly #filter: SaFilter;
 
@@ -92,6 +90,13 @@ export class SaKeeper {
       prepare: (options) => this.#filter.cover(options),
     });
     this.#leases = new Leases(this.#xfrm);
+    this.#handOver = new HandOver({
+      ...context,
+      ...{ table: this.#table, leases: this.#leases },
+      apply: () => this.#convergence.apply(),
+      newRunner: (entry) => this.#runner(entry, false),
+      startRunner: (entry) => this.#startRunner(entry),
+    });
     this.#events = openEvents({
       groups: ["AEVENTS", "EXPIRE", "SA"],
       onEvent: (event) => this.#onEvent(event),
@@ -181,11 +186,18 @@ export class SaKeeper {
     const gone = [...this.#table.values()].filter((entry) => entry.source === source && !wanted.has(entry.sa.id));
     for (const entry of gone) this.#drop(entry);
     const fresh: Entry[] = [];
+    const heirs: string[] = [];
+    const sendingTunnels = new Set(
+      [...this.#table.values()].flatMap(({ sa, outbound }) => (outbound === "now" ? [sa.reqid] : [])),
+    );
     for (const item of kept) {
       const known = this.#table.get(item.sa.id);
       if (known === undefined) {
         this.#table.checkIds(item.sa);
-        fresh.push(this.#table.enter(source, item));
+        // This node missed the switch to it.
+        const isHeir = item.outbound === "now" && sendingTunnels.has(item.sa.reqid);
+        if (isHeir) heirs.push(item.sa.id);
+        fresh.push(this.#table.enter(source, isHeir ? { ...item, outbound: "hold" } : item));
         continue;
       }
       if (known.sa !== item.sa) wipeSaKeys(item.sa);
@@ -196,40 +208,14 @@ export class SaKeeper {
     await this.#convergence.apply();
     for (const { sa } of gone) wipeSaKeys(sa);
     await mapInParts(fresh, READ_AT_ONCE, (entry) => this.#startRunner(entry));
+    for (const id of heirs) await this.useOutbound(id);
   }
 
-  /** New packets use the SA from now on; resolves once they can, at the latest after `HAND_OVER_MS`. */
+  /** New packets use the SA from now on; resolves once they can, or after a while (`HandOver`). */
   async useOutbound(saId: string): Promise<void> {
     const entry = this.#table.get(saId);
     if (entry === undefined || entry.outbound === "now" || endsAtDistributor(entry)) return;
-    entry.outbound = "now";
-    if (!this.#older(entry).some(({ runner }) => runner?.isNeeded === true)) {
-      await this.#enterParked(entry);
-    } else {
-      // This node sends on the SA that is being replaced: the new state is born with its lease, no packet is lost.
-      entry.runner = this.#runner(entry, false);
-    }
-    await Promise.race([
-      this.#retireOlder(entry),
-      new Promise<void>((resolve) => this.#context.clock.after(HAND_OVER_MS, resolve)),
-    ]);
-  }
-
-  /**
-   * Puts an heir into the kernel while nobody here sends on the SA that it replaces. From then on the kernel may choose the heir's
-   * state, which its first packet kills: who wants a lease meanwhile waits, and gets it there (`wantLease`).
-   */
-  async #enterParked(heir: Entry): Promise<void> {
-    const { reqid } = heir.sa;
-    this.#table.setAlive(heir, true);
-    const work = this.#convergence.apply().then(() => this.#startRunner(heir));
-    const entering = work.catch(() => {});
-    this.#entering.set(reqid, entering);
-    try {
-      await work;
-    } finally {
-      if (this.#entering.get(reqid) === entering) this.#entering.delete(reqid);
-    }
+    await this.#handOver.to(entry);
   }
 
   /** Sends an SA in UDP to another port of its peer; resolves once the kernel does. */
@@ -238,37 +224,6 @@ export class SaKeeper {
     if (entry === undefined) return;
     this.#table.movePeer(entry, peerUdpPort);
     await this.#convergence.apply();
-  }
-
-  #older(heir: Entry): Entry[] {
-    return [...this.#table.values()].filter(
-      (entry) => entry !== heir && entry.sa.reqid === heir.sa.reqid && entry.outbound === "now",
-    );
-  }
-
-  /**
-   * Takes the outbound half of the SAs that the heir replaces out of the kernel, which need not prefer the younger of two
-   * states: since 6.13 it stays with the one that a policy has used. Their inbound half stays until they are removed.
-   */
-  async #retireOlder(heir: Entry): Promise<void> {
-    if (this.#older(heir).some(({ runner }) => runner?.isNeeded === true)) await heir.runner?.want();
-    const held = this.#older(heir).filter(({ runner }) => runner?.holdsLease === true);
-    for (const entry of this.#older(heir)) {
-      entry.outbound = "hold";
-      entry.runner?.replaced();
-      entry.runner = null;
-      this.#table.setAlive(entry, false);
-      this.#leases.forget(outboundId(entry.sa));
-    }
-    await this.#convergence.apply();
-    await this.#giveBack(held);
-  }
-
-  /** After their states are gone: nodes that still send on these SAs need not wait for this one's numbers. */
-  async #giveBack(entries: readonly Entry[]): Promise<void> {
-    const coupling = this.#context.coupling();
-    const released = entries.map(({ sa, epoch }) => coupling.request("release", { sa: sa.id, epoch, nextUnsent: 0n }));
-    await Promise.allSettled(released);
   }
 
   /** Resolves once the kernel has nothing of the SA; its keys are wiped. */
@@ -280,15 +235,15 @@ export class SaKeeper {
     wipeSaKeys(entry.sa);
   }
 
-  /** The SA that a tunnel's packets leave on; null when there is none: the youngest. */
+  /** The SA that a tunnel's packets leave on, see `SaTable.sender`; null when there is none. */
   currentOutbound(tunnel: number): string | null {
     return this.#table.sender(tunnel)?.sa.id ?? null;
   }
 
   /** Resolves once this node's kernel can send on the tunnel. */
   async wantLease(tunnel: number): Promise<void> {
-    // Nothing is awaited where no heir comes: the next one must see that its predecessor is needed.
-    while (this.#entering.has(tunnel)) await this.#entering.get(tunnel);
+    // Nothing is awaited where none comes: the next one must see that its predecessor is needed.
+    while (this.#handOver.isEntering(tunnel)) await this.#handOver.entered(tunnel);
     const runner = this.#table.sender(tunnel)?.runner ?? null;
     if (runner === null) throw new EsplexError("cluster.unknownSa", "the tunnel has no outbound SA on this node");
     await runner.want();
@@ -368,7 +323,7 @@ export class SaKeeper {
     await this.#convergence.clear();
     await this.#convergence.serial(() => this.#filter.clear());
     for (const { sa } of gone) wipeSaKeys(sa);
-    await this.#giveBack(held);
+    await this.#handOver.giveBack(held);
     this.#events.close();
     this.#xfrm.close();
   }
@@ -387,7 +342,7 @@ export class SaKeeper {
     const reading = await this.#leases.read(outboundId(entry.sa));
     if (entry.outboundAlive !== (reading !== null)) this.#table.setAlive(entry, reading !== null);
     // One that ever had a lease was counted before it got it, by an earlier process; else it is new, or as good as new.
-    entry.instances = reading !== null && reading.lastSendable === 0n ? 1 : 0;
+    if (reading !== null && reading.lastSendable === 0n) entry.instances += 1;
     entry.runner = this.#runner(entry, reading !== null);
     if (reading !== null) entry.runner.adopt(reading);
   }

@@ -54,8 +54,10 @@ export class SaRollout {
   readonly #sas = new Map<string, DistributedSa>();
   readonly #tunnels = new Tunnels();
   readonly #offered = new OfferedSpis();
-  /** Heirs that nobody of us sends on so far, whoever asked for them, with the switch to them once it is under way. */
-  readonly #unsent = new Map<string, Promise<void> | null>();
+  /** Those beside an older one of their tunnel that nobody of us sends on so far, whoever asked for them. */
+  readonly #unsent = new Set<string>();
+  /** By tunnel: the last switch to another SA that is under way. */
+  readonly #switches = new Map<number, Promise<void>>();
 
   constructor(context: SaRolloutContext) {
     this.#context = context;
@@ -92,7 +94,7 @@ export class SaRollout {
   /** The peer uses the SA. Resolves when we send on it too, or when IKE does not want that. */
   async heard(saId: string): Promise<void> {
     await this.#context.onHeard(saId);
-    await this.#unsent.get(saId);
+    await this.untilSwitched(saId);
     // Also when IKE wants to send on another one: it has been told.
     this.#unsent.delete(saId);
   }
@@ -118,7 +120,7 @@ export class SaRollout {
       throw error;
     }
     this.#sas.set(sa.id, entry);
-    if (outbound === "hold") this.#unsent.set(sa.id, null);
+    if (outbound === "hold") this.#unsent.add(sa.id);
     this.#context.inbound.add(sa);
     this.#context.outbound.add(sa);
     use.add(sa);
@@ -129,9 +131,11 @@ export class SaRollout {
     log.info("SA installed on distributor and targets", { sa: sa.id, peer: sa.peerName, mode: sa.mode, outbound });
   }
 
+  /** All nodes send on the SA from now on, of those of its tunnel; resolves once they do. */
   async useOutbound(saId: string): Promise<void> {
     const entry = this.#sas.get(saId);
-    if (entry === undefined || entry.outbound === "now") return;
+    if (entry === undefined) return;
+    if (entry.outbound === "now") return this.untilSwitched(saId);
     // For a target that joins now: it gets the older ones for receiving only.
     for (const older of this.#sas.values()) if (older.sa.reqid === entry.sa.reqid) older.outbound = "hold";
     entry.outbound = "now";
@@ -139,12 +143,20 @@ export class SaRollout {
     const { sa } = entry;
     const elsewhere = sa.gateway === undefined ? targets.useOutbound(sa) : null;
     const switched = Promise.all([keeper.useOutbound(saId), elsewhere]).then(() => {});
-    if (this.#unsent.has(saId)) this.#unsent.set(saId, switched);
+    this.#switches.set(sa.reqid, switched);
     try {
       await switched;
     } finally {
       this.#unsent.delete(saId);
+      if (this.#switches.get(sa.reqid) === switched) this.#switches.delete(sa.reqid);
     }
+  }
+
+  /** Resolves once no switch between this SA and others of its tunnel is under way; also when the switch failed. */
+  async untilSwitched(saId: string): Promise<void> {
+    const entry = this.#sas.get(saId);
+    if (entry === undefined) return;
+    await this.#switches.get(entry.sa.reqid)?.catch(() => {});
   }
 
   async movePeer(saId: string, peerUdpPort: number): Promise<void> {

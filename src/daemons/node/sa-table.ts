@@ -34,6 +34,8 @@ export interface Entry {
   sa: SharedSa;
   readonly epoch: bigint;
   outbound: "now" | "hold";
+  /** Which of this node's switches between SAs was the one to this, counted from 1; 0: none was. */
+  turn: number;
   /** What its inbound state starts with should it have to be made. */
   readonly windowStart: { numbers: ReceivedNumbers | null };
   /** The outbound half, once it may be used. */
@@ -78,7 +80,7 @@ export class SaTable {
   enter(source: SaSource, { sa, epoch, outbound: wish, received = null }: KeptSa): Entry {
     const outbound = endsAtDistributor({ source, sa }) ? "hold" : wish;
     const isNow = outbound === "now";
-    const start = { windowStart: { numbers: received }, runner: null, outboundAlive: isNow, instances: 0 };
+    const start = { windowStart: { numbers: received }, runner: null, outboundAlive: isNow, instances: 0, turn: 0 };
     const entry: Entry = { source, sa, epoch, outbound, ...start };
     if (endsAtDistributor(entry)) returnPathOf(sa);
     else this.setAlive(entry, isNow);
@@ -122,10 +124,10 @@ export class SaTable {
     }
   }
 
-  /** The SA that a tunnel's packets leave on: the youngest that may be used; null when there is none. */
+  /** The SA that a tunnel's packets leave on: the one switched to last, of several such the youngest; null when there is none. */
   sender(tunnel: number): Entry | null {
     const usable = [...this.#entries.values()].filter(({ sa, runner }) => sa.reqid === tunnel && runner !== null);
-    return usable.at(-1) ?? null;
+    return usable.reduce<Entry | null>((best, one) => (best !== null && best.turn > one.turn ? best : one), null);
   }
 
   /** Outbound states that only their runner makes anew: each is a kernel instance of its key, counted before it may send. */

@@ -17,7 +17,7 @@ import type { Acquire } from "./traps.ts";
 
 /**
  * An answer to an SA message takes longer only from a target that is in trouble; it is then cut off and resynchronised. A switch to
- * an heir takes up to two seconds by design (`SaKeeper.useOutbound`), and messages are handled one after the other.
+ * an heir takes up to two seconds by design (`HandOver`), and messages are handled one after the other.
  */
 const SA_MESSAGE_MS = 6_000;
 /** A SYN waits this long for its target's lease; the client's own retransmission comes after 1 s (RFC 6298 §2.1). */

@@ -43,6 +43,7 @@ export interface NegotiatedChild {
   /** Group of the KE exchange, null without PFS. */
   readonly group: number | null;
   readonly lowestNonce: Uint8Array;
+  readonly isTwin: boolean;
 }
 
 /** The one that decides between two rekeys of the same SA (RFC 7296 §2.8.1): compared octet by octet, the shorter one is lower. */
@@ -72,8 +73,8 @@ export function negotiateChild(
   const ends = endsOf(step.environment, session.path);
   const { local, remote } = chooseSelectors(ends, peer, mode, payloads);
   refuseOverlap(step, table, session, { local, remote });
-  const tunnel = { ...ends, mode, suite: chosen.suite, local, remote };
-  const reqid = reqidFor(step, table, request.replaces, tunnel);
+  const wanted = { ...ends, mode, suite: chosen.suite, local, remote };
+  const { reqid, isTwin } = tunnelFor(step, table, request.replaces, wanted);
   const spi = step.environment.newSpi();
   const { shared, publicValue } = agree(chosen, ke?.value);
   const keys = deriveChildKeys({ suite: session.suite, d: session.keys.d }, chosen.suite, shared, request);
@@ -103,15 +104,16 @@ export function negotiateChild(
     selectors: [selectorPayload("tsi", remote), selectorPayload("tsr", local)],
     group: chosen.group,
     lowestNonce: lowestNonce(request),
+    isTwin,
   };
 }
 
 /** What an installation keeps of a Child SA that the peer asked for. */
 export function madeByPeer(
-  { sa, group, lowestNonce: nonce }: NegotiatedChild,
+  { sa, group, lowestNonce: nonce, isTwin }: NegotiatedChild,
   replaces: Child | null,
 ): Omit<PendingInstall, "deadlineMs"> {
-  return { sa, group, lowestNonce: nonce, replaces: replaces?.sa.id ?? null, isOurs: false };
+  return { sa, group, lowestNonce: nonce, replaces: replaces?.sa.id ?? null, isOurs: false, isTwin };
 }
 
 /**
@@ -185,10 +187,10 @@ function chooseSelectors(
 }
 
 /**
- * A rekeyed SA keeps its reqid. So does one that says the same as a living one (a peer that reauthenticates makes the
+ * A rekeyed SA keeps its reqid. So does one that says the same as a living one, its twin (a peer that reauthenticates makes the
  * new before it breaks the old): the kernel has one policy per selector, and that names one reqid.
  */
-export function reqidFor(
+export function tunnelFor(
   step: Step,
   table: SessionTable,
   replaces: Child | null,
@@ -196,16 +198,17 @@ export function reqidFor(
     readonly local: readonly TrafficSelector[];
     readonly remote: readonly TrafficSelector[];
   },
-): number {
-  if (replaces !== null) return replaces.sa.reqid;
+): { readonly reqid: number; readonly isTwin: boolean } {
+  if (replaces !== null) return { reqid: replaces.sa.reqid, isTwin: false };
   for (const { state } of table.at(localEndOf(wanted), wanted.peer)) {
-    for (const { sa } of state.children.values()) {
+    const made = [...state.children.values(), state.pending, state.ownPending].filter((one) => one !== null);
+    for (const { sa } of made) {
       if (sa.mode !== wanted.mode || protocolOf(sa.suite) !== protocolOf(wanted.suite)) continue;
       if (!sameSelectors(sa.localSelectors, wanted.local)) continue;
-      if (sameSelectors(sa.remoteSelectors, wanted.remote)) return sa.reqid;
+      if (sameSelectors(sa.remoteSelectors, wanted.remote)) return { reqid: sa.reqid, isTwin: true };
     }
   }
-  return step.environment.newReqid();
+  return { reqid: step.environment.newReqid(), isTwin: false };
 }
 
 function agree(

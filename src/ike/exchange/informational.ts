@@ -1,6 +1,7 @@
 import { u32be } from "../../core/bytes.ts";
 import { cancelInstall, childByOutboundSpi, removeChild, sendsTo } from "../lifecycle.ts";
 import type { Established, IkeSession } from "../session.ts";
+import type { SessionTable } from "../session-table.ts";
 import type { Step } from "../step.ts";
 import { FIRST_STATUS_NOTIFY, NOTIFY, notifyName, PROTOCOL } from "../wire/constants.ts";
 import type { DeletePayload } from "../wire/delete.ts";
@@ -11,7 +12,12 @@ import { respond, respondAndClose, type Outcome } from "./outcome.ts";
 const FATAL_NOTIFIES: readonly number[] = [NOTIFY.AUTHENTICATION_FAILED, NOTIFY.INVALID_SYNTAX];
 
 /** Answers INFORMATIONAL: DELETE of the IKE SA or of Child SAs, notifies, or nothing at all (a DPD), RFC 7296 §1.4. */
-export function handleInformational(step: Step, session: IkeSession, payloads: readonly Payload[]): Outcome {
+export function handleInformational(
+  step: Step,
+  table: SessionTable,
+  session: IkeSession,
+  payloads: readonly Payload[],
+): Outcome {
   const deletes = payloads.filter((payload): payload is DeletePayload => payload.kind === "delete");
   if (deletes.some(({ protocol }) => protocol === PROTOCOL.IKE)) {
     step.count("ikeDeletedByPeer");
@@ -21,7 +27,7 @@ export function handleInformational(step: Step, session: IkeSession, payloads: r
   const fatal = readNotifies(step, session, payloads);
   if (fatal !== null) return respondAndClose([], `the peer reported ${notifyName(fatal)}`);
   const { state } = session;
-  return respond(state.kind === "established" ? deleteChildren(step, state, deletes) : []);
+  return respond(state.kind === "established" ? deleteChildren(step, table, state, deletes) : []);
 }
 
 /**
@@ -51,11 +57,16 @@ function readNotifies(step: Step, session: IkeSession, payloads: readonly Payloa
  * Removes the pairs that the peer names by its inbound SPIs; the answer names our halves, those of each protocol in a payload of
  * their own (RFC 7296 §1.4.1, §3.11).
  */
-function deleteChildren(step: Step, state: Established, deletes: readonly DeletePayload[]): Payload[] {
+function deleteChildren(
+  step: Step,
+  table: SessionTable,
+  state: Established,
+  deletes: readonly DeletePayload[],
+): Payload[] {
   return CHILD_PROTOCOLS.flatMap((protocol): Payload[] => {
     const named = deletes.flatMap((payload) => (payload.protocol === protocol ? payload.spis : []));
     const spis = named.flatMap((bytes) => {
-      const ours = deleteChild(step, state, protocol, new DataView(bytes.buffer, bytes.byteOffset).getUint32(0));
+      const ours = deleteChild(step, table, state, protocol, new DataView(bytes.buffer, bytes.byteOffset).getUint32(0));
       return ours === null ? [] : [u32be(ours)];
     });
     return spis.length === 0 ? [] : [{ kind: "delete", protocol, spis }];
@@ -65,7 +76,13 @@ function deleteChildren(step: Step, state: Established, deletes: readonly Delete
 const CHILD_PROTOCOLS = [PROTOCOL.ESP, PROTOCOL.AH];
 
 /** Our own inbound SPI of the pair; null when the answer does not name it. */
-function deleteChild(step: Step, state: Established, protocol: number, spi: number): number | null {
+function deleteChild(
+  step: Step,
+  table: SessionTable,
+  state: Established,
+  protocol: number,
+  spi: number,
+): number | null {
   const { ownPending } = state;
   if (ownPending !== null && sendsTo(ownPending.sa, protocol, spi)) {
     cancelInstall(step, state, ownPending);
@@ -76,7 +93,7 @@ function deleteChild(step: Step, state: Established, protocol: number, spi: numb
     step.count("deleteOfUnknownChild");
     return null;
   }
-  removeChild(step, state, child, "deleted by the peer");
+  removeChild(step, table, state, child, "deleted by the peer");
   step.count("childDeletedByPeer");
   // Both sides delete it at once: our own DELETE names our half already.
   return child.closing ? null : child.sa.inbound.spi;

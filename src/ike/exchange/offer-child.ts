@@ -20,7 +20,7 @@ import { notify } from "../wire/notify.ts";
 import { findNotify, findPayload, requirePayload, type Payload } from "../wire/payload.ts";
 import type { Proposal } from "../wire/security-association.ts";
 import type { TrafficSelectorPayload } from "../wire/traffic-selectors.ts";
-import { childBehindNat, lowestNonce, reqidFor, SA_ID_BYTES } from "./child.ts";
+import { childBehindNat, lowestNonce, SA_ID_BYTES, tunnelFor } from "./child.ts";
 import { NONCE_BYTES } from "./init.ts";
 
 /** An heir is what the old one was: a rekey changes keys and SPIs only (RFC 7296 §2.8). */
@@ -81,6 +81,7 @@ export interface AgreedChild {
   readonly sa: SharedSa;
   readonly group: number | null;
   readonly lowestNonce: Uint8Array;
+  readonly isTwin: boolean;
 }
 
 /**
@@ -109,7 +110,8 @@ export function readChildAnswer(
   refuseOverlap(step, table, session, { local, remote });
   const ends = endsOf(step.environment, session.path);
   const replaced = wish.replaces === null ? null : (session.state.children.get(wish.replaces) ?? null);
-  const reqid = reqidFor(step, table, replaced, { ...ends, mode: wish.mode, suite: chosen.suite, local, remote });
+  const wanted = { ...ends, mode: wish.mode, suite: chosen.suite, local, remote };
+  const { reqid, isTwin } = tunnelFor(step, table, replaced, wanted);
   const nonces = { nonceI: offer.nonce, nonceR };
   const shared = agree(offer, chosen.group, ke?.value);
   const keys = deriveChildKeys({ suite: session.suite, d: session.keys.d }, chosen.suite, shared, nonces);
@@ -131,7 +133,7 @@ export function readChildAnswer(
     ...lifesizeOf(peer.childLifetime),
     peerUdpPort,
   };
-  return { sa, group: chosen.group, lowestNonce: lowestNonce(nonces) };
+  return { sa, group: chosen.group, lowestNonce: lowestNonce(nonces), isTwin };
 }
 
 /** One proposal, one transform of each type, all of them ours (RFC 7296 §3.3.6). */

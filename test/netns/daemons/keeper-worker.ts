@@ -32,6 +32,9 @@ const keeper = new SaKeeper({
   log: silentLog,
 });
 
+// It is the only source: what it does not tell of goes.
+await keeper.settle();
+
 const handlers = {
   install: async ({ sa, outbound }: { sa: PlainSa; outbound: "now" | "hold" }) => {
     await keeper.setDvipas(OWN_IKE, [sa.dvipa], "target");
@@ -45,6 +48,22 @@ const handlers = {
     await handedOver;
     return asked;
   },
+  /** Resolves once the tunnel's packets can leave. */
+  wantLease: ({ reqid }: PlainSa) => keeper.wantLease(reqid),
+  remove: ({ id }: PlainSa) => keeper.remove(OWN_IKE, id),
+  /** Makes the SAs of this node exactly these. */
+  replaceAll: (kept: readonly { sa: PlainSa; outbound: "now" | "hold" }[]) =>
+    keeper.replaceAll(
+      OWN_IKE,
+      kept.map(({ sa, outbound }) => ({ sa: sharedSa(sa), epoch: 1n, outbound })),
+    ),
+  /** Of each SA, by its id: how many kernel states it had, what has left on it, and whether new packets do. */
+  status: async () =>
+    (await keeper.status()).map(({ id, outbound, lease, use }) => ({
+      ...{ id, outbound },
+      instances: lease.kernelInstances,
+      outPackets: use?.outPackets ?? null,
+    })),
 };
 
 export type KeeperHandlers = typeof handlers;

@@ -134,4 +134,17 @@ describe("what a node has sent on leases", () => {
       now: { bytes: 9_200n, number: 702n },
     });
   });
+
+  it("leaves out what a state that is taken away had left, and goes on with the next one", () => {
+    const use = new OutboundUse();
+    use.born(1n, 101n, 0);
+    use.looked({ oseq: 5n, leftNumbers: 95n, lastSendable: 100n, bytes: 500n }, 1);
+    use.retired();
+    // A reading that was under way finds no state.
+    use.ended(null);
+    expect(use.sent).toMatchObject({ packets: 5n, bytes: 500n });
+    use.born(201n, 301n, 2);
+    use.looked({ oseq: 203n, leftNumbers: 97n, lastSendable: 300n, bytes: 300n }, 3);
+    expect(use.sent).toMatchObject({ packets: 8n, bytes: 800n, now: { number: 203n } });
+  });
 });
