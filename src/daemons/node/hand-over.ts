@@ -30,8 +30,6 @@ export class HandOver {
   readonly #context: HandOverContext;
   /** By tunnel: an SA that is on its way into the kernel, parked. */
   readonly #entering = new Map<number, Promise<void>>();
-  /** Switches so far. */
-  #switches = 0;
 
   constructor(context: HandOverContext) {
     this.#context = context;
@@ -39,9 +37,7 @@ export class HandOver {
 
   /** New packets use the SA from now on; resolves once they can, at the latest after `HAND_OVER_MS`. */
   async to(entry: Entry): Promise<void> {
-    entry.outbound = "now";
-    this.#switches += 1;
-    entry.turn = this.#switches;
+    this.#context.table.setNow(entry);
     if (!this.#others(entry).some(isNeeded)) {
       await this.#enterParked(entry);
     } else {
@@ -54,14 +50,10 @@ export class HandOver {
     ]);
   }
 
-  /** True while an SA of the tunnel comes into the kernel that must not be sent on without a lease. */
-  isEntering(tunnel: number): boolean {
-    return this.#entering.has(tunnel);
-  }
-
-  /** Resolves once it is there, or failed. */
-  async entered(tunnel: number): Promise<void> {
-    await this.#entering.get(tunnel);
+  /** Resolves once no SA of the tunnel is on its way into the kernel, parked; null when none is. */
+  untilEntered(tunnel: number): Promise<void> | null {
+    const entering = this.#entering.get(tunnel);
+    return entering === undefined ? null : entering.then(() => this.untilEntered(tunnel) ?? undefined);
   }
 
   /** After their states are gone: nodes that still send on these SAs need not wait for this one's numbers. */

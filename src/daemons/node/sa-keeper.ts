@@ -242,8 +242,9 @@ export class SaKeeper {
 
   /** Resolves once this node's kernel can send on the tunnel. */
   async wantLease(tunnel: number): Promise<void> {
+    const entered = this.#handOver.untilEntered(tunnel);
     // Nothing is awaited where none comes: the next one must see that its predecessor is needed.
-    while (this.#handOver.isEntering(tunnel)) await this.#handOver.entered(tunnel);
+    if (entered !== null) await entered;
     const runner = this.#table.sender(tunnel)?.runner ?? null;
     if (runner === null) throw new EsplexError("cluster.unknownSa", "the tunnel has no outbound SA on this node");
     await runner.want();

@@ -34,7 +34,7 @@ export interface Entry {
   sa: SharedSa;
   readonly epoch: bigint;
   outbound: "now" | "hold";
-  /** Which of this node's switches between SAs was the one to this, counted from 1; 0: none was. */
+  /** Where it stands among the SAs that were to be sent on, in the order of that; 0: it never was. */
   turn: number;
   /** What its inbound state starts with should it have to be made. */
   readonly windowStart: { numbers: ReceivedNumbers | null };
@@ -53,6 +53,7 @@ export class SaTable {
   readonly #entries = new Map<string, Entry>();
   /** By `stateKey` of either half. */
   readonly #byState = new Map<string, Entry>();
+  #turns = 0;
 
   /** `routesOn`: whether this node forwards what comes through an SA. */
   constructor(routesOn: (entry: Pick<Entry, "source" | "sa">) => boolean = () => false) {
@@ -80,8 +81,8 @@ export class SaTable {
   enter(source: SaSource, { sa, epoch, outbound: wish, received = null }: KeptSa): Entry {
     const outbound = endsAtDistributor({ source, sa }) ? "hold" : wish;
     const isNow = outbound === "now";
-    const start = { windowStart: { numbers: received }, runner: null, outboundAlive: isNow, instances: 0, turn: 0 };
-    const entry: Entry = { source, sa, epoch, outbound, ...start };
+    const start = { windowStart: { numbers: received }, runner: null, outboundAlive: isNow, instances: 0 };
+    const entry: Entry = { source, sa, epoch, outbound, turn: isNow ? this.#nextTurn() : 0, ...start };
     if (endsAtDistributor(entry)) returnPathOf(sa);
     else this.setAlive(entry, isNow);
     this.#entries.set(sa.id, entry);
@@ -93,6 +94,12 @@ export class SaTable {
     this.#entries.delete(sa.id);
     for (const key of stateKeys(sa)) this.#byState.delete(key);
     this.wanted.set(sa.id, null);
+  }
+
+  /** It is to be sent on, before those that were until now. */
+  setNow(entry: Entry): void {
+    entry.outbound = "now";
+    entry.turn = this.#nextTurn();
   }
 
   /** Whether the kernel should have the outbound state. */
@@ -124,16 +131,21 @@ export class SaTable {
     }
   }
 
-  /** The SA that a tunnel's packets leave on: the one switched to last, of several such the youngest; null when there is none. */
+  /** The SA that a tunnel's packets leave on, of several the one whose turn came last; null when there is none. */
   sender(tunnel: number): Entry | null {
     const usable = [...this.#entries.values()].filter(({ sa, runner }) => sa.reqid === tunnel && runner !== null);
-    return usable.reduce<Entry | null>((best, one) => (best !== null && best.turn > one.turn ? best : one), null);
+    return usable.toSorted((one, other) => one.turn - other.turn).at(-1) ?? null;
   }
 
   /** Outbound states that only their runner makes anew: each is a kernel instance of its key, counted before it may send. */
   isRunByRunner(key: string): boolean {
     const entry = this.#byState.get(key);
     return entry !== undefined && entry.runner !== null && key === stateKey(outboundId(entry.sa));
+  }
+
+  #nextTurn(): number {
+    this.#turns += 1;
+    return this.#turns;
   }
 }
 
