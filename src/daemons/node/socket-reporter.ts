@@ -2,7 +2,7 @@ import type { BusConnection } from "../../bus/connection.ts";
 import { MAX_LISTENERS, MAX_TOLD_CONNECTIONS, type NoticeBody, type ResponseBody } from "../../bus/messages.ts";
 import type { Clock, Timer } from "../../core/clock.ts";
 import type { Counters } from "../../core/counters.ts";
-import { messageOf } from "../../core/errors.ts";
+import { EsplexError, messageOf } from "../../core/errors.ts";
 import { ipVersion } from "../../core/ip.ts";
 import type { Log } from "../../core/log.ts";
 import type { TcpEnds, TcpListener } from "../../net/socket-diagnostics.ts";
@@ -79,8 +79,12 @@ export class SocketReporter implements SocketObserver {
     this.#snapshot = null;
   }
 
-  /** The answer to the distributor's question; of a DVIPA that is not its own it learns nothing. */
+  /**
+   * The answer to the distributor's question; of a DVIPA that is not its own it learns nothing. Throws `cluster.notServing` before its
+   * snapshot has told which those are: a connection that the kernel has must not be called absent.
+   */
   async presences(connections: readonly ConnectionKey[]): Promise<ResponseBody<"haveConnections">> {
+    if (this.#link === null) throw new EsplexError("cluster.notServing", "the snapshot has not been applied yet");
     const own = connections.filter(({ dvipa }) => this.#dvipas.has(dvipa));
     const found = (await this.#context.watch.sockets.find(own.map(endsOf))).values();
     return {

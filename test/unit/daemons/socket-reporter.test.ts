@@ -246,4 +246,13 @@ describe("connections", () => {
     expect(await reporter.presences(connections)).toEqual({ presences: ["open", "absent", "open"] });
     expect(sought).toEqual([V4, V6]);
   });
+
+  it("are not called absent while no snapshot has told which DVIPAs are its own", async () => {
+    const connections = [{ client: "::1", clientPort: 1, dvipa: V4, port: 80 }];
+    await expect(reporter.presences(connections)).rejects.toMatchObject({ code: "cluster.notServing" });
+    await begin();
+    expect(await reporter.presences(connections)).toEqual({ presences: ["absent"] });
+    reporter.end();
+    await expect(reporter.presences(connections)).rejects.toMatchObject({ code: "cluster.notServing" });
+  });
 });
