@@ -30,8 +30,10 @@ export interface ConnectionTableLimits {
   readonly provisionalIdleMs: number;
   /** A handshake takes a round trip: what a target says of a younger entry is no reason for doubt. */
   readonly doubtAfterMs: number;
-  /** A target that does not have the connection by then will not have it: the lease that its SYN waits for takes 1 s at most. */
+  /** A target that does not have the connection by then will not have it: the client's next SYN may go to another. */
   readonly provisionalGraceMs: number;
+  /** What has passed may not have come to its target yet for this long: it waits for a lease for 1 s at most. */
+  readonly arrivalMs: number;
   /** Above RFC 5382's REQ-5 minimum of 2 hours 4 minutes for an established TCP connection. */
   readonly confirmedIdleMs: number;
   /** Late segments still go to the kernel that answers them: Linux's TIME_WAIT (`TCP_TIMEWAIT_LEN`). */
@@ -46,6 +48,7 @@ const CONNECTION_TABLE_LIMITS: ConnectionTableLimits = {
   provisionalIdleMs: 30_000,
   doubtAfterMs: 450,
   provisionalGraceMs: 10_000,
+  arrivalMs: 2_000,
   confirmedIdleMs: 7_500_000,
   closingIdleMs: 60_000,
 };
@@ -71,6 +74,14 @@ export interface Connection extends ConnectionKey {
 
 /** What a target found when it was asked for a connection; `closing`: only late segments are answered. */
 export type Presence = "open" | "halfOpen" | "closing" | "absent";
+
+/** What a target said of a connection. */
+export interface Answer {
+  readonly target: string;
+  readonly presence: Presence;
+  /** When it was asked: what has passed since then, it may not have seen. */
+  readonly askedMs: number;
+}
 
 /** What became of a new connection. */
 export type Admission = "added" | "tableFull" | "tooManyHalfOpen";
@@ -169,13 +180,13 @@ export class ConnectionTable {
     });
   }
 
-  /** What `target` said about a connection that it was asked for. Of another target's, nothing is believed. */
-  answered(key: ConnectionKey, target: string, presence: Presence, nowMs: number): void {
+  /** What a target said about a connection that it was asked for. Of another target's, nothing is believed. */
+  answered(key: ConnectionKey, { target, presence, askedMs }: Answer, nowMs: number): void {
     const entry = this.#find(keyOf(key));
     if (entry === null || entry.target !== target) return;
     if (presence === "open") this.#become(entry, "confirmed", nowMs);
     else if (presence === "closing") this.#over(entry, nowMs);
-    else if (presence === "absent") this.#absent(entry, nowMs);
+    else if (presence === "absent") this.#absent(entry, askedMs, nowMs);
     else this.#doubt(entry, nowMs);
   }
 
@@ -307,9 +318,10 @@ export class ConnectionTable {
     else this.#become(entry, "closing", nowMs);
   }
 
-  #absent(entry: Entry, nowMs: number): void {
+  #absent(entry: Entry, askedMs: number, nowMs: number): void {
+    const { provisionalGraceMs, arrivalMs } = this.#limits;
     if (entry.state !== "provisional") this.#over(entry, nowMs);
-    else if (nowMs - entry.sinceMs >= this.#limits.provisionalGraceMs) this.#take(entry);
+    else if (nowMs - entry.sinceMs >= provisionalGraceMs && askedMs - entry.lastSeenMs >= arrivalMs) this.#take(entry);
     else this.#doubt(entry, nowMs);
   }
 

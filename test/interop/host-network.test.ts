@@ -48,10 +48,10 @@ async function isServedByAll(lab: Lab): Promise<void> {
 }
 
 /** Takes `node`'s interface down, and up again once `meanwhile` is done. */
-async function whileDown(lab: Lab, node: string, name: string, meanwhile: () => Promise<void>): Promise<void> {
+async function whileDown<T>(lab: Lab, node: string, name: string, meanwhile: () => Promise<T>): Promise<T> {
   await lab.network.run(node, ["ip", "link", "set", "dev", name, "down"]);
   try {
-    await meanwhile();
+    return await meanwhile();
   } finally {
     await lab.network.run(node, ["ip", "link", "set", "dev", name, "up"]);
   }
@@ -140,14 +140,19 @@ describe.each([4, 6] as const)("the hosts' network, IPv%i", (service) => {
 
   it("a trusted link that goes down and comes back: nothing is decrypted at the distributor meanwhile", async () => {
     const { network } = lab();
-    const slow = download(lab(), TRANSFER_BYTES, { bytesPerSecond: TRANSFER_BYTES / 10, limitSeconds: 110 });
-    const downloading = async (): Promise<boolean> => (await lab().distributor.status()).connections.length > 0;
-    await until("a download is under way", LIMIT_MS, downloading);
-    await whileDown(lab(), "d1", "trust0", async () => {
+    const slowly = { bytesPerSecond: TRANSFER_BYTES / 10, limitSeconds: 110 };
+    const underWay = download(lab(), TRANSFER_BYTES, slowly);
+    await until("a download is under way", LIMIT_MS, async () => {
+      return (await lab().distributor.status()).connections.some(({ state }) => state === "confirmed");
+    });
+    const begunMeanwhile = await whileDown(lab(), "d1", "trust0", async () => {
+      const begun = download(lab(), TRANSFER_BYTES, slowly);
       const { exitCode } = await network.try("client", ["curl", "-sS", "--max-time", "2", urlOf(lab())]);
       expect(exitCode).not.toBe(0);
+      return { result: begun };
     });
-    expect(await slow).toMatchObject({ ok: true });
+    expect(await underWay).toMatchObject({ ok: true });
+    expect(await begunMeanwhile.result).toMatchObject({ ok: true });
     await isWhole(["d1"]);
   });
 

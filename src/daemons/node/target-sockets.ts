@@ -197,11 +197,15 @@ export class TargetSockets {
     const told = this.#told.get(target);
     if (told === undefined || told.unanswered >= MAX_UNANSWERED) return;
     told.unanswered += 1;
+    const askedMs = clock.nowMs();
     const keys = asked.map(({ client, clientPort, dvipa, port }) => ({ client, clientPort, dvipa, port }));
     ask(target, keys)
       .then((presences) => {
         if (presences.length !== keys.length) throw new EsplexError("bus.protocol", "not one answer for each question");
-        keys.forEach((key, at) => connections.answered(key, target, presences[at] ?? "halfOpen", clock.nowMs()));
+        keys.forEach((key, at) => {
+          const presence = presences[at] ?? "halfOpen";
+          connections.answered(key, { target, presence, askedMs }, clock.nowMs());
+        });
       })
       .catch(() => counters.add("targets.questionFailed"))
       .finally(() => (told.unanswered -= 1));

@@ -5,9 +5,10 @@ import { decodeNotice, decodeRequest } from "../../../src/bus/messages.ts";
 import { Counters } from "../../../src/core/counters.ts";
 import { TargetSockets } from "../../../src/daemons/node/target-sockets.ts";
 import { ConnectionTable, type ConnectionKey, type Presence } from "../../../src/steer/connection-table.ts";
-import { FakeClock } from "./fake-clock.ts";
+import { FakeClock, settle } from "./fake-clock.ts";
 
 const DVIPA = "192.0.2.100";
+const REPEATED_SYN = { sourcePort: 1, destinationPort: 80, syn: true, ack: false, fin: false, rst: false };
 const key = (clientPort: number, dvipa = DVIPA, port = 80): ConnectionKey => ({
   client: "192.0.2.10",
   clientPort,
@@ -143,6 +144,25 @@ describe("connections", () => {
     answer = () => Promise.resolve(["open"]);
     await clock.advance(5_000);
     expect(states()).toEqual(["t1 1 confirmed"]);
+    sockets.stop();
+  });
+
+  it("are not ended by an answer that comes after their repeated SYN, to a question from before it", async () => {
+    const answers: ((presences: readonly Presence[]) => void)[] = [];
+    answer = () => new Promise((resolve) => answers.push(resolve));
+    sockets.start();
+    table.add(key(1), "t1", "192.0.2.10", 0);
+    await clock.advance(18_000);
+    table.follow(key(1), REPEATED_SYN, clock.nowMs());
+    await clock.advance(4_000);
+    expect(answers.length).toBeGreaterThan(0);
+    for (const resolve of answers.splice(0)) resolve(["absent"]);
+    await settle();
+    expect(states()).toEqual(["t1 1 provisional"]);
+    await clock.advance(5_000);
+    for (const resolve of answers) resolve(["absent"]);
+    await settle();
+    expect(states()).toEqual([]);
     sockets.stop();
   });
 

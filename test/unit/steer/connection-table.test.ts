@@ -16,6 +16,7 @@ const LIMITS: ConnectionTableLimits = {
   provisionalIdleMs: 30,
   doubtAfterMs: 5,
   provisionalGraceMs: 10,
+  arrivalMs: 2,
   confirmedIdleMs: 100,
   closingIdleMs: 20,
 };
@@ -43,10 +44,10 @@ describe("a provisional entry", () => {
     const table = new ConnectionTable(LIMITS);
     table.add(key(1), "t1", PEER, 0);
     table.follow(key(1), ACK, 1);
-    table.answered(key(1), "t2", "open", 2);
-    table.answered(key(1), "t1", "halfOpen", 2);
+    table.answered(key(1), { target: "t2", presence: "open", askedMs: 2 }, 2);
+    table.answered(key(1), { target: "t1", presence: "halfOpen", askedMs: 2 }, 2);
     expect(states(table)).toEqual([`${PEER} 1 provisional`]);
-    table.answered(key(1), "t1", "open", 3);
+    table.answered(key(1), { target: "t1", presence: "open", askedMs: 3 }, 3);
     expect(states(table)).toEqual([`${PEER} 1 confirmed`]);
   });
 
@@ -65,7 +66,7 @@ describe("a provisional entry", () => {
     expect(table.questions(100, 10)).toMatchObject([{ clientPort: 1, target: "t1" }]);
     expect(table.questions(100, 10)).toEqual([]);
     expect(table.questions(500, 10)).toHaveLength(1);
-    table.answered(key(1), "t1", "open", 501);
+    table.answered(key(1), { target: "t1", presence: "open", askedMs: 501 }, 501);
     expect(table.questions(100_000, 10)).toEqual([]);
     expect(table.questions(300_501, 10)).toHaveLength(1);
   });
@@ -74,14 +75,24 @@ describe("a provisional entry", () => {
     const table = new ConnectionTable(LIMITS);
     table.add(key(1), "t1", PEER, 0);
     table.add(key(2), "t1", PEER, 0);
-    table.answered(key(2), "t1", "absent", 9);
+    table.answered(key(2), { target: "t1", presence: "absent", askedMs: 9 }, 9);
     expect(table.size).toBe(2);
-    // What repeats the SYN, or sends anything else, prolongs nothing once the target has spoken.
-    table.follow(key(2), SYN, 9);
-    table.answered(key(2), "t1", "absent", 10);
+    table.answered(key(2), { target: "t1", presence: "absent", askedMs: 10 }, 10);
     expect(states(table)).toEqual([`${PEER} 1 provisional`]);
     expect(table.expire(29)).toBe(0);
     expect(table.expire(30)).toBe(1);
+  });
+
+  it("does not end while its SYN, repeated after the grace, may be on its way to the target", () => {
+    const table = new ConnectionTable(LIMITS);
+    table.add(key(1), "t1", PEER, 0);
+    table.follow(key(1), SYN, 15);
+    // Asked before the SYN, answered long after it; then asked while it waits for a lease.
+    table.answered(key(1), { target: "t1", presence: "absent", askedMs: 14 }, 20);
+    table.answered(key(1), { target: "t1", presence: "absent", askedMs: 16 }, 20);
+    expect(table.follow(key(1), ACK, 20)).toMatchObject({ target: "t1" });
+    table.answered(key(1), { target: "t1", presence: "absent", askedMs: 22 }, 22);
+    expect(table.size).toBe(0);
   });
 });
 
@@ -130,13 +141,13 @@ describe("a confirmed entry", () => {
     expect(table.questions(10_000, 10)).toEqual([]);
     table.follow(key(1), ACK, 10_000);
     expect(table.questions(10_100, 10)).toHaveLength(1);
-    table.answered(key(1), "t1", "open", 10_101);
+    table.answered(key(1), { target: "t1", presence: "open", askedMs: 10_101 }, 10_101);
     expect(states(table)).toEqual([`${PEER} 1 confirmed`]);
   });
 
   it("expires when it is idle and nobody answers for it, not when its target has it", () => {
     const table = withConfirmed([1, 2]);
-    table.answered(key(2), "t1", "open", 50);
+    table.answered(key(2), { target: "t1", presence: "open", askedMs: 50 }, 50);
     expect(table.expire(100)).toBe(1);
     expect(table.expire(149)).toBe(0);
     expect(table.expire(150)).toBe(1);
@@ -144,7 +155,7 @@ describe("a confirmed entry", () => {
 
   it("goes when its target does not have it any more", () => {
     const table = withConfirmed([1]);
-    table.answered(key(1), "t1", "absent", 1);
+    table.answered(key(1), { target: "t1", presence: "absent", askedMs: 1 }, 1);
     expect(states(table)).toEqual([`${PEER} 1 closing`]);
   });
 });
@@ -200,7 +211,7 @@ describe("under a SYN flood", () => {
       const table = new ConnectionTable(limits);
       presences.forEach((presence, at) => {
         table.add(key(at), "t1", PEER, 0);
-        table.answered(key(at), "t1", presence, atMs);
+        table.answered(key(at), { target: "t1", presence, askedMs: atMs }, atMs);
       });
       return table;
     };
@@ -218,10 +229,10 @@ describe("under a SYN flood", () => {
 
     it("they pass again when one has come about after all, has ended, or is given up", () => {
       const ways: ((table: ConnectionTable) => unknown)[] = [
-        (table) => table.answered(key(0), "t1", "open", 6),
-        (table) => table.answered(key(0), "t1", "closing", 6),
+        (table) => table.answered(key(0), { target: "t1", presence: "open", askedMs: 6 }, 6),
+        (table) => table.answered(key(0), { target: "t1", presence: "closing", askedMs: 6 }, 6),
         (table) => table.closed(key(0), "t1", 6),
-        (table) => table.answered(key(0), "t1", "absent", 10),
+        (table) => table.answered(key(0), { target: "t1", presence: "absent", askedMs: 10 }, 10),
         (table) => table.expire(40),
       ];
       for (const way of ways) {
@@ -242,9 +253,9 @@ describe("under a SYN flood", () => {
     it("a handshake has its time, and only the connection's own target is heard", () => {
       expect(flooded(["halfOpen", "halfOpen"], 4).add(key(10), "t1", PEER, 6)).toBe("added");
       const table = flooded(["halfOpen"]);
-      for (const nowMs of [6, 7]) table.answered(key(0), "t1", "halfOpen", nowMs);
+      for (const nowMs of [6, 7]) table.answered(key(0), { target: "t1", presence: "halfOpen", askedMs: nowMs }, nowMs);
       table.add(key(1), "t1", PEER, 0);
-      table.answered(key(1), "t2", "halfOpen", 8);
+      table.answered(key(1), { target: "t2", presence: "halfOpen", askedMs: 8 }, 8);
       expect(table.add(key(10), "t1", PEER, 9)).toBe("added");
     });
   });
@@ -313,10 +324,10 @@ describe("a connection that a target has opened", () => {
     const table = new ConnectionTable(ROOMY);
     table.opened(key(1), "t1", 0);
     expect(table.questions(100, 10)).toMatchObject([{ clientPort: 1, target: "t1" }]);
-    table.answered(key(1), "t1", "open", 110);
+    table.answered(key(1), { target: "t1", presence: "open", askedMs: 110 }, 110);
     expect(table.questions(100_000, 10)).toEqual([]);
     table.opened(key(2), "t1", 200);
-    table.answered(key(2), "t1", "absent", 300);
+    table.answered(key(2), { target: "t1", presence: "absent", askedMs: 300 }, 300);
     expect(states(table)).toEqual([`${PEER} 1 confirmed`, `${PEER} 2 closing`]);
   });
 
@@ -388,7 +399,7 @@ function play(table: ConnectionTable, one: Step, nowMs: number): void {
       return;
     }
     case "answer":
-      table.answered(key(one.port), one.target, one.presence, nowMs);
+      table.answered(key(one.port), { ...one, askedMs: nowMs }, nowMs);
       return;
     case "closed":
     case "reported":

@@ -69,7 +69,7 @@ describe("decide", () => {
     decide(segment(1000, { syn: true }), tables, 0);
     const [connection] = tables.connections.list();
     if (connection === undefined) throw new Error("no entry");
-    tables.connections.answered(connection, "t1", "open", 0);
+    tables.connections.answered(connection, { target: "t1", presence: "open", askedMs: 0 }, 0);
     decide(segment(1000, { fin: true, ack: true }), tables, 1);
     decide(segment(1000, { rst: true }), tables, 1);
     expect(decide(segment(1000, { syn: true }), tables, 2)).toMatchObject({ target: "t1", isNew: false });
@@ -84,7 +84,14 @@ describe("decide", () => {
       kind: "drop",
       reason: "noListener",
     });
-    const none = { provisionalIdleMs: 1, doubtAfterMs: 1, provisionalGraceMs: 1, confirmedIdleMs: 1, closingIdleMs: 1 };
+    const none = {
+      provisionalIdleMs: 1,
+      doubtAfterMs: 1,
+      provisionalGraceMs: 1,
+      confirmedIdleMs: 1,
+      closingIdleMs: 1,
+      arrivalMs: 1,
+    };
     const connections = new ConnectionTable({
       ...none,
       maxEntries: 0,
@@ -180,7 +187,7 @@ describe("decide", () => {
     expect(decide(flipped(first, first.length - 30), tables, 1)).toEqual({ kind: "drop", reason: "forged" });
     const [connection] = tables.connections.list();
     if (connection === undefined) throw new Error("no entry");
-    tables.connections.answered(connection, "t1", "open", 1);
+    tables.connections.answered(connection, { target: "t1", presence: "open", askedMs: 1 }, 1);
     tables.connections.closed(connection, "t1", 2);
     way.replay.close(2);
     way.replay.answered("t1", 1_000, { highest: 7n, bits: new Uint8Array([1]), bornSeconds: 1n });
