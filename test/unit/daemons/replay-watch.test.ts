@@ -96,4 +96,14 @@ describe("the watch over what nodes have received", () => {
     expect(asked.length).toBeGreaterThanOrEqual(3);
     expect(asked.length).toBeLessThanOrEqual(6);
   });
+
+  it("asks a node that was slow once before what it got since is given up", async () => {
+    answer = () => new Promise((resolve) => clock.after(3_000, () => resolve(kernelWith(1))));
+    replay.passed(1, "t1", MARK, clock.nowMs());
+    await clock.advance(3_500);
+    answer = () => Promise.resolve(kernelWith(1, 2));
+    replay.passed(2, "t1", MARK, clock.nowMs());
+    await clock.advance(10_000);
+    expect([replay.admit(1), replay.admit(2)]).toEqual(["replayed", "replayed"]);
+  });
 });
