@@ -125,7 +125,7 @@ export async function requestName(lab: Lab, ipVersion = lab.network.ipVersion): 
 
 /** How a client downloads slowly. */
 export interface DownloadPace {
-  /** The server sends no faster than this, so that packets are under way while something happens. */
+  /** What the server sends on average, so that packets are under way while something happens; held up, it makes up for it. */
   readonly bytesPerSecond: number;
   /** When it gives up. */
   readonly limitSeconds: number;

@@ -12,7 +12,7 @@ import type { InboundReplay } from "../../steer/inbound-replay.ts";
 const ASK_MS = 100;
 /** A node is asked again after so many times what its last answers took: reading windows takes no more than that part of its time. */
 const PAUSE_TIMES = 10;
-/** But no later than this, however slow it was: what it has not answered for is given up after 6 s (`InboundReplay.giveUp`). Our choice. */
+/** But no later than this, however slow it was and whatever that takes: what it has not answered for is given up after 6 s. Our choice. */
 const MAX_PAUSE_MS = 2_000;
 /** Reports that were refused and are logged, in each second. */
 const LOGS_PER_SECOND = 1;
