@@ -14,10 +14,12 @@ import type { SaSource } from "./sa-table.ts";
 /**
  * How often a busy SA's counters are read and reported at most, and an idle one's at least. All nodes together carry no more
  * between two of their reports than a twentieth of what was left of the limit (the shares that the distributor hands out), or
- * what they carry in `SHORTEST_MS` when that is more; after a pause, what they carry in `LONGEST_MS`. Our choice.
+ * what they carry in `SHORTEST_MS` when that is more; after a long pause, what they carry in `LONGEST_MS`. Our choice.
  */
 const SHORTEST_MS = 100;
 const LONGEST_MS = 1_000;
+/** In which half of the rate that an SA had is forgotten: traffic that stood still for some seconds goes on faster than before. */
+const RATE_HALF_LIFE_MS = 2_000;
 /** Before the distributor has said anything: a fortieth of the limit. */
 const FIRST_SHARE_PARTS = 40n;
 
@@ -42,6 +44,12 @@ export interface UseMeterContext<S extends MeteredSa> {
   readonly log: Log;
 }
 
+/** Of an SA at its busiest lately, in either direction, per ms. */
+interface Rate {
+  readonly bytes: number;
+  readonly packets: number;
+}
+
 /** What is known of one SA. */
 interface Meter {
   readonly inbound: InboundUse;
@@ -49,6 +57,7 @@ interface Meter {
   /** What the distributor has taken. */
   reported: UseCounts | null;
   share: Lifesize;
+  rate: Rate;
   readAtMs: number;
   dueAtMs: number;
 }
@@ -122,7 +131,8 @@ export class UseMeter<S extends MeteredSa> {
     const sent = await this.#context.readOutbound(one);
     const { total, start, now } = counts(meter.inbound, sent);
     const nowMs = this.#context.clock.nowMs();
-    meter.dueAtMs = nowMs + pauseMs(meter, total, nowMs);
+    meter.rate = busiest(meter, total, nowMs);
+    meter.dueAtMs = nowMs + (meter.total === null ? SHORTEST_MS : pauseMs(meter));
     meter.total = total;
     meter.readAtMs = nowMs;
     const isNew = meter.reported === null || KEYS.some((key) => meter.reported?.[key] !== total[key]);
@@ -150,18 +160,29 @@ const KEYS = ["inBytes", "inPackets", "outBytes", "outPackets"] as const;
 function newMeter(lifesize: Lifesize | undefined): Meter {
   const part = (limit: bigint | null | undefined): bigint | null => (limit ? limit / FIRST_SHARE_PARTS : null);
   const share = { bytes: part(lifesize?.bytes), packets: part(lifesize?.packets) };
-  return { inbound: new InboundUse(), total: null, reported: null, share, readAtMs: 0, dueAtMs: 0 };
+  return { inbound: new InboundUse(), total: null, reported: null, share, rate: STILL, readAtMs: 0, dueAtMs: 0 };
 }
 
-/** The time in which the share is used up at the rate since the last reading. */
-function pauseMs({ total: before, readAtMs, share }: Meter, total: UseCounts, nowMs: number): number {
-  if (before === null || nowMs <= readAtMs) return SHORTEST_MS;
+const STILL: Rate = { bytes: 0, packets: 0 };
+
+/** The rate since the last reading, or what is left of the rate from before. */
+function busiest({ total: before, readAtMs, rate }: Meter, total: UseCounts, nowMs: number): Rate {
   const elapsedMs = nowMs - readAtMs;
-  const lasting = (part: bigint | null, used: bigint): number =>
-    part === null || used <= 0n ? LONGEST_MS : (Number(part) / Number(used)) * elapsedMs;
+  if (before === null || elapsedMs <= 0) return rate;
+  const kept = 0.5 ** (elapsedMs / RATE_HALF_LIFE_MS);
   const bytes = max(total.inBytes - before.inBytes, total.outBytes - before.outBytes);
   const packets = max(total.inPackets - before.inPackets, total.outPackets - before.outPackets);
-  const wantedMs = Math.min(lasting(share.bytes, bytes), lasting(share.packets, packets));
+  return {
+    bytes: Math.max(Number(bytes) / elapsedMs, rate.bytes * kept),
+    packets: Math.max(Number(packets) / elapsedMs, rate.packets * kept),
+  };
+}
+
+/** The time in which the share is used up at that rate. */
+function pauseMs({ share, rate }: Meter): number {
+  const lasting = (part: bigint | null, perMs: number): number =>
+    part === null || perMs === 0 ? LONGEST_MS : Number(part) / perMs;
+  const wantedMs = Math.min(lasting(share.bytes, rate.bytes), lasting(share.packets, rate.packets));
   return Math.min(LONGEST_MS, Math.max(SHORTEST_MS, wantedMs));
 }
 

@@ -89,6 +89,23 @@ describe("what a node reports of its kernel", () => {
     expect(steps.slice(-5).every((step) => step <= 80_000n)).toBe(true);
   });
 
+  it("comes as often when the traffic stood still for a moment and goes on in a burst", async () => {
+    for (let i = 0; i < 5; i++) {
+      carry(40_000n, 10n);
+      await clock.advance(100);
+    }
+    await clock.advance(2_000);
+    const before = told.length;
+    for (let i = 0; i < 10; i++) {
+      carry(40_000n, 10n);
+      await clock.advance(100);
+    }
+    const steps = told.map(({ bytes }, i) => bytes - (told[i - 1]?.bytes ?? 0n)).slice(before);
+    // Half the rate is remembered: the share, 40 kB, lasts for 200 ms of it, in which as much again passes, and a reading's 100 ms.
+    expect(steps.length).toBeGreaterThanOrEqual(3);
+    for (const step of steps) expect(step).toBeLessThanOrEqual(120_000n);
+  });
+
   it("is made up for after the distributor was out of reach", async () => {
     await clock.advance(1_000);
     isReachable = false;
