@@ -14,11 +14,11 @@ import type { SaSource } from "./sa-table.ts";
 /**
  * How often a busy SA's counters are read and reported at most, and an idle one's at least. All nodes together carry no more
  * between two of their reports than a twentieth of what was left of the limit (the shares that the distributor hands out), or
- * what they carry in `SHORTEST_MS` when that is more; after a long pause, what they carry in `LONGEST_MS`. Our choice.
+ * what they carry in `SHORTEST_MS` when that is more; at first, and after a long pause, what they carry in `LONGEST_MS`. Our choice.
  */
 const SHORTEST_MS = 100;
 const LONGEST_MS = 1_000;
-/** In which half of the rate that an SA had is forgotten: traffic that stood still for some seconds goes on faster than before. */
+/** In which half of the rate that an SA had is forgotten: what stood still for a moment goes on in a burst. Our choice. */
 const RATE_HALF_LIFE_MS = 2_000;
 /** Before the distributor has said anything: a fortieth of the limit. */
 const FIRST_SHARE_PARTS = 40n;
